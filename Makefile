@@ -1,0 +1,50 @@
+# Every target sets up what it needs by itself: a virtual environment in .venv, the dependencies, the C kernels.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+SOURCES_C := $(wildcard src/subspaces/kernels/native/*.[ch])
+DATA   := $(if $(SUBSPACES_DATA),$(SUBSPACES_DATA),$(if $(wildcard ../shared/data),../shared/data,))
+export SUBSPACES_DATA := $(DATA)
+DEMO   ?= digits-fc
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast test-slow check format lint types bench docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+setup: $(STAMP) ## make the virtual environment, install everything, build the C kernels
+
+$(STAMP): pyproject.toml constraints.txt setup.py $(SOURCES_C)
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed; got %s. Set PYTHON=python3.12, say." % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing dependencies (the first time takes a few minutes) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt "setuptools>=77" torch 2>&1 | grep -v '^WARNING: Location' || true
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]" 2>&1 | grep -v '^WARNING: Location' || true
+	@$(BIN)/python -c 'import subspaces'
+	@touch $@
+
+demo: $(STAMP) ## measure an intrinsic dimension on handwritten digits and write its report
+	@$(BIN)/subspaces dimension $(DEMO) --out demo-report
+
+test: $(STAMP) ## all tests that this machine can run
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+test-fast: $(STAMP) ## the tests of one process, stopping at the first failure
+	@$(BIN)/python -m pytest -q -x -m "not slow and not data"
+
+test-slow: $(STAMP) ## the tests that take more than a minute
+	@$(BIN)/python -m pytest -q -m slow
+
+check: $(STAMP) ## what continuous integration checks: format, lint, types, tests
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(MAKE) test
+
+format: $(STAMP) ## rewrite the sources in the house style
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist src/*.egg-info src/subspaces/kernels/_native*.so .pytest_cache .ruff_cache demo-report

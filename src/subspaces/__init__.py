@@ -1,0 +1,1 @@
+"""Train, measure and ship neural networks in a few dimensions."""
