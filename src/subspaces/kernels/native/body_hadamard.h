@@ -1,0 +1,183 @@
+/* Walsh-Hadamard transforms in registers and in cache-sized pieces (Fino and Algazi 1976 for the recursion).
+ *
+ * H_m = H_r (x) H_(m/r): `pass` does the r-point transforms across the pieces, recursion the pieces themselves.
+ * The factors commute, so signs are applied for free by the register kernel: it runs first when they come
+ * before the transform and last when they come after it.
+ */
+#define BASE (W * R) /* what the register kernel transforms */
+
+enum { PLAIN = 0, BEFORE = 1, AFTER = 2 };
+
+/* lanes a and a xor h: sum and difference; `mask` has the sign bit in the lanes with bit h set */
+#define WITHIN(v, list, h)                                                                                           \
+    do {                                                                                                             \
+        const vu lane_ = {LANES};                                                                                    \
+        const vf factor_ = __builtin_convertvector(1 - 2 * (vi)((lane_ / (h)) & 1), vf);                             \
+        UNROLL for (int i_ = 0; i_ < r; i_++) (v)[i_] = (v)[i_] * factor_ + SWAP((v)[i_], list);                     \
+    } while (0)
+
+#define ACROSS(v, h)                                                                                                 \
+    UNROLL for (int i_ = 0; i_ < r; i_++)                                                                            \
+        if (!(i_ & (h))) {                                                                                           \
+            const vf a_ = (v)[i_], b_ = (v)[i_ | (h)];                                                               \
+            (v)[i_] = a_ + b_;                                                                                       \
+            (v)[i_ | (h)] = a_ - b_;                                                                                 \
+        }
+
+/* r vectors: transforms of length `across` times min(lanes, W); e is the place of src in the packed signs. */
+INLINE void registers(const float *src, float *dst, const int r, const int lanes, const int across, const int when,
+                      const uint32_t *signs, int64_t e)
+{
+    vf v[16];
+    UNROLL for (int i = 0; i < r; i++)
+    {
+        v[i] = load(src + i * W);
+        if (when == BEFORE)
+            v[i] = flip(v[i], packed_signs(signs, e + i * W));
+    }
+    if (lanes > 1)
+        WITHIN(v, XOR1, 1);
+    if (lanes > 2)
+        WITHIN(v, XOR2, 2);
+#if W > 4
+    if (lanes > 4)
+        WITHIN(v, XOR4, 4);
+#endif
+#if W > 8
+    if (lanes > 8)
+        WITHIN(v, XOR8, 8);
+#endif
+    if (across > 1)
+        ACROSS(v, 1)
+    if (across > 2)
+        ACROSS(v, 2)
+    if (across > 4)
+        ACROSS(v, 4)
+    if (across > 8)
+        ACROSS(v, 8)
+    UNROLL for (int i = 0; i < r; i++)
+    {
+        if (when == AFTER)
+            v[i] = flip(v[i], packed_signs(signs, e + i * W));
+        store(dst + i * W, v[i]);
+    }
+}
+
+INLINE void stride_pass(const float *src, float *dst, const int r, int64_t stride, int64_t from, int64_t to)
+{
+    for (int64_t i = from; i < to; i += W) {
+        vf v[16];
+        UNROLL for (int k = 0; k < r; k++) v[k] = load(src + k * stride + i);
+        if (r > 1)
+            ACROSS(v, 1)
+        if (r > 2)
+            ACROSS(v, 2)
+        if (r > 4)
+            ACROSS(v, 4)
+        UNROLL for (int k = 0; k < r; k++) store(dst + k * stride + i, v[k]);
+    }
+}
+
+static void radix_pass(const float *src, float *dst, int radix, int64_t stride, int64_t from, int64_t to)
+{
+    if (radix == 8)
+        stride_pass(src, dst, 8, stride, from, to);
+    else if (radix == 4)
+        stride_pass(src, dst, 4, stride, from, to);
+    else
+        stride_pass(src, dst, 2, stride, from, to);
+}
+
+static void pass(float *x, int radix, int64_t stride, int64_t from, int64_t to)
+{
+    radix_pass(x, x, radix, stride, from, to);
+}
+
+INLINE void register_block(const float *src, float *dst, int64_t m, const int when, const uint32_t *signs, int64_t e)
+{
+    switch (m / W) {
+    case 1: registers(src, dst, 1, W, 1, when, signs, e); break;
+    case 2: registers(src, dst, 2, W, 2, when, signs, e); break;
+    case 4: registers(src, dst, 4, W, 4, when, signs, e); break;
+#if R == 16
+    case 8: registers(src, dst, 8, W, 8, when, signs, e); break;
+#endif
+    default: registers(src, dst, R, W, R, when, signs, e);
+    }
+}
+
+#define DEFINE_BLOCK(name, when)                                                                                     \
+    static void name(const float *src, float *dst, int64_t m, const uint32_t *signs, int64_t e)                      \
+    {                                                                                                                \
+        if (m <= BASE) {                                                                                             \
+            register_block(src, dst, m, when, signs, e);                                                             \
+            return;                                                                                                  \
+        }                                                                                                            \
+        const int radix = m / BASE >= 8 ? 8 : (int)(m / BASE);                                                       \
+        const int64_t part = m / radix;                                                                              \
+        if ((when) == AFTER)                                                                                         \
+            radix_pass(src, dst, radix, part, 0, part);                                                              \
+        for (int k = 0; k < radix; k++)                                                                              \
+            name(((when) == AFTER ? dst : src) + k * part, dst + k * part, part, signs, e + k * part);               \
+        if ((when) != AFTER)                                                                                         \
+            radix_pass(dst, dst, radix, part, 0, part);                                                              \
+    }
+DEFINE_BLOCK(block_plain, PLAIN)
+DEFINE_BLOCK(block_before, BEFORE)
+DEFINE_BLOCK(block_after, AFTER)
+
+/* blocks shorter than a vector: several of them side by side in the lanes; n floats */
+INLINE void narrow_blocks(const float *src, float *dst, int64_t n, const int m, const int when, const uint32_t *signs)
+{
+    int64_t i = 0;
+    for (; i + 4 * W <= n; i += 4 * W)
+        registers(src + i, dst + i, 4, m, 1, when, signs, i);
+    for (; i + W <= n; i += W)
+        registers(src + i, dst + i, 1, m, 1, when, signs, i);
+    if (i < n) {
+        float last[W] = {0};
+        memcpy(last, src + i, sizeof(float) * (size_t)(n - i));
+        registers(last, last, 1, m, 1, when, signs, i);
+        memcpy(dst + i, last, sizeof(float) * (size_t)(n - i));
+    }
+}
+
+INLINE void many_blocks(const float *src, float *dst, int64_t m, int64_t count, const int when, const uint32_t *signs)
+{
+    if (m == 1)
+        narrow_blocks(src, dst, count, 1, when, signs);
+    else if (m == 2)
+        narrow_blocks(src, dst, count * 2, 2, when, signs);
+#if W > 4
+    else if (m == 4)
+        narrow_blocks(src, dst, count * 4, 4, when, signs);
+#endif
+#if W > 8
+    else if (m == 8)
+        narrow_blocks(src, dst, count * 8, 8, when, signs);
+#endif
+    else if (m == BASE) /* the common case, without a call per block */
+        for (int64_t k = 0; k < count; k++)
+            registers(src + k * m, dst + k * m, R, W, R, when, signs, k * m);
+    else
+        for (int64_t k = 0; k < count; k++) {
+            if (when == BEFORE)
+                block_before(src + k * m, dst + k * m, m, signs, k * m);
+            else if (when == AFTER)
+                block_after(src + k * m, dst + k * m, m, signs, k * m);
+            else
+                block_plain(src + k * m, dst + k * m, m, NULL, 0);
+        }
+}
+
+/* count transforms of length m; one of the two arrays of packed signs, or neither, is given. */
+static void hadamard(const float *src, float *dst, int64_t m, int64_t count, const uint32_t *signs_before,
+                     const uint32_t *signs_after)
+{
+    if (signs_before)
+        many_blocks(src, dst, m, count, BEFORE, signs_before);
+    else if (signs_after)
+        many_blocks(src, dst, m, count, AFTER, signs_after);
+    else
+        many_blocks(src, dst, m, count, PLAIN, NULL);
+}

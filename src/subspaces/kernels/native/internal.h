@@ -1,0 +1,93 @@
+/* What the files of this folder share: the plan of a projection and the table of vectorised functions. */
+#ifndef SUBSPACES_INTERNAL_H
+#define SUBSPACES_INTERNAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "subspaces.h"
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the kernels store two 32-bit words as one 64-bit number: little-endian machines only"
+#endif
+
+enum { SIGNS = 1, ROTATION = 2, PERMUTATION = 3, SLOTS = 5, SIGNS_G = 7 }; /* streams of the specification */
+
+#define MAX_BLOCK 8192 /* largest Hadamard block: 32 KiB of float32, a first-level cache */
+#define ROW_TILE 2048  /* rows that go through the cache together */
+
+/* A projection cut into tiles of consecutive rows: no row of one tile depends on another tile. */
+typedef struct {
+    subspaces_projection p;
+    int64_t tiles, tile_rows; /* rows of the largest tile */
+    int64_t width;            /* length of an accumulator: d, or d padded */
+    size_t scratch_bytes;     /* per thread */
+    double row_cost;          /* rough cost of a row in units of a streamed row, for the number of threads */
+    int64_t tail;             /* hadamard: first row after the whole blocks */
+    int64_t low, high;        /* hadamard: columns in [low, high) have scale[1], the others scale[0] */
+    float scale[2];           /* others: scale[0] */
+    int64_t words, panel;     /* dense: words per row and per panel of columns */
+    const float *padded;      /* dense: w times the scale, padded with zeros to whole words */
+    int64_t strata;           /* sparse */
+} plan;
+
+/* How much to ask from memory before it is needed: where a tile is going to be written. */
+typedef struct {
+    const char *first, *second;
+    int64_t first_size, second_size; /* bytes per row, 0 for none */
+} upcoming;
+
+typedef struct {
+    const char *name;
+    void (*philox)(uint64_t seed, uint64_t stream, uint64_t first_block, int64_t blocks, uint32_t *out);
+    void (*hadamard)(const float *src, float *dst, int64_t m, int64_t count, const uint32_t *signs_before,
+                     const uint32_t *signs_after);
+    void (*pass)(float *x, int radix, int64_t stride, int64_t from, int64_t to);
+    void (*multiply)(float *x, int64_t n, float factor);
+    void (*load)(float *y, const void *src, int dtype, int64_t n);
+    void (*emit)(void *dst, int dtype, const void *base, int base_dtype, const float *y, int64_t n);
+    void (*add64)(double *total, const double *more, int64_t n);
+    void (*flush)(double *total, float *part, int64_t n); /* total += part; part = 0 */
+    void (*settle)(float *out, const double *total, int64_t n);
+    void (*lift[SUBSPACES_KINDS])(const plan *, void *scratch, const float *w, int64_t tile, float *y,
+                                  const upcoming *);
+    void (*adjoint[SUBSPACES_KINDS])(const plan *, void *scratch, const float *g, int64_t tile, float *acc);
+} kernels;
+
+extern const kernels kernels_generic;
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define HAVE_X86 1
+extern const kernels kernels_avx2, kernels_avx512;
+#endif
+
+const kernels *current_kernels(void);
+
+int make_plan(plan *out, const subspaces_projection *p);
+
+/* Runs worker(context) in up to `threads` threads, this one included, and waits for all. */
+void run_threads(int threads, void *(*worker)(void *), void *context);
+int worth_threads(int threads, double rows);
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* First row of a tile; the row after the last one for tile = tiles. */
+static inline int64_t tile_start(const plan *plan, int64_t tile)
+{
+    if (plan->p.kind == SUBSPACES_SPARSE)
+        return (int64_t)((unsigned __int128)tile * (uint64_t)plan->p.D / (uint64_t)plan->strata);
+    return tile == plan->tiles ? plan->p.D : tile * plan->tile_rows;
+}
+
+static inline int64_t tile_of(const plan *plan, int64_t row)
+{
+    if (plan->p.kind != SUBSPACES_SPARSE)
+        return row / plan->tile_rows;
+    int64_t tile = (int64_t)((unsigned __int128)row * (uint64_t)plan->strata / (uint64_t)plan->p.D);
+    while (tile + 1 < plan->tiles && tile_start(plan, tile + 1) <= row)
+        tile++;
+    return tile;
+}
+
+#endif

@@ -1,0 +1,123 @@
+"""Fixed linear maps R^d → R^D. One class per kind, one contract for all; the dict is the registry."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from subspaces.errors import unknown_name
+from subspaces.projections.base import SPEC_VERSION, Projection
+from subspaces.projections.basis import Basis, Orthonormal
+from subspaces.projections.blocks import ALLOCATIONS, Blocks, allocate, merge_ranges, part_seed
+from subspaces.projections.coordinates import Coordinates
+from subspaces.projections.dense import Dense
+from subspaces.projections.fastfood import Fastfood
+from subspaces.projections.fastjl import FastJL, FastJLPublished
+from subspaces.projections.hadamard import Hadamard, OneHot
+from subspaces.projections.kronecker import Kronecker
+from subspaces.projections.sparse import Sparse
+
+__all__ = [
+    "ALLOCATIONS",
+    "PROJECTIONS",
+    "SPEC_VERSION",
+    "Basis",
+    "Blocks",
+    "Coordinates",
+    "Dense",
+    "FastJL",
+    "FastJLPublished",
+    "Fastfood",
+    "Hadamard",
+    "Kronecker",
+    "OneHot",
+    "Orthonormal",
+    "Projection",
+    "Sparse",
+    "allocate",
+    "from_spec",
+    "make_blocks",
+    "make_projection",
+    "merge_ranges",
+    "part_seed",
+]
+
+_CLASSES: tuple[type[Projection], ...] = (
+    Hadamard,
+    OneHot,
+    Dense,
+    Orthonormal,
+    Sparse,
+    Fastfood,
+    FastJL,
+    FastJLPublished,
+    Kronecker,
+    Coordinates,
+)
+PROJECTIONS: dict[str, type[Projection]] = {cls.kind: cls for cls in _CLASSES}
+_GIVEN_DATA = ("sha256", "through")  # options that name data which a seed cannot rebuild
+
+
+def make_projection(
+    kind: str, d: int, D: int, seed: int = 0, *, sizes: Sequence[int] | None = None, **options: Any
+) -> Projection:
+    """The projection of a kind by name.
+
+    Args:
+        kind: a key of `PROJECTIONS`.
+        d, D, seed: dimension, number of parameters, seed.
+        sizes: lengths of the tensors, used by the kinds that are defined tensor by tensor.
+        options: keyword arguments of the kind, such as ``block=1024`` or ``entries="gaussian"``.
+
+    Raises:
+        ValueError: unknown kind, d or D out of range.
+        TypeError: an option that the kind does not have.
+    """
+    if kind not in PROJECTIONS:
+        raise unknown_name("projection", kind, PROJECTIONS)
+    cls: Any = PROJECTIONS[kind]
+    if cls.needs_sizes and sizes is not None:
+        options["sizes"] = list(sizes)
+    try:
+        return cls(d, D, seed, **options)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise TypeError(f"`projection` {kind!r} has no such option: {error}. See help({cls.__name__}).") from error
+
+
+def make_blocks(
+    kind: str,
+    d: int,
+    groups: Sequence[Sequence[tuple[int, int]]],
+    seed: int = 0,
+    *,
+    allocation: str = "size",
+    **options: Any,
+) -> Blocks:
+    """A `Blocks` projection with a part of one kind for every group of row stretches, d shared by `allocation`."""
+    merged = [merge_ranges(group) for group in groups]
+    sizes = [sum(b - a for a, b in group) for group in merged]
+    parts = [
+        make_projection(kind, share, size, part_seed(seed, p), **options)
+        for p, (share, size) in enumerate(zip(allocate(d, sizes, allocation), sizes, strict=True))
+    ]
+    return Blocks(parts, merged, seed)
+
+
+def from_spec(spec: dict[str, Any]) -> Projection:
+    """Rebuild a projection from its `spec`.
+
+    Raises:
+        ValueError: for another spec version, or a kind that needs data (`basis`, given `coordinates`).
+    """
+    if spec.get("version") != SPEC_VERSION:
+        raise ValueError(
+            f"`spec` must be of version {SPEC_VERSION}; got {spec.get('version')!r}. "
+            "Use the version of subspaces that wrote it."
+        )
+    options = dict(spec["options"])
+    if spec["kind"] == "blocks":
+        parts = [from_spec(part) for part in options["parts"]]
+        return Blocks(parts, [[(a, b) for a, b in group] for group in options["ranges"]], spec["seed"])
+    if spec["kind"] == "basis" or any(name in options for name in _GIVEN_DATA):
+        raise ValueError(f"`spec` of kind {spec['kind']!r} needs its data; got only {sorted(options)}. Pass it along.")
+    return make_projection(spec["kind"], spec["d"], spec["D"], spec["seed"], **options)

@@ -1,0 +1,144 @@
+"""Explicit matrices: a given basis, and orthonormal ones made by QR."""
+
+import hashlib
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from subspaces.projections.base import Projection
+from subspaces.projections.dense import gaussian_matrix
+
+
+class Basis(Projection):
+    """A given matrix P, usually with orthonormal columns: the form of every learned subspace.
+
+    Held as its transpose (d, D) so that the rows of one tensor are contiguous per direction. Cost: D·d multiply-adds,
+    bound by reading the matrix once; bfloat16 halves that.
+
+    Args:
+        matrix: (D, d), float32, float64 or bfloat16, on any device; a view of a memory-mapped file is kept as such.
+        orthonormal: check ‖PᵀP − I‖ ≤ 1e-2 (bfloat16: 5e-2) at once.
+
+    Raises:
+        ValueError: if the matrix is not of D ≥ d or not orthonormal when it should be.
+    """
+
+    kind = "basis"
+    portable_bits: ClassVar[bool] = False
+
+    def __init__(self, matrix: Shaped[Tensor, "D d"], orthonormal: bool = True):
+        if matrix.dim() != 2 or not matrix.is_floating_point():
+            raise ValueError(f"`matrix` must be a floating (D, d) tensor; got {tuple(matrix.shape)}, {matrix.dtype}.")
+        super().__init__(matrix.shape[1], matrix.shape[0], 0)
+        self.rows = matrix.T if matrix.T.is_contiguous() else matrix.T.contiguous()
+        if not bool(torch.isfinite(self._gram()).all()):
+            raise ValueError("`matrix` must be finite; got NaN or infinite entries.")
+        if orthonormal:
+            self._check_orthonormal()
+
+    def _gram(self) -> Tensor:
+        gram = torch.zeros(self.d, self.d, dtype=torch.float64, device=self.rows.device)
+        for part in self.rows.split(1 << 18, dim=1):
+            wide = part.float() if part.dtype == torch.bfloat16 else part
+            gram += (wide @ wide.T).double()
+        return gram
+
+    def _check_orthonormal(self) -> None:
+        error = float((self._gram() - torch.eye(self.d, device=self.rows.device)).abs().max())
+        allowed = 5e-2 if self.rows.dtype == torch.bfloat16 else 1e-2
+        if error > allowed:
+            raise ValueError(
+                f"`matrix` must have orthonormal columns; got |PᵀP − I| up to {error:.2g}. "
+                "Orthonormalise it (torch.linalg.qr) or pass orthonormal=False."
+            )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"sha256": self.digest()}
+
+    def digest(self) -> str:
+        """A hash of the matrix, so that a checkpoint can name the basis that it belongs to."""
+        raw = self.rows.contiguous().view(torch.uint8).cpu().numpy()
+        return hashlib.sha256(raw).hexdigest()[:32]
+
+    @property
+    def stored_bytes(self) -> int:
+        return self.rows.numel() * self.rows.element_size()
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.D * self.d
+
+    def _on(self, like: Tensor) -> Tensor:
+        if self.rows.device == like.device:
+            return self.rows
+        return self._cached(("rows", like.device), 0, lambda: self.rows.to(like.device))
+
+    def _lift(self, w: Float[Tensor, "k d"], start: int, stop: int) -> Tensor:
+        rows = self._on(w)[:, start:stop]
+        return w @ rows if rows.dtype == w.dtype else w @ rows.to(w.dtype)
+
+    def _adjoint(self, g: Float[Tensor, "k rows"], start: int) -> Tensor:
+        rows = self._on(g)[:, start : start + g.shape[1]]
+        return g @ rows.T if rows.dtype == g.dtype else g @ rows.to(g.dtype).T
+
+
+class Orthonormal(Projection):
+    """Orthonormal columns by QR of a Gaussian matrix, optionally with a given vector in their span.
+
+    With `through = θ_init` this is the construction of Greydanus 2017 (greydanus/subspace-nn): the span holds the
+    starting point, so that the scale of the weights is trainable too. His θ = P ω without offset and ours,
+    θ = θ_init + P (ω − ω₀) with ω₀ = Pᵀθ_init, are the same points and the same steps.
+
+    Set-up O(D·d²) in float64, memory D·d float32. QR makes it portable to rounding, not to the bit.
+
+    Args:
+        d, D, seed: see `Projection`.
+        through: vector of length D in the span (the first column is its direction), or None.
+    """
+
+    kind = "orthonormal"
+    isometry = True
+    portable_bits = False
+
+    def __init__(self, d: int, D: int, seed: int = 0, through: Shaped[Tensor, "D"] | None = None):
+        super().__init__(d, D, seed)
+        if through is not None and (through.shape != (D,) or not bool(through.abs().sum() > 0)):
+            raise ValueError(f"`through` must be a non-zero vector of length {D}; got shape {tuple(through.shape)}.")
+        self.through = through
+        a = gaussian_matrix(D, d, seed)
+        if through is not None:
+            a[:, 0] = through.detach().double().cpu()
+        self._rows_t = _signed_q(a).T.contiguous().float()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        if self.through is None:
+            return {}
+        return {"through": hashlib.sha256(self.through.detach().float().cpu().numpy().tobytes()).hexdigest()[:32]}
+
+    @property
+    def stored_bytes(self) -> int:
+        return 4 * self.D * self.d
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.D * self.d
+
+    def _on(self, like: Tensor) -> Tensor:
+        key = (like.device, like.dtype)
+        return self._cached(key, self.D, lambda: self._rows_t.to(like.device, like.dtype))
+
+    def _lift(self, w: Tensor, start: int, stop: int) -> Tensor:
+        return w @ self._on(w)[:, start:stop]
+
+    def _adjoint(self, g: Tensor, start: int) -> Tensor:
+        return g @ self._on(g)[:, start : start + g.shape[1]].T
+
+
+def _signed_q(a: Tensor) -> Tensor:
+    """Q of the reduced QR with a positive diagonal of R: LAPACK and cuSOLVER differ in signs otherwise."""
+    q, r = torch.linalg.qr(a)
+    return q * r.diagonal().sign()

@@ -1,0 +1,74 @@
+"""Very sparse random projections (Li et al. 2018, appendix): √D non-zeros per column, really stored sparse."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subspaces.kernels.random_bits import SIGNS, SLOTS, signs, slots
+from subspaces.projections.base import Projection
+
+
+def strata(length: int, count: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """First elements and sizes of `count` stretches that cover 0…length−1 as evenly as integers allow."""
+    edges = torch.arange(count + 1, device=device) * length // count
+    return edges[:-1], edges[1:] - edges[:-1]
+
+
+class Sparse(Projection):
+    """Density 1/√D: every column has k = round(√D) entries ±1/√k, one in each of k equal strata of the rows.
+
+    Li et al. draw every entry independently with probability 1/√D; with strata the density of every entry is the same,
+    the number per column is exact, so that columns have unit norm, and no two entries collide. A share of about
+    (1 − 1/√D)^d of the parameters is touched by no column and never moves: see `frozen_rows`.
+
+    Cost: d·√D multiply-adds. Memory: 8 bytes per non-zero (a row-sorted list of column and sign, and row offsets).
+    """
+
+    kind = "sparse"
+
+    def __init__(self, d: int, D: int, seed: int = 0):
+        super().__init__(d, D, seed)
+        root = math.isqrt(D)
+        self.per_column = max(1, root + (D - root * root > root))
+
+    @property
+    def stored_bytes(self) -> int:
+        return 8 * self.multiply_adds
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.per_column * self.d
+
+    def frozen_rows(self) -> int:
+        return self.D - int(self._sorted(torch.device("cpu"))[0].unique().numel())
+
+    def _sorted(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, column and sign of every non-zero, in the order of rows (then of columns)."""
+
+        def make() -> tuple[Tensor, Tensor, Tensor]:
+            first, sizes = strata(self.D, self.per_column)
+            rows = first[:, None] + slots(self.seed, SLOTS, 0, sizes.repeat_interleave(self.d)).view(
+                self.per_column, self.d
+            )
+            rows, order = rows.view(-1).sort(stable=True)
+            sign = signs(self.seed, SIGNS, 0, self.multiply_adds, dtype=torch.int8)[order]
+            return rows.to(device), (order % self.d).to(device), sign.to(device)
+
+        return self._cached(device, 0, make)
+
+    def _between(self, start: int, stop: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        rows, columns, sign = self._sorted(device)
+        a, b = torch.searchsorted(rows, torch.tensor([start, stop], device=device)).tolist()
+        return rows[a:b] - start, columns[a:b], sign[a:b]
+
+    def _lift(self, w: Float[Tensor, "k d"], start: int, stop: int) -> Tensor:
+        rows, columns, sign = self._between(start, stop, w.device)
+        out = w.new_zeros(len(w), stop - start)
+        return out.index_add_(1, rows, w[:, columns] * (sign * (1 / math.sqrt(self.per_column))).to(w.dtype))
+
+    def _adjoint(self, g: Float[Tensor, "k rows"], start: int) -> Tensor:
+        rows, columns, sign = self._between(start, start + g.shape[1], g.device)
+        out = g.new_zeros(len(g), self.d)
+        return out.index_add_(1, columns, g[:, rows] * (sign * (1 / math.sqrt(self.per_column))).to(g.dtype))
