@@ -21,7 +21,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
 
-def check_seed(seed: int, name: str = "seed") -> int:
+def check_seed(seed: object, name: str = "seed") -> int:
     """The seed as a Python int in [0, 2⁶⁴), or a clear error."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise TypeError(f"`{name}` must be an integer; got {seed!r}.")

@@ -49,6 +49,16 @@ class Hadamard(Projection):
     def multiply_adds(self) -> int:
         return self.D * max(1, self.block.bit_length() - 1)
 
+    def frozen_rows(self) -> int:
+        """Rows where the terms of every coordinate cancel: possible only when d is far below the block."""
+        if self.d >= min(self.block, 32):  # beyond, the chance of even one such row is below 1e-15 per row
+            return 0
+        count = 0
+        for start in range(0, self.D, 1 << 18):
+            rows = self._mix(torch.eye(self.d), start, min(start + (1 << 18), self.D))  # sums of ±1: exact
+            count += int((rows == 0).all(dim=0).sum())
+        return count
+
     def _pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """The whole blocks that cover rows [start, stop), as (first row, rows, size of a block)."""
         full = self.D - self.D % self.block
@@ -97,14 +107,17 @@ class Hadamard(Projection):
         return self._cached((first, rows, device), 2 * rows, make)
 
     def _lift(self, w: Tensor, start: int, stop: int) -> Tensor:
-        scaled = w * self._scale(w.device).to(w.dtype)
+        return self._mix(w * self._scale(w.device).to(w.dtype), start, stop)
+
+    def _mix(self, scaled: Tensor, start: int, stop: int) -> Tensor:
+        """Rows of the map before the columns are scaled to unit norm."""
         parts = []
         for first, rows, size in self._pieces(start, stop):
-            columns, sign = self._rows(first, rows, w.device)
+            columns, sign = self._rows(first, rows, scaled.device)
             z = scaled[:, columns] * sign
-            theta = (hadamard_transform(z.view(len(w), -1, size)) * (1 / math.sqrt(size))).view(len(w), rows)
+            theta = (hadamard_transform(z.view(len(scaled), -1, size)) * (1 / math.sqrt(size))).view(len(scaled), rows)
             parts.append(theta[:, max(start - first, 0) : stop - first])
-        return parts[0] if len(parts) == 1 else torch.cat([w.new_empty(len(w), 0), *parts], dim=1)
+        return parts[0] if len(parts) == 1 else torch.cat([scaled.new_empty(len(scaled), 0), *parts], dim=1)
 
     def _adjoint(self, g: Tensor, start: int) -> Tensor:
         out = g.new_zeros(len(g), self.d)
