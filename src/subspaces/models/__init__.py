@@ -1,0 +1,147 @@
+"""The published architectures by name, and any other by its import path.
+
+`MODELS[name](shape=…, classes=…, **options)` builds a plain nn.Module on inputs (N, C, H, W); `make_model` does the
+same and also takes `package.module:factory`. Every D is asserted in the tests.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import unknown_name
+from .conv import conv
+from .fc import fc
+from .fc_lenet import fc_lenet, fc_tied_lenet
+from .init import SCHEMES, Scheme, initialise
+from .lenet import lenet
+from .resnet import resnet
+from .toy import toy
+from .untied import LocallyConnected2d, untied_lenet
+
+__all__ = [
+    "MODELS",
+    "SCHEMES",
+    "LocallyConnected2d",
+    "Scheme",
+    "count_parameters",
+    "import_object",
+    "initialise",
+    "load_weights",
+    "make_model",
+]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    # Li et al. 2018 and Gargiulo 2023
+    "fc": fc,
+    "lenet": lenet,
+    "lucky-lenet": partial(lenet, channels=(10, 16), hidden=(20, 10)),
+    "untied-lenet": untied_lenet,
+    "fc-lenet": fc_lenet,
+    "fc-tied-lenet": fc_tied_lenet,
+    "toy": toy,
+    # Greydanus 2017: the PyTorch example network and the small ones trained directly
+    "logistic": partial(fc, depth=0),
+    "greydanus-conv": partial(lenet, channels=(10, 20), hidden=(50,)),
+    "greydanus-fc16": partial(fc, width=16, depth=1),
+    "greydanus-fc32": partial(fc, width=32, depth=1),
+    "greydanus-conv6": partial(lenet, channels=(6, 6), hidden=(25,), kernel=4),
+    "greydanus-conv8": partial(lenet, channels=(8, 16), hidden=(32,), kernel=4),
+    # Larsen et al. 2022
+    "conv2": partial(conv, channels=(16, 32)),
+    "conv3": partial(conv, channels=(32, 64, 64)),
+    "conv4": partial(conv, channels=(32, 64, 64, 128)),
+    "resnet20v1": partial(resnet, layers=20, shortcut="1x1"),
+    # Gressmann et al. 2020 (RBD)
+    "rbd-fc": partial(fc, width=128, depth=1),
+    "rbd-cnn": partial(lenet, channels=(32, 64, 64), hidden=(64,), kernel=3, pools=(True, True, False)),
+    "rbd-resnet8": partial(resnet, layers=8, shortcut="1x1-all"),
+    # He et al. 2016, option A
+    "resnet8": partial(resnet, layers=8),
+    "resnet20": partial(resnet, layers=20),
+    "resnet32": partial(resnet, layers=32),
+    "resnet44": partial(resnet, layers=44),
+    "resnet56": partial(resnet, layers=56),
+    "resnet20-3x3": partial(resnet, layers=20, shortcut="3x3"),
+}
+
+
+def make_model(name: str, **options: object) -> nn.Module:
+    """Build a model by its name in MODELS or by `package.module:factory`.
+
+    Args:
+        name: a key of MODELS, or the import path of a callable that returns an nn.Module.
+        **options: keyword arguments of the factory, such as `shape`, `classes`, `width`.
+
+    Returns:
+        The module, initialised as its layers are by default; see `initialise`.
+
+    Raises:
+        ValueError: if the name is unknown or the path cannot be imported.
+        TypeError: if the factory does not return an nn.Module.
+    """
+    if ":" in name:
+        model = import_object("model", name)(**options)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"`model` must name a factory of nn.Module; {name!r} returned {type(model).__name__}.")
+        return model
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    return MODELS[name](**options)
+
+
+def import_object(argument: str, path: str) -> Callable[..., object]:
+    """The callable at `package.module:attribute`; errors name `argument` and what could not be found."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        found = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"`{argument}` must be a name or an import path 'package.module:factory'; got {path!r} ({error}). "
+            "Check that the package is installed or that its folder is on PYTHONPATH."
+        ) from error
+    return found  # pyright: ignore[reportReturnType]  # checked where it is called
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Native dimension D: the number of trainable parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load a public weights file (`torch.save` of tensors) into the model, without running any pickled code.
+
+    Takes a plain state dict or one under the key ``"state_dict"``; a prefix ``module.`` of DataParallel is removed.
+
+    Args:
+        model: changed in place.
+        path: the file.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is not a state dict of this model; the message names what differs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` must be a weights file; there is none at {str(path)!r}.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"`path` must be a weights file of tensors; {str(path)!r}: {error}") from error
+    if isinstance(state, Mapping) and "state_dict" in state:
+        state = state["state_dict"]
+    if not isinstance(state, Mapping):
+        raise ValueError(f"`path` must hold a state dict; {str(path)!r} holds a {type(state).__name__}.")
+    try:
+        model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
+    except RuntimeError as error:
+        raise ValueError(f"`path` must hold the weights of this model; {str(path)!r}: {error}") from error
+    return model
