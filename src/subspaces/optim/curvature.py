@@ -1,0 +1,94 @@
+"""The largest curvature in a subspace, and the learning rate of P-SGD that it allows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subspaces.optim.objective import Coordinates, Objective
+from subspaces.theory.spectrum import lanczos
+
+
+def largest_curvature(
+    subspace: Coordinates, closure: Callable[[], Any], *, iterations: int = 20, seed: int = 0
+) -> float:
+    """λ_max(PᵀHP), the largest (algebraic) eigenvalue of the Hessian in the subspace, on one batch.
+
+    Krylov iteration in R^d (the power method with its memory: never less accurate). Products by central differences
+    of gradients, PᵀHP v ≈ (g̃(w + εv) − g̃(w − εv)) / 2ε, so that any model, loss and hook works; relative error about
+    10⁻³ in float32. w, buffers and random state are left as they were.
+    Cost: 2·iterations + 1 gradients.
+
+    Args:
+        subspace: a `Subspace` (anything with `coordinates` and `sync`).
+        closure: returns the loss of one batch.
+        iterations: at most so many products; min(d, iterations) are made.
+        seed: of the start vector.
+
+    Raises:
+        ValueError: iterations < 1.
+        RuntimeError: a gradient that is not finite.
+    """
+    if iterations < 1:
+        raise ValueError(f"`iterations` must be at least 1; got {iterations}.")
+    w = subspace.coordinates
+    centre = w.detach().clone()
+    objective = Objective(subspace, closure)
+    scale = 1.0 + float(centre.norm()) / centre.numel() ** 0.5
+    width = scale * torch.finfo(w.dtype).eps ** (1 / 3)  # balances rounding and the third derivative
+
+    def gradient_at(point: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
+        with torch.no_grad():
+            w.copy_(point)
+        subspace.sync()
+        return objective.loss_and_gradient()[1].double()
+
+    def product(v: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
+        move = width * v.to(w.dtype)
+        return (gradient_at(centre + move) - gradient_at(centre - move)) / (2 * width)
+
+    try:
+        gradient_at(centre)  # the one evaluation whose buffer updates and random draws count
+        start = torch.randn(w.numel(), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        values, _, _ = lanczos(product, start.to(w.device), min(iterations, w.numel()))
+    finally:
+        with torch.no_grad():
+            w.copy_(centre)
+        w.grad = None
+        subspace.sync()
+    return float(values.max())
+
+
+def curvature_rate(
+    subspace: Coordinates,
+    closure: Callable[[], Any],
+    *,
+    momentum: float = 0.9,
+    safety: float = 0.5,
+    iterations: int = 20,
+) -> float:
+    """Learning rate of P-SGD from the curvature: safety · 2(1 + β) / λ_max(PᵀHP).
+
+    Heavy-ball momentum on a quadratic is stable below 2(1 + β)/λ_max, whatever the published rate of 1 says.
+
+    Args:
+        subspace, closure, iterations: as in `largest_curvature`.
+        momentum: β in [0, 1) of the optimiser.
+        safety: share of the stability limit, in (0, 1).
+
+    Raises:
+        ValueError: an argument out of range.
+        RuntimeError: no direction curves up on this batch (λ_max ≤ 0): no limit exists there.
+
+    Example:
+        >>> lr = curvature_rate(subspace, lambda: loss_fn(model(x), y))              # doctest: +SKIP
+        >>> optimizer = torch.optim.SGD(subspace.parameters(), lr, momentum=0.9)     # doctest: +SKIP
+    """
+    if not 0 <= momentum < 1 or not 0 < safety < 1:
+        raise ValueError(f"`momentum` must be in [0, 1) and `safety` in (0, 1); got {momentum} and {safety}.")
+    top = largest_curvature(subspace, closure, iterations=iterations)
+    if not top > 0:
+        raise RuntimeError(f"`closure` must curve up in the subspace; λ_max is {top:.3g}. Use another batch or point.")
+    return safety * 2 * (1 + momentum) / top

@@ -1,0 +1,241 @@
+"""P-BFGS: quasi-Newton steps in the coordinates of a subspace (Li et al., arXiv 2103.11154, §3.3)."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subspaces.errors import unknown_name
+from subspaces.optim.line_search import SEARCHES, Trial, backtracking, parabolic
+from subspaces.optim.objective import Coordinates, Objective
+
+MODES: dict[str, dict[str, float]] = {
+    "published": {"armijo": 0.4, "shrink": 0.4},  # nblt/DLDR train_pbfgs.py (0.55 before 2021-08)
+    "robust": {"armijo": 1e-4, "shrink": 0.4},
+}
+_CURVATURE = 1e-20  # published: pairs with yᵀs below it are left out
+
+
+class PBFGS(torch.optim.Optimizer):
+    """BFGS on the d coordinates with a line search on the batch; state d² + 4d numbers.
+
+    B ≈ (PᵀHP)⁻¹, p = −B g̃, w ← w + α p. A step takes one loss and gradient and at least one trial loss. Trials build
+    no graph, write nothing to disk, and leave BatchNorm statistics and random state alone. Non-finite losses are never
+    stepped to. Use large batches (1024 in the paper) and `refresh_batchnorm` before evaluating.
+
+    ``mode="published"`` repeats the published procedure: y = g̃_k − g̃_{k−1} from two batches, B₀ = I, Armijo 0.4,
+    and after 20 failed tries the step r²⁰ p all the same.
+
+    ``mode="robust"``: y from one batch (a second gradient at the new point); Powell damping, sᵀy ≥ damping · sᵀB⁻¹s;
+    B₀ = (yᵀs/yᵀy) I at the first pair; Armijo 10⁻⁴; on failure a zero step and B forgotten; on a non-finite loss back
+    to the last good point. Pairs are taken at the first d steps and then at every `pair_every`-th, so that a step costs
+    about 1.5 of a gradient; on full batches use ``pair_every=1``.
+
+    Args:
+        subspace: a `Subspace` (anything with `coordinates` and `sync`).
+        mode: "robust" or "published".
+        lr: first α of every line search, > 0.
+        armijo: c in (0, 1); the mode's by default.
+        shrink: r in (0, 1); the mode's by default.
+        tries: trial losses per step at most (20 for CIFAR, 30 for ImageNet in the published code).
+        line_search: "backtracking" or "parabolic" (exact on quadratics; robust mode only).
+        pair_every: steps between curvature pairs once d pairs are known (robust mode only).
+        damping: Powell's share in [0, 1): pairs with less curvature than this share of the model's are mixed with it
+            (robust mode only). Near 0 only negative curvature is, which is exact on quadratics with long steps.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Example:
+        >>> optimizer = PBFGS(subspace)                                       # doctest: +SKIP
+        >>> optimizer.step(lambda: loss_fn(model(x), y))                      # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        subspace: Coordinates,
+        mode: str = "robust",
+        *,
+        lr: float = 1.0,
+        armijo: float | None = None,
+        shrink: float | None = None,
+        tries: int = 20,
+        line_search: str = "backtracking",
+        pair_every: int = 5,
+        damping: float = 0.2,
+    ):
+        if mode not in MODES:
+            raise unknown_name("mode", mode, MODES)
+        if line_search not in SEARCHES:
+            raise unknown_name("line_search", line_search, SEARCHES)
+        if mode == "published" and (line_search, pair_every, damping) != ("backtracking", 5, 0.2):
+            raise ValueError("`line_search`, `pair_every`, `damping` must be left alone in mode 'published'.")
+        armijo = MODES[mode]["armijo"] if armijo is None else armijo
+        shrink = MODES[mode]["shrink"] if shrink is None else shrink
+        for name, value in (("armijo", armijo), ("shrink", shrink)):
+            if not 0 < value < 1:
+                raise ValueError(f"`{name}` must be in (0, 1); got {value}.")
+        if not 0 <= damping < 1:
+            raise ValueError(f"`damping` must be in [0, 1); got {damping}.")
+        if not lr > 0 or tries < 1 or pair_every < 1:
+            raise ValueError(f"`lr`, `tries`, `pair_every` must be positive; got {lr}, {tries}, {pair_every}.")
+        self.subspace, self.mode = subspace, mode
+        options = {"armijo": armijo, "shrink": shrink, "tries": tries, "line_search": line_search}
+        super().__init__([subspace.coordinates], {"lr": lr, "pair_every": pair_every, "damping": damping, **options})
+        self.last_trial: Trial | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> float:  # type: ignore[override]
+        """One step on one batch.
+
+        Args:
+            closure: returns the loss of the batch; called again at trial points. It need not call backward; if it does,
+                then only ``if loss.requires_grad``.
+
+        Returns:
+            The loss before the step.
+        """
+        if closure is None:
+            raise TypeError("`closure` must be given: P-BFGS evaluates the loss several times in a step.")
+        w = self.subspace.coordinates
+        before = w.clone()
+        objective = Objective(self.subspace, closure)
+        try:
+            loss, gradient = objective.loss_and_gradient()
+            if not math.isfinite(loss) or not bool(torch.isfinite(gradient).all()):
+                self._retreat()
+            elif self.mode == "published":
+                self._published(objective, loss, gradient)
+            else:
+                self._robust(objective, loss, gradient)
+        except BaseException:  # also Ctrl-C within a trial: the model is left where the step began
+            self._move(before)
+            raise
+        return loss
+
+    # ---- the two modes
+
+    def _published(self, objective: Objective, loss: float, gradient: Tensor) -> None:
+        state = self._state()
+        if "move" in state:
+            y, s = gradient - state["gradient"], state["move"]
+            if float(y @ s) > _CURVATURE:
+                state["inverse"] = _update(state["inverse"], s, y)
+        direction = -(state["inverse"] @ gradient)
+        slope = float(gradient @ direction)
+        trial = self._search(objective, loss, slope, direction, self.param_groups[0]["lr"])
+        state["gradient"], state["move"] = gradient, trial.step * direction
+        self._finish(trial)
+
+    def _robust(self, objective: Objective, loss: float, gradient: Tensor) -> None:
+        state, group = self._state(), self.param_groups[0]
+        direction = -(state["inverse"] @ gradient)
+        slope = float(gradient @ direction)
+        if not (math.isfinite(slope) and slope < 0) and state["pairs"]:
+            self._forget()
+            direction, slope = -gradient, -float(gradient @ gradient)
+        first = group["lr"] if state["pairs"] else group["lr"] * min(1.0, 1.0 / max(float(gradient.norm()), 1e-30))
+        wants_pair = state["pairs"] < len(gradient) or state["step"] % group["pair_every"] == 0
+        before = self.subspace.coordinates.clone()
+        if slope == 0.0:  # a stationary point
+            return
+        trial = self._search(objective, loss, slope, direction, first, graph=wants_pair)
+        if not trial.accepted:
+            self._move(before)
+            self._forget()
+            self._finish(trial)
+            return
+        if wants_pair:
+            at = objective.gradient() if self._graph_at == trial.step else objective.loss_and_gradient()[1]
+            self._learn(trial.step * direction, at - gradient, -trial.step * gradient)
+        state["safe"] = self.subspace.coordinates.clone()
+        self._finish(trial)
+
+    def _learn(self, s: Tensor, y: Tensor, ms: Tensor) -> None:
+        """Take a curvature pair in; `ms` = B⁻¹s, which is −α g̃ because s = −α B g̃."""
+        state = self._state()
+        sy = float(s @ y)
+        if not math.isfinite(sy) or not bool(torch.isfinite(y).all()):
+            return
+        if state["pairs"] == 0:  # before the first pair B is the identity and says nothing of the scale
+            if sy <= 1e-10 * float(s.norm() * y.norm()):
+                return
+            state["inverse"] = torch.eye(len(s), dtype=s.dtype, device=s.device) * (sy / float(y @ y))
+        else:
+            sms, share = float(s @ ms), self.param_groups[0]["damping"]
+            if sy <= share * sms:  # Powell (1978): afterwards sᵀy = share · sᵀMs
+                mix = (1 - share) * sms / (sms - sy)
+                y = mix * y + (1 - mix) * ms
+        if not float(s @ y) > 0:
+            return
+        inverse = _update(state["inverse"], s, y)
+        if bool(torch.isfinite(inverse).all()):
+            state["inverse"] = inverse
+            state["pairs"] += 1
+
+    # ---- common parts
+
+    def _search(
+        self, objective: Objective, loss: float, slope: float, direction: Tensor, first: float, graph: bool = False
+    ) -> Trial:
+        """Move along the direction; leaves w at the step found. Only the first trial may keep its graph."""
+        group, before = self.param_groups[0], self.subspace.coordinates.clone()
+        self._graph_at: float | None = None
+        last = math.nan
+
+        def trial(step: float) -> float:
+            nonlocal last
+            last = step
+            self._move(before + step * direction)
+            self._graph_at = step if graph and step == first else None
+            return objective.loss(graph=self._graph_at is not None)
+
+        search = backtracking if group["line_search"] == "backtracking" else parabolic
+        options = {name: group[name] for name in ("shrink", "armijo", "tries")}
+        found = search(trial, loss, slope, first=first, **options)
+        if found.step != last:  # writing the parameters again would spoil the graph that may be waiting
+            self._move(before + found.step * direction)
+        return found
+
+    def _finish(self, trial: Trial) -> None:
+        self._state()["step"] += 1
+        self.last_trial = trial
+
+    def _retreat(self) -> None:
+        """A loss or gradient that is not finite: back to the last good point, curvature forgotten."""
+        state = self._state()
+        if "safe" in state:
+            self._move(state["safe"])
+        self._forget()
+        self._finish(Trial(0.0, math.nan, False, 0))
+
+    def _forget(self) -> None:
+        state = self._state()
+        state["inverse"] = torch.eye(len(state["inverse"]), out=torch.empty_like(state["inverse"]))
+        state["pairs"] = 0
+        for name in ("gradient", "move"):
+            state.pop(name, None)
+
+    def _move(self, w: Tensor) -> None:
+        with torch.no_grad():
+            self.subspace.coordinates.copy_(w)
+        self.subspace.sync()
+
+    def _state(self) -> dict[str, Any]:
+        w = self.subspace.coordinates
+        state = self.state[w]
+        if not state:
+            state.update(inverse=torch.eye(w.numel(), dtype=w.dtype, device=w.device), pairs=0, step=0)
+        return state
+
+
+def _update(inverse: Float[Tensor, "d d"], s: Float[Tensor, "d"], y: Float[Tensor, "d"]) -> Float[Tensor, "d d"]:
+    """B ← VᵀBV + ρ s sᵀ, V = I − ρ y sᵀ, ρ = 1/(yᵀs) (Nocedal and Wright, eq. 6.17); sᵀB stays symmetric."""
+    rho = 1.0 / (y @ s)
+    by = inverse @ y
+    # VᵀBV + ρssᵀ = B − ρ(s (By)ᵀ + (By) sᵀ) + (ρ² yᵀBy + ρ) s sᵀ: O(d²) instead of two products of d × d matrices
+    cross = torch.outer(s, by)
+    return inverse - rho * (cross + cross.T) + (rho * rho * (y @ by) + rho) * torch.outer(s, s)
