@@ -16,6 +16,15 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """GPU tests run where there is a GPU and are not collected elsewhere."""
+    if torch.cuda.is_available():
+        return
+    absent = [item for item in items if item.get_closest_marker("gpu")]
+    items[:] = [item for item in items if item not in absent]
+    config.hook.pytest_deselected(items=absent)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Tests draw from a known state, so that a failure can be repeated."""

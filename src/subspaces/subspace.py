@@ -536,8 +536,7 @@ def _before_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) ->
 
     def synced_closure() -> Any:
         for subspace in subspaces:
-            if subspace.coordinates._version != subspace._synced:
-                subspace.sync()
+            subspace.sync()
         return closure()
 
     if "closure" in kwargs:
@@ -547,5 +546,4 @@ def _before_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) ->
 
 def _after_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
     for subspace in _trained_by(optimizer):
-        if subspace.coordinates._version != subspace._synced:
-            subspace.sync()
+        subspace.sync()  # always: fused optimisers change w without raising its version counter
