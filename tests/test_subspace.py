@@ -46,7 +46,7 @@ def _error(subspace: Subspace) -> float:
     """Largest distance between the model and θ₀ + P w."""
     theta = subspace.theta(subspace.coordinates.detach())
     named = dict(subspace.model.named_parameters())
-    return max(float((theta[name] - named[name]).abs().max()) for name in theta)
+    return max(float((theta[name] - named[name].detach()).abs().max()) for name in theta)
 
 
 # ---- gradients and points
