@@ -167,7 +167,7 @@ def test_frequent_directions_are_exact_while_they_fit():
     assert float(principal_angles(basis, exact(deviations, 3)[1]).max()) < 1e-4
     torch.testing.assert_close(basis.start, samples[0])
     torch.testing.assert_close(basis.mean, samples.mean(0))
-    with pytest.raises(ValueError, match="must be finite|finite numbers"):
+    with pytest.raises(ValueError, match="finite numbers"):
         FrequentDirections(3, 2).update(torch.tensor([1.0, float("inf"), 0.0]))
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from subspaces import gram
-from subspaces.bases import LearnedBasis
+from subspaces.learned_basis import LearnedBasis
 from subspaces.projections import Basis, Projection
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subspaces import gram
-from subspaces.bases import LearnedBasis
+from subspaces.learned_basis import LearnedBasis
 
 
 class FrequentDirections:

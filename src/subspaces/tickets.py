@@ -12,7 +12,7 @@ from torch import Tensor
 from subspaces.errors import unknown_name
 from subspaces.layout import Layout
 from subspaces.projections import Coordinates
-from subspaces.trajectory import Sample
+from subspaces.samples import Sample
 
 
 @dataclass(frozen=True, eq=False)
