@@ -234,8 +234,8 @@ class Subspace:
         """The vector that a group of tensors sees: w, or λ_i w."""
         return w[: self.projection.d] if group.scale is None else w[: self.projection.d] * w[group.scale]
 
-    def _pick(self, values: Sequence[Any], group: _Group) -> list[Any]:
-        return list(values) if group.scale is None else [values[i] for i in group.indices]
+    def _pick(self, values: list[Any], group: _Group) -> list[Any]:
+        return values if group.scale is None else [values[i] for i in group.indices]
 
     @torch.no_grad()
     def sync(self) -> None:

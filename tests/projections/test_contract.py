@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from subspaces.kernels import native_library
 from subspaces.projections import PROJECTIONS, Basis, Projection, from_spec, make_blocks, make_projection
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "projections.json"
@@ -44,6 +45,16 @@ MAKERS |= {
 }
 KINDS = pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS.keys())
 SIZE = pytest.mark.parametrize(("d", "D"), SIZES, ids=[f"{d}-{D}" for d, D in SIZES])
+
+
+@pytest.fixture(params=["reference", "native"])
+def backend(request, monkeypatch):
+    """The plain-torch definition alone, or with the C kernels that every machine with a compiler has."""
+    if request.param == "reference":
+        monkeypatch.setattr(native_library, "available", lambda: False)
+    else:
+        assert native_library.available(), native_library.why_not()
+    return request.param
 
 
 def _exact(P: Projection) -> float:
@@ -167,7 +178,7 @@ def test_derivatives_of_first_and_second_order(maker):
 
 
 @KINDS
-def test_segments_written_and_folded_equal_the_flat_map(maker):
+def test_segments_written_and_folded_equal_the_flat_map(maker, backend):
     P = maker(25, 600, 2)
     w = torch.randn(25)
     shapes = [(10, 7), (3,), (5, 5, 5), (402,)]
@@ -190,7 +201,7 @@ def test_segments_written_and_folded_equal_the_flat_map(maker):
 
 
 @KINDS
-def test_segments_may_be_half_precision_and_in_any_memory_order(maker):
+def test_segments_may_be_half_precision_and_in_any_memory_order(maker, backend):
     P = maker(25, 600, 2)
     w = torch.randn(25)
     origin = torch.randn(5, 3, 5, 8).bfloat16().to(memory_format=torch.channels_last)
@@ -201,6 +212,19 @@ def test_segments_may_be_half_precision_and_in_any_memory_order(maker):
     out = torch.zeros(25)
     P.fold_(out, [origin], [0])
     assert torch.allclose(out, P.adjoint(origin.float().reshape(-1)), atol=1e-3)
+
+
+@KINDS
+@SIZE
+def test_every_backend_agrees_with_the_definition_in_double(maker, d, D, backend):
+    P = maker(d, D, 21)
+    w, g = torch.randn(d), torch.randn(D)
+    lifted, folded = P(w.double()), P.adjoint(g.double())
+    assert (P(w) - lifted).norm() <= 2e-6 * lifted.norm()
+    assert (P.adjoint(g) - folded).norm() <= 2e-5 * folded.norm()
+    a, b = D // 3, D - D // 4
+    assert torch.allclose(P.lift_rows(w, a, b).double(), lifted[a:b], atol=1e-5)
+    assert torch.allclose(P.adjoint_rows(g[a:b], a).double(), P.adjoint_rows(g[a:b].double(), a), atol=1e-4)
 
 
 @KINDS

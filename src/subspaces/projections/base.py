@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from subspaces.kernels import native_library
+from subspaces.kernels.native_library import NativeMap, Segments
 from subspaces.kernels.random_bits import check_seed
 
 SPEC_VERSION = 1  # docs/projection-spec.md
@@ -50,6 +52,7 @@ class Projection(abc.ABC):
             raise ValueError(f"`d` must be between 1 and D = {D}; got {d}. Choose a smaller subspace.")
         self.d, self.D, self.seed = d, int(D), check_seed(seed)
         self._tables: dict[Any, Any] = {}
+        self._segments: dict[Any, Segments] = {}
 
     # ---- what a subclass gives
 
@@ -60,6 +63,10 @@ class Projection(abc.ABC):
     @abc.abstractmethod
     def _adjoint(self, g: Float[Tensor, "k rows"], start: int) -> Float[Tensor, "k d"]:
         """P[start : start + rows]ᵀ g for each row of g."""
+
+    def _make_native(self) -> NativeMap | None:
+        """The same map for the C kernels, or None where they have none; called once, and only if they are there."""
+        return None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -132,6 +139,10 @@ class Projection(abc.ABC):
             w: coordinates, shape (d,).
             origins: tensors of the same shapes as `tensors`.
         """
+        native = self._native()
+        if native is not None and _native_takes(w, tensors) and (origins is None or _native_takes(w, origins)):
+            native.write_(self._prepared("write", tensors, starts, origins), w, torch.get_num_threads())
+            return
         for i, (tensor, start) in enumerate(zip(tensors, starts, strict=True)):
             base = tensor if origins is None else origins[i]
             rows = self._lift_chunked(w[None], start, start + tensor.numel())[0]
@@ -142,6 +153,10 @@ class Projection(abc.ABC):
 
     def fold_(self, out: Float[Tensor, "d"], tensors: Sequence[Tensor], starts: Sequence[int]) -> None:
         """out += Σ_i P[rows of tensor i]ᵀ tensors[i], accumulated in the dtype of `out` (shape (d,))."""
+        native = self._native()
+        if native is not None and _native_takes(out, tensors):
+            native.fold_(out, self._prepared("fold", tensors, starts, None), torch.get_num_threads())
+            return
         for tensor, start in zip(tensors, starts, strict=True):
             out += self._adjoint_chunked(tensor.reshape(1, -1).to(out.dtype), start)[0]
 
@@ -180,6 +195,28 @@ class Projection(abc.ABC):
             self._tables[key], self._tables["rows"] = table, held + rows
         return table
 
+    def _native(self) -> NativeMap | None:
+        """The C form of this map, made at the first use; None without the kernels."""
+        if not native_library.available():
+            return None
+        if "native" not in self._tables:
+            self._tables["native"] = self._make_native()
+        return self._tables["native"]
+
+    def _prepared(
+        self, use: str, tensors: Sequence[Tensor], starts: Sequence[int], origins: Sequence[Tensor] | None
+    ) -> Segments:
+        """ctypes arrays for these tensors: made once per list of rows, only the pointers change from step to step."""
+        key = (use, len(tensors), starts[0] if starts else 0)
+        segments = self._segments.get(key)
+        if segments is None or not segments.fits(tensors, starts):
+            segments = self._segments[key] = Segments(tensors, starts, origins)
+        else:
+            segments.refresh(tensors)
+        if segments.origins is not origins:
+            segments.set_origins(origins)
+        return segments
+
     def _check(self, x: Tensor, name: str, length: int) -> None:
         if not x.is_floating_point():
             raise TypeError(f"`{name}` must be a floating-point tensor; got {x.dtype}.")
@@ -187,6 +224,12 @@ class Projection(abc.ABC):
             raise ValueError(f"`{name}` must have {length} numbers on its last axis; got {tuple(x.shape)}.")
 
     def _lift_chunked(self, w: Tensor, start: int, stop: int) -> Tensor:
+        native = self._native()
+        if native is not None and stop > start and _native_takes(w, (w,)):
+            out = w.new_empty(w.shape[0], stop - start)
+            for one, row in zip(w, out, strict=True):
+                native.write_(Segments([row], [start]), one, torch.get_num_threads(), overwrite=True)
+            return out
         if stop - start <= _CHUNK_ROWS:
             return self._lift(w, start, stop)
         out = w.new_empty(w.shape[0], stop - start)
@@ -196,6 +239,12 @@ class Projection(abc.ABC):
         return out
 
     def _adjoint_chunked(self, g: Tensor, start: int) -> Tensor:
+        native = self._native()
+        if native is not None and g.shape[1] and g.dtype == torch.float32 and g.device.type == "cpu":
+            out = g.new_zeros(g.shape[0], self.d)
+            for one, row in zip(g.contiguous(), out, strict=True):
+                native.fold_(row, Segments([one], [start]), torch.get_num_threads())
+            return out
         if g.shape[1] <= _CHUNK_ROWS:
             return self._adjoint(g, start)
         out = g.new_zeros(g.shape[0], self.d)
@@ -214,6 +263,13 @@ class Projection(abc.ABC):
         else:
             y = self._lift_chunked(wide, start, stop)
         return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _native_takes(vector: Tensor, tensors: Sequence[Tensor]) -> bool:
+    """Whether the C kernels work on these: float32 coordinates and float32 or bfloat16 tensors in plain CPU memory."""
+    if vector.dtype != torch.float32 or not native_library.accepts(vector):
+        return False
+    return all(map(native_library.accepts, tensors))
 
 
 class _LinearMap(torch.autograd.Function):

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from subspaces.errors import unknown_name
+from subspaces.kernels import native_library
 from subspaces.kernels.hadamard import hadamard_transform, next_power_of_two
+from subspaces.kernels.native_library import NativeMap
 from subspaces.kernels.random_bits import (
     GAUSSIAN,
     GAUSSIAN_ONE,
@@ -57,6 +59,18 @@ class Fastfood(Projection):
         chosen = {"block": self.block, "diagonal": self.diagonal}
         default = {"block": "stacked", "diagonal": "gaussian"}
         return {name: value for name, value in chosen.items() if value != default[name]}
+
+    def _make_native(self) -> NativeMap | None:
+        n = self.m * self.blocks
+        if self.m < 64:  # many small permutations are made faster together
+            order = permutation(self.seed, PERMUTATION, 0, self.m, self.blocks).int()
+        else:
+            starts = range(0, n, self.m)
+            order = torch.stack([native_library.permutation(self.seed, PERMUTATION, e, self.m) for e in starts])
+        gain = None
+        if self.diagonal == "gaussian":
+            gain = gaussians(self.seed, GAUSSIAN, 0, n).float().view(self.blocks, self.m) * GAUSSIAN_ONE
+        return NativeMap.fastfood(self.d, self.D, self.seed, self.m, self._divisor(), order, gain)
 
     @property
     def stored_bytes(self) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from subspaces.kernels.hadamard import hadamard_transform, is_power_of_two
+from subspaces.kernels.native_library import MAX_BLOCK, NativeMap
 from subspaces.kernels.random_bits import ROTATION, SIGNS, signs, slots
 from subspaces.projections.base import Projection
 
@@ -44,6 +45,9 @@ class Hadamard(Projection):
     @property
     def options(self) -> dict[str, Any]:
         return {} if self.block == self._default_block else {"block": self.block}
+
+    def _make_native(self) -> NativeMap | None:
+        return NativeMap.hadamard(self.d, self.D, self.seed, self.block) if self.block <= MAX_BLOCK else None
 
     @property
     def multiply_adds(self) -> int:
