@@ -1,0 +1,92 @@
+"""What every benchmark shares: the environment, interleaved medians, result rows."""
+
+import csv
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from subspaces.kernels import native_library
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, FIGURES = ROOT / "results", ROOT / "docs" / "figures"
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions that a number belongs to."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "kernels": native_library.isa(),
+        "commit": _commit(),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    try:
+        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+        return found.stdout.strip()
+    except OSError:
+        return ""
+
+
+def interleaved(calls: dict[str, Callable[[], Any]], rounds: int = 15, inner: int = 1) -> dict[str, list[float]]:
+    """Seconds per call, measured round by round, so that a slow moment of the machine strikes all alike."""
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            for _ in range(inner):
+                call()
+            seconds[name].append((time.perf_counter() - begin) / inner)
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float:
+    """Median over rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
+
+
+def write_rows(name: str, rows: Sequence[dict[str, Any]]) -> Path:
+    """Store result rows with their environment under results/, replacing those of an earlier run."""
+    path = RESULTS / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    env = environment()
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*columns, *env])
+        writer.writeheader()
+        writer.writerows({**row, **env} for row in rows)
+    return path
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Rows as a plain table."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_text(row.get(c, "")) for c in columns] for row in rows]
+    widths = [max(len(c), *(len(line[i]) for line in cells)) for i, c in enumerate(columns)]
+    print("  ".join(c.ljust(w) for c, w in zip(columns, widths, strict=True)))
+    for line in cells:
+        print("  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)))
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
