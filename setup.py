@@ -8,9 +8,11 @@ import os
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-SOURCES = sorted(str(path) for path in Path("src/subspaces/kernels/native").glob("*.c"))
+NATIVE = Path("src/subspaces/kernels/native")
+FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-pthread"]
 
 
 class OptionalBuild(build_ext):
@@ -19,6 +21,9 @@ class OptionalBuild(build_ext):
     def get_export_symbols(self, ext):  # Windows would ask for a PyInit function that does not exist
         return ext.export_symbols
 
+    def get_ext_filename(self, fullname):  # the same name for every Python: none is meant
+        return os.path.join(*fullname.split(".")) + (".pyd" if os.name == "nt" else ".so")
+
     def build_extension(self, ext):
         try:
             super().build_extension(ext)
@@ -26,11 +31,32 @@ class OptionalBuild(build_ext):
             print(f"subspaces: C kernels not built ({error}); the plain-torch reference is used instead")
 
 
+class AnyPython(bdist_wheel):
+    """A wheel with the kernels is tied to a platform, but to no version of Python."""
+
+    def get_tag(self):
+        python, abi, platform = super().get_tag()
+        return ("py3", "none", platform) if self.distribution.has_ext_modules() else (python, abi, platform)
+
+
 def extensions():
-    if not SOURCES or os.environ.get("SUBSPACES_NO_NATIVE"):
+    sources = sorted(str(path) for path in NATIVE.glob("*.c"))
+    if not sources or os.environ.get("SUBSPACES_NO_NATIVE"):
         return []
-    flags = ["/O2"] if os.name == "nt" else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
-    return [Extension("subspaces.kernels._native", SOURCES, extra_compile_args=flags, optional=True)]
+    headers = sorted(str(path) for path in NATIVE.glob("*.h"))
+    flags = ["/O2"] if os.name == "nt" else FLAGS
+    libraries = [] if os.name == "nt" else ["m"]
+    return [
+        Extension(
+            "subspaces.kernels._native",
+            sources,
+            depends=headers,
+            extra_compile_args=flags,
+            extra_link_args=[] if os.name == "nt" else ["-pthread"],
+            libraries=libraries,
+            optional=True,
+        )
+    ]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuild})
+setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuild, "bdist_wheel": AnyPython})

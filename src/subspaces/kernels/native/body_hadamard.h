@@ -24,16 +24,41 @@ enum { PLAIN = 0, BEFORE = 1, AFTER = 2 };
             (v)[i_ | (h)] = a_ - b_;                                                                                 \
         }
 
+/* Where vectors come from and where they go: plain rows, or the caller's memory without a stop in between. */
+enum { TO_ROWS, TO_F32, TO_BF16, TO_SUM };
+
+typedef struct {
+    void *dst;
+    const void *base; /* of TO_F32 and TO_BF16: dst = base + factor v, base of the dtype of dst */
+    float factor;     /* of TO_SUM: dst += factor v */
+} sink;
+
+INLINE void give(vf v, int64_t i, const int how, const sink to)
+{
+    if (how == TO_ROWS)
+        store((float *)to.dst + i, v);
+    else if (how == TO_SUM)
+        store((float *)to.dst + i, load((float *)to.dst + i) + v * to.factor);
+    else if (how == TO_F32)
+        store((float *)to.dst + i, load((const float *)to.base + i) + v * to.factor);
+    else
+        store_as(to.dst, i, SUBSPACES_BF16, load_as(to.base, i, SUBSPACES_BF16) + v * to.factor);
+}
+
 /* r vectors: transforms of length `across` times min(lanes, W); e is the place of src in the packed signs. */
-INLINE void registers(const float *src, float *dst, const int r, const int lanes, const int across, const int when,
-                      const uint32_t *signs, int64_t e)
+INLINE void registers(const void *src, const int dtype, const sink to, const int how, const int r, const int lanes,
+                      const int across, const int when, const uint32_t *signs, int64_t e)
 {
     vf v[16];
+    if (when != PLAIN && r * W >= 32) { /* now the places within a word are constants */
+        signs += e >> 5;
+        e = 0;
+    }
     UNROLL for (int i = 0; i < r; i++)
     {
-        v[i] = load(src + i * W);
+        v[i] = load_as(src, i * W, dtype);
         if (when == BEFORE)
-            v[i] = flip(v[i], packed_signs(signs, e + i * W));
+            v[i] = with_signs(v[i], aligned_bits(signs, e + i * W));
     }
     if (lanes > 1)
         WITHIN(v, XOR1, 1);
@@ -58,53 +83,69 @@ INLINE void registers(const float *src, float *dst, const int r, const int lanes
     UNROLL for (int i = 0; i < r; i++)
     {
         if (when == AFTER)
-            v[i] = flip(v[i], packed_signs(signs, e + i * W));
-        store(dst + i * W, v[i]);
+            v[i] = with_signs(v[i], aligned_bits(signs, e + i * W));
+        give(v[i], i * W, how, to);
     }
 }
 
-INLINE void stride_pass(const float *src, float *dst, const int r, int64_t stride, int64_t from, int64_t to)
+INLINE void register_rows(const float *src, float *dst, const int r, const int lanes, const int across, const int when,
+                          const uint32_t *signs, int64_t e)
 {
-    for (int64_t i = from; i < to; i += W) {
+    registers(src, SUBSPACES_F32, (sink){.dst = dst}, TO_ROWS, r, lanes, across, when, signs, e);
+}
+
+/* columns from..to of r rows, `stride` apart */
+INLINE void stride_pass(const void *src, const int dtype, const sink to, const int how, const int r, int64_t stride,
+                        int64_t from, int64_t end)
+{
+    for (int64_t i = from; i < end; i += W) {
         vf v[16];
-        UNROLL for (int k = 0; k < r; k++) v[k] = load(src + k * stride + i);
+        UNROLL for (int k = 0; k < r; k++) v[k] = load_as(src, k * stride + i, dtype);
         if (r > 1)
             ACROSS(v, 1)
         if (r > 2)
             ACROSS(v, 2)
         if (r > 4)
             ACROSS(v, 4)
-        UNROLL for (int k = 0; k < r; k++) store(dst + k * stride + i, v[k]);
+        UNROLL for (int k = 0; k < r; k++) give(v[k], k * stride + i, how, to);
     }
 }
 
-static void radix_pass(const float *src, float *dst, int radix, int64_t stride, int64_t from, int64_t to)
+INLINE void radix_pass_to(const void *src, const int dtype, const sink to, const int how, int radix, int64_t stride,
+                          int64_t from, int64_t end)
 {
     if (radix == 8)
-        stride_pass(src, dst, 8, stride, from, to);
+        stride_pass(src, dtype, to, how, 8, stride, from, end);
     else if (radix == 4)
-        stride_pass(src, dst, 4, stride, from, to);
+        stride_pass(src, dtype, to, how, 4, stride, from, end);
     else
-        stride_pass(src, dst, 2, stride, from, to);
+        stride_pass(src, dtype, to, how, 2, stride, from, end);
 }
 
-static void pass(float *x, int radix, int64_t stride, int64_t from, int64_t to)
+static void radix_pass(const float *src, float *dst, int radix, int64_t stride, int64_t from, int64_t end)
 {
-    radix_pass(x, x, radix, stride, from, to);
+    radix_pass_to(src, SUBSPACES_F32, (sink){.dst = dst}, TO_ROWS, radix, stride, from, end);
+}
+
+static void pass(float *x, int radix, int64_t stride, int64_t from, int64_t end)
+{
+    radix_pass(x, x, radix, stride, from, end);
 }
 
 INLINE void register_block(const float *src, float *dst, int64_t m, const int when, const uint32_t *signs, int64_t e)
 {
     switch (m / W) {
-    case 1: registers(src, dst, 1, W, 1, when, signs, e); break;
-    case 2: registers(src, dst, 2, W, 2, when, signs, e); break;
-    case 4: registers(src, dst, 4, W, 4, when, signs, e); break;
+    case 1: register_rows(src, dst, 1, W, 1, when, signs, e); break;
+    case 2: register_rows(src, dst, 2, W, 2, when, signs, e); break;
+    case 4: register_rows(src, dst, 4, W, 4, when, signs, e); break;
 #if R == 16
-    case 8: registers(src, dst, 8, W, 8, when, signs, e); break;
+    case 8: register_rows(src, dst, 8, W, 8, when, signs, e); break;
 #endif
-    default: registers(src, dst, R, W, R, when, signs, e);
+    default: register_rows(src, dst, R, W, R, when, signs, e);
     }
 }
+
+INLINE int radix_of(int64_t m) { return m / BASE >= 8 ? 8 : (int)(m / BASE); }
 
 #define DEFINE_BLOCK(name, when)                                                                                     \
     static void name(const float *src, float *dst, int64_t m, const uint32_t *signs, int64_t e)                      \
@@ -113,7 +154,7 @@ INLINE void register_block(const float *src, float *dst, int64_t m, const int wh
             register_block(src, dst, m, when, signs, e);                                                             \
             return;                                                                                                  \
         }                                                                                                            \
-        const int radix = m / BASE >= 8 ? 8 : (int)(m / BASE);                                                       \
+        const int radix = radix_of(m);                                                                               \
         const int64_t part = m / radix;                                                                              \
         if ((when) == AFTER)                                                                                         \
             radix_pass(src, dst, radix, part, 0, part);                                                              \
@@ -131,13 +172,13 @@ INLINE void narrow_blocks(const float *src, float *dst, int64_t n, const int m, 
 {
     int64_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W)
-        registers(src + i, dst + i, 4, m, 1, when, signs, i);
+        register_rows(src + i, dst + i, 4, m, 1, when, signs, i);
     for (; i + W <= n; i += W)
-        registers(src + i, dst + i, 1, m, 1, when, signs, i);
+        register_rows(src + i, dst + i, 1, m, 1, when, signs, i);
     if (i < n) {
         float last[W] = {0};
         memcpy(last, src + i, sizeof(float) * (size_t)(n - i));
-        registers(last, last, 1, m, 1, when, signs, i);
+        register_rows(last, last, 1, m, 1, when, signs, i);
         memcpy(dst + i, last, sizeof(float) * (size_t)(n - i));
     }
 }
@@ -158,7 +199,7 @@ INLINE void many_blocks(const float *src, float *dst, int64_t m, int64_t count, 
 #endif
     else if (m == BASE) /* the common case, without a call per block */
         for (int64_t k = 0; k < count; k++)
-            registers(src + k * m, dst + k * m, R, W, R, when, signs, k * m);
+            register_rows(src + k * m, dst + k * m, R, W, R, when, signs, k * m);
     else
         for (int64_t k = 0; k < count; k++) {
             if (when == BEFORE)

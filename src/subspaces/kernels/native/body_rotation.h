@@ -8,68 +8,114 @@ typedef struct {
     float rows[MAX_BLOCK];
 } rotation_scratch;
 
-INLINE int64_t turn_of(const plan *plan, rotation_scratch *scratch, int64_t stretch)
+/* Where a row reads w: row = stretch d + offset. */
+typedef struct {
+    int64_t stretch, offset, column;
+} cursor;
+
+INLINE void find_column(const plan *plan, rotation_scratch *scratch, cursor *at)
 {
-    const uint64_t batch = (uint64_t)stretch / 64;
+    const uint64_t batch = (uint64_t)at->stretch / 64;
     if (batch != scratch->batch) {
         philox(plan->p.seed, ROTATION, batch * 16, 16, scratch->turns);
         scratch->batch = batch;
     }
-    return (int64_t)((uint64_t)scratch->turns[stretch % 64] * (uint64_t)plan->p.d >> 32);
+    at->column = at->offset + (int64_t)((uint64_t)scratch->turns[at->stretch % 64] * (uint64_t)plan->p.d >> 32);
+    if (at->column >= plan->wrap)
+        at->column -= plan->wrap;
+}
+
+INLINE cursor cursor_at(const plan *plan, rotation_scratch *scratch, int64_t row)
+{
+    cursor at = {.stretch = row / plan->p.d};
+    at.offset = row - at.stretch * plan->p.d;
+    find_column(plan, scratch, &at);
+    return at;
+}
+
+/* The columns from low to high have the other scale than the rest. */
+INLINE int is_inside(const plan *plan, const cursor at) { return at.column >= plan->low && at.column < plan->high; }
+
+/* How many of the next n rows read consecutive columns of one scale. */
+INLINE int64_t stretch_of(const plan *plan, const cursor at, int64_t n)
+{
+    const int64_t limit = at.column < plan->low ? plan->low : at.column < plan->high ? plan->high : plan->wrap;
+    return smaller(smaller(limit - at.column, plan->p.d - at.offset), n);
+}
+
+INLINE void advance(const plan *plan, rotation_scratch *scratch, cursor *at, int64_t n)
+{
+    at->offset += n;
+    at->column += n;
+    if (at->offset == plan->p.d) {
+        at->offset = 0;
+        at->stretch++;
+        find_column(plan, scratch, at);
+    } else if (at->column == plan->wrap) {
+        at->column = 0;
+    }
+}
+
+/* ---- pieces of consecutive columns */
+
+/* dst[i] <- factor src[i] in TO_ROWS, else as `give` says; signs (or NULL) from bit e on */
+INLINE void piece(const void *src, const int dtype, const sink to, const int how, int64_t n, const uint32_t *signs,
+                  int64_t e)
+{
+    const vf by = splat(to.factor);
+    const sink shifted = {.dst = to.dst, .base = to.base, .factor = 1};
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        const vf v = load_as(src, i, dtype) * by;
+        give(signs ? with_signs(v, unaligned_bits(signs, e + i)) : v, i, how, shifted);
+    }
+    if (i == n)
+        return;
+    vf v = load_part_as(src, i, dtype, n - i) * by;
+    if (signs)
+        v = with_signs(v, unaligned_bits(signs, e + i));
+    if (how == TO_SUM)
+        v += load_part((float *)to.dst + i, n - i);
+    if (how == TO_F32 || how == TO_BF16)
+        v += load_part_as(to.base, i, how == TO_BF16, n - i);
+    store_part_as(to.dst, i, how == TO_BF16, v, n - i);
 }
 
 INLINE void scaled_copy(float *z, const float *w, int64_t n, float factor)
 {
-    const vf by = splat(factor);
-    int64_t i = 0;
-    for (; i + W <= n; i += W)
-        store(z + i, load(w + i) * by);
-    if (i < n)
-        store_part(z + i, load_part(w + i, n - i) * by, n - i);
+    piece(w, SUBSPACES_F32, (sink){.dst = z, .factor = factor}, TO_ROWS, n, NULL, 0);
 }
 
 INLINE void scaled_add(float *acc, const float *y, int64_t n, float factor)
 {
-    const vf by = splat(factor);
-    int64_t i = 0;
-    for (; i + W <= n; i += W)
-        store(acc + i, load(acc + i) + load(y + i) * by);
-    if (i < n)
-        store_part(acc + i, load_part(acc + i, n - i) + load_part(y + i, n - i) * by, n - i);
+    piece(y, SUBSPACES_F32, (sink){.dst = acc, .factor = factor}, TO_SUM, n, NULL, 0);
 }
 
-/* Rows first..first+n: lift (z = scale w[column], to = 1) or adjoint (column += scale z, to = 0).
- * A piece ends where the stretch does, where the column wraps and where the scale of the columns changes. */
-INLINE void along_columns(const plan *plan, rotation_scratch *scratch, int64_t first, int64_t n, const int lift,
-                          const float *from, float *to)
+/* z[r] <- scale w[c(r)] for the next n rows */
+INLINE void fill(const plan *plan, rotation_scratch *scratch, cursor *at, int64_t n, const float *w, float *z)
 {
-    const int64_t d = plan->p.d, low = plan->low, high = plan->high;
-    int64_t stretch = first / d, offset = first - stretch * d;
     while (n > 0) {
-        int64_t left = smaller(d - offset, n), column = offset + turn_of(plan, scratch, stretch);
-        if (column >= d)
-            column -= d;
-        n -= left;
-        while (left > 0) {
-            const int inside = column >= low && column < high;
-            const int64_t limit = column < low ? low : inside ? high : d;
-            const int64_t length = smaller(limit - column, left);
-            if (lift) {
-                scaled_copy(to, from + column, length, plan->scale[inside]);
-                to += length;
-            } else {
-                scaled_add(to + column, from, length, plan->scale[inside]);
-                from += length;
-            }
-            column += length;
-            if (column == d)
-                column = 0;
-            left -= length;
-        }
-        offset = 0;
-        stretch++;
+        const int64_t length = stretch_of(plan, *at, n);
+        scaled_copy(z, w + at->column, length, plan->scale[is_inside(plan, *at)]);
+        advance(plan, scratch, at, length);
+        z += length;
+        n -= length;
     }
 }
+
+/* acc[c(r)] += scale y[r] for the next n rows */
+INLINE void collect(const plan *plan, rotation_scratch *scratch, cursor *at, int64_t n, const float *y, float *acc)
+{
+    while (n > 0) {
+        const int64_t length = stretch_of(plan, *at, n);
+        scaled_add(acc + at->column, y, length, plan->scale[is_inside(plan, *at)]);
+        advance(plan, scratch, at, length);
+        y += length;
+        n -= length;
+    }
+}
+
+/* ---- any tile */
 
 /* The rows after the whole blocks: blocks of descending powers of two, starting at row `at` of the tile. */
 INLINE void tail_blocks(const plan *plan, const float *src, float *dst, int64_t at, const uint32_t *signs,
@@ -97,13 +143,13 @@ INLINE void transform_tile(const plan *plan, const float *src, float *dst, int64
         tail_blocks(plan, src, dst, whole, signs, when);
 }
 
-static void rotation_lift(const plan *plan, void *memory, const float *w, int64_t tile, float *y, const upcoming *next)
+static void rotation_lift(const plan *plan, void *memory, const float *w, int64_t tile, float *y)
 {
     rotation_scratch *scratch = memory;
     const int64_t first = tile_start(plan, tile), n = tile_start(plan, tile + 1) - first;
     const uint32_t *signs = signs_at(plan->p.seed, SIGNS, (uint64_t)first, n, scratch->signs);
-    (void)next;
-    along_columns(plan, scratch, first, n, 1, w, y);
+    cursor at = cursor_at(plan, scratch, first);
+    fill(plan, scratch, &at, n, w, y);
     transform_tile(plan, y, y, first, n, signs, BEFORE);
 }
 
@@ -112,6 +158,7 @@ static void rotation_adjoint(const plan *plan, void *memory, const float *g, int
     rotation_scratch *scratch = memory;
     const int64_t first = tile_start(plan, tile), n = tile_start(plan, tile + 1) - first;
     const uint32_t *signs = signs_at(plan->p.seed, SIGNS, (uint64_t)first, n, scratch->signs);
+    cursor at = cursor_at(plan, scratch, first);
     transform_tile(plan, g, scratch->rows, first, n, signs, AFTER);
-    along_columns(plan, scratch, first, n, 0, scratch->rows, acc);
+    collect(plan, scratch, &at, n, scratch->rows, acc);
 }

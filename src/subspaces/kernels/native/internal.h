@@ -16,6 +16,13 @@ enum { SIGNS = 1, ROTATION = 2, PERMUTATION = 3, SLOTS = 5, SIGNS_G = 7 }; /* st
 
 #define MAX_BLOCK 8192 /* largest Hadamard block: 32 KiB of float32, a first-level cache */
 #define ROW_TILE 2048  /* rows that go through the cache together */
+#define SPAN 8         /* a cost of O(d) is paid once for this many rows per column */
+#define MAX_DOUBLE 4096 /* largest d that is worth doubling: 2 d floats stay in the cache */
+
+/* bytes of scratch memory per thread, checked in body.h */
+#define ROTATION_SCRATCH (MAX_BLOCK * 4 + MAX_BLOCK / 8 + 512)
+#define DENSE_SCRATCH 4608
+#define SPARSE_SCRATCH 13312
 
 /* A projection cut into tiles of consecutive rows: no row of one tile depends on another tile. */
 typedef struct {
@@ -25,18 +32,11 @@ typedef struct {
     size_t scratch_bytes;     /* per thread */
     double row_cost;          /* rough cost of a row in units of a streamed row, for the number of threads */
     int64_t tail;             /* hadamard: first row after the whole blocks */
-    int64_t low, high;        /* hadamard: columns in [low, high) have scale[1], the others scale[0] */
+    int64_t low, high, wrap;  /* hadamard: columns in [low, high) have scale[1], the others below wrap scale[0] */
     float scale[2];           /* others: scale[0] */
     int64_t words, panel;     /* dense: words per row and per panel of columns */
-    const float *padded;      /* dense: w times the scale, padded with zeros to whole words */
     int64_t strata;           /* sparse */
 } plan;
-
-/* How much to ask from memory before it is needed: where a tile is going to be written. */
-typedef struct {
-    const char *first, *second;
-    int64_t first_size, second_size; /* bytes per row, 0 for none */
-} upcoming;
 
 typedef struct {
     const char *name;
@@ -49,21 +49,38 @@ typedef struct {
     void (*emit)(void *dst, int dtype, const void *base, int base_dtype, const float *y, int64_t n);
     void (*add64)(double *total, const double *more, int64_t n);
     void (*flush)(double *total, float *part, int64_t n); /* total += part; part = 0 */
-    void (*settle)(float *out, const double *total, int64_t n);
-    void (*lift[SUBSPACES_KINDS])(const plan *, void *scratch, const float *w, int64_t tile, float *y,
-                                  const upcoming *);
+    /* rows of a tile <- P w; acc += P^T of the rows of a tile */
+    void (*lift[SUBSPACES_KINDS])(const plan *, void *scratch, const float *w, int64_t tile, float *y);
     void (*adjoint[SUBSPACES_KINDS])(const plan *, void *scratch, const float *g, int64_t tile, float *acc);
+    /* the same with the caller's memory, where there is a faster way for that; 0 if not */
+    int (*write_tile)(const plan *, void *scratch, const float *w, int64_t tile, void *dst, const void *base,
+                      int dtype);
+    int (*fold_tile)(const plan *, void *scratch, const void *g, int dtype, int64_t tile, float *acc);
 } kernels;
 
 extern const kernels kernels_generic;
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define HAVE_X86 1
-extern const kernels kernels_avx2, kernels_avx512;
+extern const kernels kernels_avx2, kernels_avx512, kernels_avx512bf16;
 #endif
 
 const kernels *current_kernels(void);
 
+/* to[i] = factor gain[i] from[at[i]];  to[at[i]] = factor gain[i] from[i];  to[at[i]] += from[i]. gain may be NULL */
+void take(float *to, const float *from, const int32_t *at, const float *gain, float factor, int64_t n);
+void put(float *to, const float *from, const int32_t *at, const float *gain, float factor, int64_t n);
+void add_at(float *to, const float *from, const int32_t *at, int64_t n);
+
 int make_plan(plan *out, const subspaces_projection *p);
+
+/* hadamard with many rows and small d: columns are doubled, so that a stretch of rows is one piece of them, and their
+ * scales are left to the caller: P = (the doubled map) (scale, scale)^T. */
+int doubling_pays(const plan *plan, int64_t rows);
+void double_columns(plan *plan);
+static inline float column_scale(const plan *plan, int64_t column)
+{
+    return plan->scale[column >= plan->low && column < plan->high];
+}
 
 /* Runs worker(context) in up to `threads` threads, this one included, and waits for all. */
 void run_threads(int threads, void *(*worker)(void *), void *context);

@@ -61,7 +61,6 @@ INLINE vf load(const float *p) { return *(const vf_mem *)p; }
 INLINE void store(float *p, vf v) { *(vf_mem *)p = v; }
 INLINE vf splat(float x) { return (vf){0} + x; }
 INLINE vu splat_bits(uint32_t x) { return (vu){0} + x; }
-INLINE vf flip(vf v, vu mask) { return (vf)((vu)v ^ mask); }
 
 /* The sign bits of lanes 0..W-1, given by the low W bits of `bits` (1 is minus). */
 INLINE vu lane_signs(uint32_t bits)
@@ -76,8 +75,34 @@ INLINE vu lane_signs(uint32_t bits)
 #endif
 }
 
-/* Signs of elements e..e+W-1 of a packed array of bits; e is a multiple of W. */
-INLINE vu packed_signs(const uint32_t *signs, int64_t e) { return lane_signs(signs[e >> 5] >> (e & 31)); }
+/* v with the signs of lanes 0..W-1 */
+INLINE vf with_signs(vf v, uint32_t bits)
+{
+#if W == 16
+    return (vf)_mm512_mask_xor_epi32((__m512i)v, (__mmask16)bits, (__m512i)v, _mm512_set1_epi32((int)SIGN_BIT));
+#else
+    return (vf)((vu)v ^ lane_signs(bits));
+#endif
+}
+
+/* The packed signs from element e on: W of them in the low bits. e is a multiple of W, or any number. */
+INLINE uint32_t aligned_bits(const uint32_t *signs, int64_t e)
+{
+#if W == 16
+    uint16_t bits;
+    memcpy(&bits, (const uint16_t *)signs + (e >> 4), 2);
+    return bits;
+#else
+    return signs[e >> 5] >> (e & 31);
+#endif
+}
+
+INLINE uint32_t unaligned_bits(const uint32_t *signs, int64_t e)
+{
+    uint32_t bits;
+    memcpy(&bits, (const char *)signs + (e >> 3), 4);
+    return bits >> (e & 7);
+}
 
 /* The first n < W floats, zero after them; and the way back. Memory past n is not touched. */
 #if W == 16
