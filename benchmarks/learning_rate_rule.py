@@ -21,15 +21,15 @@ from subspaces.train import train
 
 DIMENSIONS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 FACTORS = tuple(2.0**k for k in range(-3, 4))
-RATES = {"adam": 1e-3, "sgd": 0.1}
+RATES = {"adam": 4e-3, "sgd": 0.1}  # tuned once, in direct training
 
 
 def measure(optimizer: str, seeds: int, epochs: int) -> list[dict]:
-    """Mean validation score and last training loss for every (d, factor)."""
+    """Mean validation and test score for every (d, factor)."""
     rows = []
     for d in (*DIMENSIONS, None):
         for factor in FACTORS:
-            scores, losses = [], []
+            scores, tests = [], []
             for seed in range(seeds):
                 config = TrainConfig(
                     task="digits-fc",
@@ -44,14 +44,14 @@ def measure(optimizer: str, seeds: int, epochs: int) -> list[dict]:
                 )
                 result = train(config)
                 scores.append(result.score if result.score == result.score else 0.0)
-                losses.append(result.test_score if result.test_score == result.test_score else 0.0)
+                tests.append(result.test_score if result.test_score == result.test_score else 0.0)
             rows.append(
                 {
                     "optimizer": optimizer,
                     "d": d or 0,
                     "factor": factor,
                     "score": statistics.mean(scores),
-                    "test": statistics.mean(losses),
+                    "test": statistics.mean(tests),
                 }
             )
         print_table(rows[-len(FACTORS) :])
@@ -91,7 +91,8 @@ def draw(rows: list[dict]) -> None:
         here = [r for r in rows if r["optimizer"] == optimizer and r["d"] == 0]
         axis.plot([r["factor"] for r in here], [r["score"] for r in here], "k--", label="direct")
         axis.axvline(1.0, color="0.7", zorder=0)
-        axis.set(xscale="log", xlabel=f"rate / (rule with native {RATES[optimizer]:g})", title=optimizer)
+        axis.set_xscale("log", base=2)
+        axis.set(xlabel=f"rate / (rule with native {RATES[optimizer]:g})", title=optimizer)
     axes[0].set_ylabel("validation accuracy")
     axes[-1].legend(fontsize=8)
     figure.savefig(FIGURES / "learning-rate-rule.png", dpi=130)

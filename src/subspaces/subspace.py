@@ -19,7 +19,7 @@ from subspaces.errors import unknown_name
 from subspaces.layout import digest_of, layout_of, select
 from subspaces.projections import Projection, make_blocks, make_projection
 
-_RULES = {"adam": 0.5, "adamw": 0.5, "rmsprop": 0.5, "adagrad": 0.5, "sgd": 1.0, "lbfgs": 0.0}
+_RULES = {"adam": 0.5, "adamw": 0.5, "rmsprop": 0.5, "adagrad": 0.5, "sgd": 0.5, "lbfgs": 0.0}  # powers of D/d
 _FUSED_BELOW = 1 << 22  # with fewer parameters all gradients are folded in one call after backward
 
 
@@ -195,11 +195,12 @@ class Subspace:
         return dict(zip(self._names, self._origins, strict=True))
 
     def lr(self, native: float, optimizer: str = "adam") -> float:
-        """The learning rate of w that moves the weights as `native` does in direct training.
+        """The learning rate of w that makes steps as long as `native` does in direct training: native·√(D/d)/c.
 
-        With columns of norm c, Adam moves w by about lr, hence the weights by lr·c·√(d/D) in root mean square; SGD
-        moves them by lr·c²·(d/D)·g on average. So lr = native·√(D/d)/c for Adam and native·(D/d)/c² for SGD, D
-        counting only the parameters that P moves.
+        With columns of norm c, Adam moves w by about lr, hence the weights by lr·c·√(d/D) in root mean square. SGD
+        moves them by lr·P Pᵀg, whose length is about lr·c·√(d/D)·c‖g‖. Equal length gives √(D/d)/c for Adam and
+        √(D/d)/c² for SGD, D counting only the parameters that P moves. (Equal *mean* steps of SGD would need
+        native·D/d, which makes them √(D/d) times longer: it diverges, see docs/design.md.)
 
         Args:
             native: rate of direct training, > 0.
@@ -208,8 +209,9 @@ class Subspace:
         if optimizer not in _RULES:
             raise unknown_name("optimizer", optimizer, _RULES)
         moved = self.D - self.projection.frozen_rows()
-        ratio = moved / (self.projection.d * self.projection.column_norm**2)
-        return native * ratio ** _RULES[optimizer]
+        scale = self.projection.column_norm ** (2 if optimizer == "sgd" else 1)
+        power = _RULES[optimizer]
+        return native if power == 0 else native * (moved / self.projection.d) ** power / scale
 
     def summary(self) -> str:
         """One paragraph: dimensions, compression, memory, what is frozen."""
