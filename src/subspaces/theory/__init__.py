@@ -1,0 +1,65 @@
+"""When does a random subspace reach a loss? Wells, widths, Gordon's theorem, spectra and predicted thresholds."""
+
+# the geometry of a sub-level set: widths, and what they imply in each direction
+# curvature and its spectrum, matrix-free
+from subspaces.theory.curvature import CURVATURES, Curvature, GaussNewton, Hessian
+from subspaces.theory.geometry import (
+    Cone,
+    MonteCarlo,
+    angular_dimension_bound,
+    convex_transition,
+    expected_norm,
+    gaussian_width,
+    gaussian_width_bounds,
+    gordon_necessary_dimension,
+    gordon_success_bound,
+    sublevel_cone,
+)
+
+# thresholds from a spectrum and a distance
+from subspaces.theory.prediction import (
+    ThresholdPrediction,
+    predict_threshold,
+    predicted_threshold,
+    spectral_threshold_bound,
+)
+from subspaces.theory.spectrum import Spectrum, lanczos, spectral_density, vector_measure
+
+# quadratic wells: the exact truth
+from subspaces.theory.wells import (
+    QuadraticWell,
+    isotropic_success_probability,
+    isotropic_threshold,
+    power_law_spectrum,
+    subspace_minimum,
+)
+
+__all__ = [
+    "CURVATURES",
+    "Cone",
+    "Curvature",
+    "GaussNewton",
+    "Hessian",
+    "MonteCarlo",
+    "QuadraticWell",
+    "Spectrum",
+    "ThresholdPrediction",
+    "angular_dimension_bound",
+    "convex_transition",
+    "expected_norm",
+    "gaussian_width",
+    "gaussian_width_bounds",
+    "gordon_necessary_dimension",
+    "gordon_success_bound",
+    "isotropic_success_probability",
+    "isotropic_threshold",
+    "lanczos",
+    "power_law_spectrum",
+    "predict_threshold",
+    "predicted_threshold",
+    "spectral_density",
+    "spectral_threshold_bound",
+    "sublevel_cone",
+    "subspace_minimum",
+    "vector_measure",
+]

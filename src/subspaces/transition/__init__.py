@@ -1,0 +1,44 @@
+"""Success probability over (d, loss level, burn-in) and the threshold training dimension, from stored loss traces."""
+
+# adaptive choice of runs
+from subspaces.transition.search import TransitionSearch
+
+# the statistics alone, on counts
+from subspaces.transition.statistics import (
+    Crossing,
+    isotonic,
+    logistic_crossing,
+    monotone_crossing,
+    wilson_interval,
+)
+
+# records → probabilities → thresholds
+from subspaces.transition.success import (
+    Outcome,
+    SuccessTable,
+    Threshold,
+    initial_values,
+    outcomes,
+    success_probability,
+    threshold_curve,
+    threshold_dimension,
+    trace_value,
+)
+
+__all__ = [
+    "Crossing",
+    "Outcome",
+    "SuccessTable",
+    "Threshold",
+    "TransitionSearch",
+    "initial_values",
+    "isotonic",
+    "logistic_crossing",
+    "monotone_crossing",
+    "outcomes",
+    "success_probability",
+    "threshold_curve",
+    "threshold_dimension",
+    "trace_value",
+    "wilson_interval",
+]

@@ -1,0 +1,269 @@
+"""From stored loss traces to success probabilities and threshold training dimensions.
+
+A run is a record {d, seed, burn_in, losses, steps}: d numbers trained from a point `burn_in` steps along a full run,
+the loss at each of `steps`. Its trace is stored once; P_s for every level follows without training again.
+After Larsen, Fort, Becker & Ganguli (ICLR 2022, arXiv 2107.05802).
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from subspaces.errors import unknown_name
+from subspaces.transition.statistics import CROSSINGS, Status, isotonic, wilson_interval
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run, reduced to the number that decides success at every level: the best or the last value of its trace."""
+
+    d: int
+    seed: Hashable
+    burn_in: int
+    value: float
+
+
+def trace_value(trace: Sequence[float], *, goal: str = "below", at: str = "best") -> float:
+    """The best or last value of a trace. A NaN is never a success: as the last value it counts as the worst."""
+    _check_goal(goal)
+    if at not in ("best", "last"):
+        raise unknown_name("at", at, ("best", "last"))
+    worst = math.inf if goal == "below" else -math.inf
+    values = [worst if math.isnan(value) else float(value) for value in trace]
+    if not values:
+        raise ValueError("A trace must hold at least one value; got none. Drop the run, or store its starting loss.")
+    if at == "last":
+        return values[-1]
+    return min(values) if goal == "below" else max(values)
+
+
+def outcomes(
+    records: Sequence[Mapping[str, Any]],
+    *,
+    trace: str = "losses",
+    goal: str = "below",
+    at: str = "best",
+    max_step: int | None = None,
+) -> list[Outcome]:
+    """Reduce records to outcomes.
+
+    Args:
+        records: mappings with `d`, `seed` (an integer, or several in a list), `burn_in` (0 if absent), the trace and,
+            for `max_step`, `steps`.
+        trace: name of the trace in the record: ``losses``, or any other list that was stored, such as test accuracy.
+        goal: ``below`` for losses, ``above`` for accuracies.
+        at: ``best`` over the trace (did the run ever reach the level) or ``last``.
+        max_step: drop what came after this step: success within a budget.
+
+    Raises:
+        ValueError: a missing field, an empty trace, d < 1, or the same (d, seed, burn_in) twice.
+    """
+    found: dict[tuple[int, Hashable, int], Outcome] = {}
+    for i, record in enumerate(records):
+        missing = [name for name in ("d", "seed", trace) if name not in record]
+        if missing:
+            raise ValueError(f"`records` must hold d, seed and {trace}; record {i} lacks {', '.join(missing)}.")
+        d, seed, burn_in = int(record["d"]), record["seed"], int(record.get("burn_in", 0))
+        seed = tuple(seed) if isinstance(seed, list) else seed
+        if d < 1 or burn_in < 0:
+            raise ValueError(f"`d` must be at least 1 and `burn_in` at least 0; got {d}, {burn_in} in record {i}.")
+        if (d, seed, burn_in) in found:
+            raise ValueError(f"`records` must hold each run once; got d={d}, seed={seed}, burn_in={burn_in} twice.")
+        values = _until(record, trace, max_step, i)
+        found[d, seed, burn_in] = Outcome(d, seed, burn_in, trace_value(values, goal=goal, at=at))
+    if not found:
+        raise ValueError("`records` must hold at least one run; got none.")
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class SuccessTable:
+    """P_s over (level, d), one row per level, one column per tested d; what a heat-map draws.
+
+    Attributes:
+        d, levels: the axes, rising.
+        runs: number of runs at each d.
+        successes: runs that reached the level.
+        probability: successes / runs.
+        lower, upper: Wilson interval at `confidence`.
+        fitted: the closest table that rises in d (and, being nested, in the level's ease).
+    """
+
+    d: Float[ndarray, "n"]
+    levels: Float[ndarray, "m"]
+    runs: Float[ndarray, "n"]
+    successes: Float[ndarray, "m n"]
+    probability: Float[ndarray, "m n"]
+    lower: Float[ndarray, "m n"]
+    upper: Float[ndarray, "m n"]
+    fitted: Float[ndarray, "m n"]
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Threshold training dimension d*(ε, t, δ) = min {d : P_s ≥ 1 − δ} as measured.
+
+    `d_star` is infinite if ``not_reached`` by the largest d, and the smallest tested d if ``always_reached``. The
+    interval is (lower, upper], 0 and infinity where the runs do not bound it.
+    """
+
+    level: float
+    burn_in: int
+    delta: float
+    d_star: float
+    lower: float
+    upper: float
+    status: Status
+    method: str
+    confidence: float
+    runs: int
+    tested: tuple[int, ...]
+
+    def row(self) -> dict[str, Any]:
+        """A JSON-able record: infinite numbers become None."""
+        fields = asdict(self) | {"tested": list(self.tested)}
+        return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in fields.items()}
+
+
+def success_probability(
+    runs: Sequence[Mapping[str, Any]] | Sequence[Outcome],
+    levels: Sequence[float],
+    *,
+    burn_in: int | None = None,
+    goal: str = "below",
+    confidence: float = 0.95,
+    **reading: Any,
+) -> SuccessTable:
+    """P_s(d, ε), the fraction of runs whose loss reached ε, with Wilson intervals and a monotone fit.
+
+    A lower bound on the probability that a subspace *contains* such a point: training may miss it.
+
+    Args:
+        runs: records, or outcomes already reduced.
+        levels: ε, any order; sorted in the table.
+        burn_in: which burn-in to count; may be left out where the runs hold one only.
+        goal: ``below`` or ``above`` the level; reaching it exactly counts.
+        confidence: of the Wilson intervals.
+        reading: `trace`, `at` and `max_step` of `outcomes`.
+    """
+    chosen = _one_burn_in(_reduced(runs, goal, reading), burn_in)
+    eps = np.unique(np.asarray(levels, dtype=float))
+    if eps.size == 0 or not np.isfinite(eps).all():
+        raise ValueError(f"`levels` must be one or more finite numbers; got {levels}.")
+    d = np.unique([o.d for o in chosen]).astype(float)
+    values = [np.array([o.value for o in chosen if o.d == x]) for x in d]
+    n = np.array([len(v) for v in values], dtype=float)
+    hits = [(v <= eps[:, None] if goal == "below" else v >= eps[:, None]).sum(1) for v in values]
+    successes = np.stack(hits, 1).astype(float)
+    every = np.broadcast_to(n, successes.shape)
+    lower, upper = wilson_interval(successes, every, confidence)
+    p = successes / n
+    # the fit in d keeps the order of the levels, so it is the joint monotone fit over (d, ε) as well
+    return SuccessTable(d, eps, n, successes, p, lower, upper, isotonic(p, every), confidence)
+
+
+def threshold_dimension(
+    runs: Sequence[Mapping[str, Any]] | Sequence[Outcome],
+    level: float,
+    *,
+    delta: float = 0.1,
+    burn_in: int | None = None,
+    goal: str = "below",
+    method: str = "monotone",
+    confidence: float = 0.95,
+    **reading: Any,
+) -> Threshold:
+    """d*(ε, t, δ): the smallest d at which a fraction 1 − δ of subspaces reach the level, with an interval.
+
+    Args:
+        runs, level, burn_in, goal, reading: as in `success_probability`.
+        delta: δ; Larsen et al. draw about 0.1.
+        method: ``monotone`` assumes that P_s rises with d and nothing else, and answers with a tested d;
+            ``logistic`` takes logit P_s as linear in log d and interpolates.
+        confidence: of the interval.
+    """
+    if method not in CROSSINGS:
+        raise unknown_name("method", method, CROSSINGS)
+    if not 0 < delta < 1:
+        raise ValueError(f"`delta` must be between 0 and 1; got {delta}.")
+    chosen = _one_burn_in(_reduced(runs, goal, reading), burn_in)
+    table = success_probability(chosen, [level], goal=goal)
+    found = CROSSINGS[method](table.d, table.successes[0], table.runs, 1 - delta, confidence)
+    return Threshold(
+        level=float(level),
+        burn_in=chosen[0].burn_in,
+        delta=delta,
+        d_star=found.estimate,
+        lower=found.lower,
+        upper=found.upper,
+        status=found.status,
+        method=method,
+        confidence=confidence,
+        runs=len(chosen),
+        tested=tuple(int(x) for x in table.d),
+    )
+
+
+def threshold_curve(
+    runs: Sequence[Mapping[str, Any]] | Sequence[Outcome],
+    levels: Sequence[float],
+    *,
+    goal: str = "below",
+    delta: float = 0.1,
+    method: str = "monotone",
+    confidence: float = 0.95,
+    **reading: Any,
+) -> list[Threshold]:
+    """d* at every level for every burn-in among the runs, ordered by burn-in, then level."""
+    reduced = _reduced(runs, goal, reading)
+    common: dict[str, Any] = {"goal": goal, "delta": delta, "method": method, "confidence": confidence}
+    burn_ins = sorted({o.burn_in for o in reduced})
+    return [threshold_dimension(reduced, e, burn_in=t, **common) for t in burn_ins for e in sorted(levels)]
+
+
+def initial_values(records: Sequence[Mapping[str, Any]], trace: str = "losses") -> dict[int, float]:
+    """Mean first value of the trace at each burn-in: the loss at the start, the x-axis of d* against initial loss."""
+    firsts: dict[int, list[float]] = {}
+    for record in records:
+        firsts.setdefault(int(record.get("burn_in", 0)), []).append(float(record[trace][0]))
+    return {t: float(np.mean(v)) for t, v in sorted(firsts.items())}
+
+
+def _until(record: Mapping[str, Any], trace: str, max_step: int | None, i: int) -> list[float]:
+    values = list(record[trace])
+    if max_step is None:
+        return values
+    steps = list(record.get("steps", ()))
+    if len(steps) != len(values):
+        raise ValueError(f"`steps` must have one number for each of {len(values)} values; got {len(steps)} in {i}.")
+    return [value for value, step in zip(values, steps, strict=True) if step <= max_step]
+
+
+def _check_goal(goal: str) -> None:
+    if goal not in ("below", "above"):
+        raise unknown_name("goal", goal, ("below", "above"))
+
+
+def _reduced(runs: Sequence[Any], goal: str, reading: dict[str, Any]) -> list[Outcome]:
+    _check_goal(goal)
+    if runs and all(isinstance(run, Outcome) for run in runs):
+        if reading:
+            raise TypeError(f"`runs` are already outcomes, so {', '.join(reading)} cannot apply. Pass records.")
+        return list(runs)
+    return outcomes(runs, goal=goal, **reading)
+
+
+def _one_burn_in(runs: list[Outcome], burn_in: int | None) -> list[Outcome]:
+    known = sorted({o.burn_in for o in runs})
+    if burn_in is None and len(known) > 1:
+        raise ValueError(f"`burn_in` must be given where the runs hold several; got runs at {known}.")
+    chosen = [o for o in runs if burn_in is None or o.burn_in == burn_in]
+    if not chosen:
+        raise ValueError(f"`burn_in` must be one of {known}; got {burn_in}.")
+    return chosen
