@@ -6,19 +6,27 @@ typedef struct {
     uint32_t words[DENSE_WORDS + WORDS_SLACK];
 } dense_scratch;
 
-/* Sum of +-w over the columns of `words` sign words. */
-INLINE float signed_sum(const uint32_t *signs, const float *w, int64_t words)
+/* y[i] = sum of +-w over the columns of `words` sign words, for `rows` rows side by side. */
+INLINE void signed_sums(const uint32_t *signs, const float *w, int64_t words, const int rows, float *y)
 {
-    vf sums[32 / W] = {{0}};
+    vf sums[4][32 / W] = {{{0}}};
     for (int64_t q = 0; q < words; q++)
         UNROLL for (int k = 0; k < 32 / W; k++)
-            sums[k] += with_signs(load(w + 32 * q + k * W), signs[q] >> (k * W));
-    for (int k = 1; k < 32 / W; k++)
-        sums[0] += sums[k];
-    float sum = 0;
-    for (int i = 0; i < W; i++)
-        sum += sums[0][i];
-    return sum;
+        {
+            const vf v = load(w + 32 * q + k * W);
+            UNROLL for (int i = 0; i < rows; i++) sums[i][k] += with_signs(v, signs[i * words + q] >> (k * W));
+        }
+    UNROLL for (int i = 0; i < rows; i++)
+    {
+        for (int k = 1; k < 32 / W; k++)
+            sums[i][0] += sums[i][k];
+        float parts[W];
+        store(parts, sums[i][0]);
+        for (int step = W / 2; step > 0; step /= 2)
+            for (int j = 0; j < step; j++)
+                parts[j] += parts[j + step];
+        y[i] += parts[0];
+    }
 }
 
 /* acc += +-scale g of `rows` rows, whose sign words are `words` apart. */
@@ -49,23 +57,23 @@ INLINE void dense_tile(const plan *plan, dense_scratch *scratch, int64_t tile, c
             const uint64_t word = (uint64_t)(first + row) * (uint64_t)plan->words + (uint64_t)at;
             const uint32_t *signs =
                 words_at(plan->p.seed, SIGNS, word, batch > 1 ? rows * width : width, scratch->words);
-            if (lift) {
-                for (int64_t i = 0; i < rows; i++) {
-                    const float sum = signed_sum(signs + i * width, from + 32 * at, width);
-                    to[row + i] = at ? to[row + i] + sum : sum;
-                }
-            } else {
-                int64_t i = 0;
-                for (; i + 4 <= rows; i += 4)
+            int64_t i = 0;
+            for (; i + 4 <= rows; i += 4)
+                if (lift)
+                    signed_sums(signs + i * width, from + 32 * at, width, 4, to + row + i);
+                else
                     signed_add(signs + i * width, from + row + i, plan->scale[0], to + 32 * at, width, 4);
-                for (; i < rows; i++)
+            for (; i < rows; i++)
+                if (lift)
+                    signed_sums(signs + i * width, from + 32 * at, width, 1, to + row + i);
+                else
                     signed_add(signs + i * width, from + row + i, plan->scale[0], to + 32 * at, width, 1);
-            }
         }
 }
 
 static void dense_lift(const plan *plan, void *scratch, const float *w, int64_t tile, float *y)
 {
+    memset(y, 0, sizeof(float) * (size_t)(tile_start(plan, tile + 1) - tile_start(plan, tile)));
     dense_tile(plan, scratch, tile, 1, w, y); /* w comes scaled and padded with zeros */
 }
 

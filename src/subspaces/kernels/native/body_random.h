@@ -14,35 +14,50 @@ INLINE vq times(vq a, uint32_t m)
 #endif
 }
 
-/* Blocks counter[0..L-1] -> 4 L words in order. Only the low halves of the lanes count between the rounds. */
-INLINE void philox_lanes(vq counter, uint64_t seed, uint64_t stream, uint32_t *out)
+#define GROUPS 2 /* vectors of counters side by side: their rounds fill each other's waits */
+
+/* GROUPS L blocks from `first` on -> their words in order. Only the low halves of the lanes count between rounds. */
+INLINE void philox_lanes(uint64_t first, uint64_t seed, uint64_t stream, uint32_t *out)
 {
-    vq a = counter, b = counter >> 32, c = (vq){0} + stream, d = (vq){0} + (stream >> 32);
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        const vq p = times(a, 0xD2511F53u), q = times(c, 0xCD9E8D57u);
-        a = (q >> 32) ^ b ^ ((vq){0} + k0);
-        b = q;
-        c = (p >> 32) ^ d ^ ((vq){0} + k1);
-        d = p;
+    const vq lane = {LANES64};
+    vq a[GROUPS], b[GROUPS], c[GROUPS], d[GROUPS];
+    vq k0 = (vq){0} + seed, k1 = (vq){0} + (seed >> 32);
+    UNROLL for (int g = 0; g < GROUPS; g++)
+    {
+        a[g] = lane + (first + (uint64_t)g * L);
+        b[g] = a[g] >> 32;
+        c[g] = (vq){0} + stream;
+        d[g] = (vq){0} + (stream >> 32);
+    }
+    UNROLL for (int round = 0; round < 10; round++)
+    {
+        UNROLL for (int g = 0; g < GROUPS; g++)
+        {
+            const vq p = times(a[g], 0xD2511F53u), q = times(c[g], 0xCD9E8D57u);
+            a[g] = (q >> 32) ^ b[g] ^ k0;
+            b[g] = q;
+            c[g] = (p >> 32) ^ d[g] ^ k1;
+            d[g] = p;
+        }
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    const vq front = (a & 0xffffffffu) | (b << 32), back = (c & 0xffffffffu) | (d << 32);
-    const vq first = MERGE(front, back, FIRST_HALVES), second = MERGE(front, back, SECOND_HALVES);
-    *(vu_mem *)out = (vu)first;
-    *(vu_mem *)(out + W) = (vu)second;
+    UNROLL for (int g = 0; g < GROUPS; g++)
+    {
+        const vq front = (a[g] & 0xffffffffu) | (b[g] << 32), back = (c[g] & 0xffffffffu) | (d[g] << 32);
+        *(vu_mem *)(out + 2 * W * g) = (vu)MERGE(front, back, FIRST_HALVES);
+        *(vu_mem *)(out + 2 * W * g + W) = (vu)MERGE(front, back, SECOND_HALVES);
+    }
 }
 
 static void philox(uint64_t seed, uint64_t stream, uint64_t first_block, int64_t blocks, uint32_t *out)
 {
-    const vq lane = {LANES64};
     int64_t i = 0;
-    for (; i + L <= blocks; i += L)
-        philox_lanes(lane + (first_block + (uint64_t)i), seed, stream, out + 4 * i);
+    for (; i + GROUPS * L <= blocks; i += GROUPS * L)
+        philox_lanes(first_block + (uint64_t)i, seed, stream, out + 4 * i);
     if (i < blocks) {
-        uint32_t last[4 * L];
-        philox_lanes(lane + (first_block + (uint64_t)i), seed, stream, last);
+        uint32_t last[4 * GROUPS * L];
+        philox_lanes(first_block + (uint64_t)i, seed, stream, last);
         memcpy(out + 4 * i, last, 16 * (size_t)(blocks - i));
     }
 }
