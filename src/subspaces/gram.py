@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-BLOCK_NUMBERS = 1 << 22  # float64 numbers of one block: 32 MiB
+BLOCK_NUMBERS = 1 << 19  # float64 numbers of one block: 4 MiB, which stays near the cache
 RANK_CUT = 1e-6  # directions with σ_i < RANK_CUT · σ_1 are rounding noise
 
 BlockMap = Callable[[Tensor], Tensor]
@@ -77,7 +77,7 @@ def as_samples(samples: Any, name: str = "samples") -> Samples:
 
 
 def blocks(samples: Samples) -> Iterator[tuple[int, int]]:
-    """Stretches [start, stop) of the D entries, of about 32 MiB of float64 each."""
+    """Stretches [start, stop) of the D entries, of about 4 MiB of float64 each."""
     width = max(1024, BLOCK_NUMBERS // len(samples))
     for start in range(0, samples.D, width):
         yield start, min(start + width, samples.D)

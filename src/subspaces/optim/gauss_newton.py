@@ -76,7 +76,7 @@ class GaussNewton(torch.optim.Optimizer):
         *,
         damping: float = 1e-3,
         tries: int = 8,
-        chunk: int = 16,
+        chunk: int = 8,
         ema: float = 0.0,
     ):
         if loss not in LOSSES:

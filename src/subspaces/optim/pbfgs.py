@@ -32,7 +32,7 @@ class PBFGS(torch.optim.Optimizer):
     ``mode="robust"``: y from one batch (a second gradient at the new point); Powell damping, sᵀy ≥ damping · sᵀB⁻¹s;
     B₀ = (yᵀs/yᵀy) I at the first pair; Armijo 10⁻⁴; on failure a zero step and B forgotten; on a non-finite loss back
     to the last good point. Pairs are taken at the first d steps and then at every `pair_every`-th, so that a step costs
-    about 1.5 of a gradient; on full batches use ``pair_every=1``.
+    about 1.5 gradients (one trial is a forward pass); on full batches use ``pair_every=1``.
 
     Args:
         subspace: a `Subspace` (anything with `coordinates` and `sync`).
@@ -64,14 +64,14 @@ class PBFGS(torch.optim.Optimizer):
         shrink: float | None = None,
         tries: int = 20,
         line_search: str = "backtracking",
-        pair_every: int = 5,
+        pair_every: int = 10,
         damping: float = 0.2,
     ):
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES)
         if line_search not in SEARCHES:
             raise unknown_name("line_search", line_search, SEARCHES)
-        if mode == "published" and (line_search, pair_every, damping) != ("backtracking", 5, 0.2):
+        if mode == "published" and (line_search, pair_every, damping) != ("backtracking", 10, 0.2):
             raise ValueError("`line_search`, `pair_every`, `damping` must be left alone in mode 'published'.")
         armijo = MODES[mode]["armijo"] if armijo is None else armijo
         shrink = MODES[mode]["shrink"] if shrink is None else shrink
