@@ -244,10 +244,10 @@ class Quadratic(nn.Module):
 @pytest.mark.parametrize("matrix", ["ggn", "hessian"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_predict_threshold_on_a_quadratic_model(matrix, dtype):
-    w = well(1.0, D=200)
+    w = well(1.0, D=120)
     model = Quadratic(w.eigenvalues, dtype)
     start = {"theta": w.displacement.to(dtype), "root": model.root}
-    data = torch.zeros(1, 200, dtype=dtype), torch.zeros(1, 200, dtype=dtype)
+    data = torch.zeros(1, 120, dtype=dtype), torch.zeros(1, 120, dtype=dtype)
     levels = [f * w.start_loss for f in (0.5, 0.1, 0.02)]
     found = predict_threshold(
         model, lambda out, y: 0.5 * (out - y).square().sum(), data, levels, start=start, matrix=matrix, leading=8
@@ -255,8 +255,8 @@ def test_predict_threshold_on_a_quadratic_model(matrix, dtype):
     assert found.radius == pytest.approx(1.0, rel=1e-5)
     assert found.start_loss == pytest.approx(found.quadratic_start_loss, rel=1e-4)
     for level, d, bound in zip(levels, found.d_star, found.upper_bound, strict=True):
-        exact = w.success_probability(range(1, 201), level, 60)
-        assert d == pytest.approx(int((exact >= 0.5).double().argmax()) + 1, abs=0.04 * 200)
+        exact = w.success_probability(range(1, 121), level, 100)
+        assert d == pytest.approx(int((exact >= 0.5).double().argmax()) + 1, abs=0.04 * 120)
         assert bound == pytest.approx(spectral_threshold_bound(w.eigenvalues, level, 1.0), rel=0.06)
     assert len(found.caveats) == 2  # the general ones: nothing about this model calls for more
     assert [row["level"] for row in found.rows()] == levels

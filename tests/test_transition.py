@@ -188,7 +188,7 @@ def test_search_finds_thresholds_and_its_intervals_cover():
     truth = [isotropic_threshold(D, math.sqrt(e)) for e in levels]
     covered = {"monotone": [], "logistic": []}
     steps, runs = [], []
-    for seed in range(16):
+    for seed in range(12):
         search = TransitionSearch(levels, 1, D, max_runs=10)
         runs.append(run_search(search, seed, batch=12))
         assert search.done
