@@ -1,0 +1,221 @@
+"""The command line. Each command is a dataclass, whose fields are its options, and a function of it; see COMMANDS."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .config import TrainConfig
+from .measurement import Rule
+
+
+@dataclass
+class Train:
+    """Train a task directly, or in a subspace with --d.
+
+    Ctrl-C leaves a run that the same command takes up again.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    out: Path | None = None
+    """Folder of runs; nothing is written without it."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard below --out (or `tensorboard/`)."""
+    json: bool = False
+    """Print the result row as JSON instead of text."""
+
+
+@dataclass
+class Dimension:
+    """Measure the intrinsic dimension of a task: the smallest d whose expected score passes level × baseline.
+
+    Prints the estimate with its interval and every d tried, and writes a report. The same command goes on where it
+    was interrupted; several processes with the same --out share the runs.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    rule: tyro.conf.OmitArgPrefixes[Rule] = field(default_factory=Rule)
+    protocol: Literal["quick", "published"] = "quick"
+    """quick: short runs with a cosine schedule, about as good at d_int; published: the task's own settings."""
+    workers: int = 2
+    """Local processes of one thread each."""
+    launcher: Literal["local", "ray", "slurm"] = "local"
+    """Where the runs are done: local processes, a Ray cluster, Slurm jobs."""
+    out: Path | None = None
+    """Folder of runs and report; `runs/TASK-dimension` without it."""
+    json: bool = False
+    """Print the measurement as JSON instead of text."""
+
+
+@dataclass
+class Report:
+    """Write a report about one folder of runs, or compare several: one page, PNG and SVG figures."""
+
+    dirs: tyro.conf.Positional[list[Path]]
+    """Folders with runs."""
+    out: Path | None = None
+    """Where page and figures go; the first folder without it."""
+    level: float = 0.9
+    """Share of the baseline that defines d_int, where the runs were not made by a search."""
+    json: bool = False
+    """Print the path as JSON."""
+
+
+@dataclass
+class List:
+    """List what can be named: projections, tasks, models or data sets."""
+
+    what: tyro.conf.Positional[Literal["projections", "tasks", "models", "datasets"]]
+    """What to list."""
+    json: bool = False
+    """Print as JSON instead of a table."""
+
+
+# ---- what the commands do
+
+
+def run_train(options: Train) -> int:
+    """``subspaces train``."""
+    from .callbacks import Callback, TensorBoard
+    from .display import TrainDisplay
+    from .runs import run_once
+    from .train import train
+
+    display = TrainDisplay()
+    callbacks: list[Callback] = [display]
+    if options.tensorboard:
+        callbacks.append(TensorBoard((options.out or Path()) / "tensorboard"))
+    try:
+        if options.out is None:
+            result = train(options.config, callbacks=callbacks)
+        else:
+            result = run_once(options.config, options.out, callbacks=callbacks)
+    finally:
+        display.close()
+    assert result is not None  # run_once waits
+    if options.json:
+        print(json.dumps(result.to_row()))
+    else:
+        _print_result(result, options.out)
+    return 1 if result.status == "diverged" else 0
+
+
+def _print_result(result: Any, out: Path | None) -> None:
+    screen = Console(highlight=False)
+    if result.status == "diverged":
+        screen.print(f"[red]diverged[/red]: {result.message}")
+        return
+    last = result.curves[-1]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_row("trained numbers", f"{result.trained:,} of D = {result.D:,}")
+    for name, key in (("training", "train"), ("validation", "val"), ("test", "test")):
+        if last.get(f"{key}_score") is not None:
+            table.add_row(
+                f"{name} {result.score_name}", f"{last[f'{key}_score']:.4f}", f"loss {last[f'{key}_loss']:.4f}"
+            )
+    table.add_row("time", f"{result.seconds:.1f} s, {last['step']:,} steps")
+    screen.print(table)
+    if out is not None:
+        screen.print(f"kept in {out / result.config.key()}", soft_wrap=True)
+
+
+def run_dimension(options: Dimension) -> int:
+    """``subspaces dimension``."""
+    from .display import SearchDisplay, tried_table
+    from .measure import measure_dimension
+    from .protocols import quick
+    from .report import write_report
+
+    config = quick(options.config) if options.protocol == "quick" else options.config
+    out = options.out or Path("runs") / f"{config.task.replace('/', '_')}-dimension"
+    with SearchDisplay(f"intrinsic dimension of {config.task}, kept in {out}") as display:
+        found = measure_dimension(
+            config, out, options.rule, workers=options.workers, launcher=options.launcher, on_event=display
+        )
+    page = write_report(out)
+    if options.json:
+        print(json.dumps(found.to_dict() | {"report": str(page)}))
+        return 0
+    screen = Console(highlight=False)
+    screen.print(tried_table(found))
+    screen.print(f"\n[bold]{found.estimate}[/bold]", soft_wrap=True)
+    if found.estimate.d_int:
+        compression = found.D / found.estimate.d_int
+        screen.print(f"D = {found.D:,}, D/d = {compression:,.0f}; {found.seconds:.0f} s. Report:")
+    print(page)
+    return 0
+
+
+def run_report(options: Report) -> int:
+    """``subspaces report``."""
+    from .report import write_report
+
+    page = write_report(list(options.dirs), options.out, level=options.level)
+    print(json.dumps({"report": str(page)}) if options.json else page)
+    return 0
+
+
+def run_list(options: List) -> int:
+    """``subspaces list``."""
+    from .listing import LISTS
+
+    head, rows = LISTS[options.what]()
+    if options.json:
+        print(json.dumps([dict(zip(head, row, strict=True)) for row in rows]))
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in head:
+        table.add_column(name, justify="right" if rows and isinstance(rows[0][head.index(name)], int) else "left")
+    for row in rows:
+        table.add_row(*[f"{cell:,}" if isinstance(cell, int) else "" if cell is None else str(cell) for cell in row])
+    Console(highlight=False).print(table)
+    return 0
+
+
+class Command(NamedTuple):
+    """A dataclass of options and the function that carries it out, which returns the exit status."""
+
+    options: type
+    run: Callable[[Any], int]
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(Train, run_train),
+    "dimension": Command(Dimension, run_dimension),
+    "report": Command(Report, run_report),
+    "list": Command(List, run_list),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The program ``subspaces``: choose a command, carry it out, end with its status.
+
+    Mistakes end with status 2 and one message (with a traceback if SUBSPACES_DEBUG is set), Ctrl-C with status 130.
+    """
+    try:
+        options = tyro.extras.subcommand_cli_from_dict(
+            {name: command.options for name, command in COMMANDS.items()},
+            prog="subspaces",
+            description="Train, measure and ship neural networks in a few dimensions.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+        status = next(command.run for command in COMMANDS.values() if command.options is type(options))(options)
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{interrupt.args[0] if interrupt.args else 'interrupted; the same command goes on'}", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        if os.environ.get("SUBSPACES_DEBUG"):
+            raise
+        text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else error
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/bold red] {escape(str(text))}", soft_wrap=True)
+        sys.exit(2)
+    sys.exit(status)

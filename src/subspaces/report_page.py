@@ -1,0 +1,72 @@
+"""The page of a report: plain HTML with its style inside, for screens and for paper."""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+:root { --ink: #1c2430; --muted: #667085; --line: #e3e7ee; --soft: #f6f8fb; --accent: #2563a8; }
+* { box-sizing: border-box; }
+html { color-scheme: light; -webkit-text-size-adjust: 100%; }
+body { margin: 0 auto; padding: 40px 28px 64px; max-width: 960px; background: #fff; color: var(--ink);
+  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
+h1 { font-size: 28px; line-height: 1.2; letter-spacing: -.01em; margin: 0 0 10px; }
+h2 { font-size: 18px; margin: 40px 0 10px; }
+h3 { font-size: 15px; margin: 24px 0 8px; }
+p.lead { font-size: 17px; color: #3a4454; margin: 0 0 24px; max-width: 48em; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 12px; margin: 0 0 28px; }
+.cards:empty { display: none; }
+.card { background: var(--soft); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; }
+.card .name { font-size: 12px; color: var(--muted); }
+.card .value { font-size: 24px; font-weight: 650; letter-spacing: -.01em; font-variant-numeric: tabular-nums; }
+.card:first-child .value { color: var(--accent); }
+.card .note { font-size: 12px; color: var(--muted); line-height: 1.35; }
+figure { margin: 0 0 26px; break-inside: avoid; }
+figure svg { display: block; width: 100%; height: auto; }
+figcaption { font-size: 13px; color: var(--muted); margin-top: 4px; max-width: 60em; }
+table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; color: var(--muted); border-bottom: 1.5px solid #c5ccd8; }
+table.first-left td:first-child, table.first-left th:first-child,
+table.last-left td:last-child, table.last-left th:last-child,
+table.pairs td, table.pairs th { text-align: left; }
+table.last-left td:last-child { font: 11.5px ui-monospace, "DejaVu Sans Mono", monospace; color: var(--muted); }
+table.pairs td { white-space: normal; overflow-wrap: anywhere; }
+table.pairs td:first-child { color: var(--muted); white-space: nowrap; }
+.scroll { overflow-x: auto; }
+details { margin-top: 36px; }
+summary { font-size: 18px; font-weight: 700; cursor: pointer; margin-bottom: 10px; }
+pre { background: var(--soft); border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; font-size: 13px;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+.columns { display: grid; grid-template-columns: 1fr 1fr; gap: 28px; align-items: start; }
+footer { margin-top: 48px; font-size: 12px; color: var(--muted); }
+@media (max-width: 700px) { .columns { grid-template-columns: 1fr; } body { padding: 24px 14px; } }
+@media print {
+  @page { size: A4; margin: 15mm 14mm; }
+  body { padding: 0; max-width: none; font-size: 10.5pt; }
+  h2, summary, h3 { break-after: avoid; }
+  tr { break-inside: avoid; }
+  thead { display: table-header-group; }
+  table { font-size: 8.5pt; }
+  th, td { padding: 2.5pt 5pt; }
+  .card { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
+  summary { list-style: none; }
+}
+</style>
+</head>
+<body>
+<h1>$title</h1>
+<p class="lead">$lead</p>
+<div class="cards">$cards</div>
+$figures
+<div class="scroll">$tables</div>
+<div class="scroll">$runs</div>
+<h2>To do it again</h2>
+$again
+<footer>Scores are those of the last epoch, never of the best one: the validation part chooses, the test part is only
+reported. Made by subspaces from result rows alone.</footer>
+</body>
+</html>
+"""

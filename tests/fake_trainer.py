@@ -1,0 +1,87 @@
+"""Trainers that cost nothing: they stand in for `subspaces.train.train` where only the machinery is under test."""
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from subspaces.config import TrainConfig
+from subspaces.records import Result
+
+TRUE_D = 40
+
+
+def result_of(config: TrainConfig, score: float) -> Result:
+    curves = [
+        {"epoch": e, "step": 10 * e, "lr": 0.1, "train_loss": 2.0 / e, "train_score": score * e / 2, "seconds": 0.1 * e}
+        | {"val_loss": 1.0, "val_score": score, "test_loss": 1.0, "test_score": score - 0.01, "score": score}
+        for e in (1, 2)
+    ]
+    sizes: dict[str, Any] = {"native": 220840, "coordinates": 4 * (config.d or 0), "projection": 0}
+    return Result(
+        config, "done", D=55210, trained=config.d or 55210, curves=curves, seconds=0.2, score_name="accuracy",
+        resolved={"lr": 0.001}, sizes=sizes, environment={"torch": "0", "python": "3"},
+    )  # fmt: skip
+
+
+def known_curve(config: TrainConfig, *, folder: Path, callbacks: Any = ()) -> Result:
+    """Accuracy 0.9 at d = TRUE_D exactly, ± a per cent by seed; direct training has 1.0. Every call is logged."""
+    _log(folder, config)
+    if config.d is None:
+        return result_of(config, 1.0 - 0.001 * (config.seed_model % 3))
+    noise = 0.01 * math.sin(12.9898 * config.seed_model + 1.0)
+    return result_of(config, min(1.0, max(0.1, 0.9 + 0.12 * math.log(config.d / TRUE_D) + noise)))
+
+
+def slow_and_noisy(config: TrainConfig, *, folder: Path, callbacks: Any = ()) -> Result:
+    """Half a second per run, with something printed into the worker's standard output."""
+    _log(folder, config)
+    print("a library says hello")
+    time.sleep(0.5)
+    return result_of(config, 0.5)
+
+
+def endless(config: TrainConfig, *, folder: Path, callbacks: Any = ()) -> Result:
+    """Never ends."""
+    _log(folder, config)
+    time.sleep(600)
+    return result_of(config, 0.5)
+
+
+def dies_once(config: TrainConfig, *, folder: Path, callbacks: Any = ()) -> Result:
+    """The first attempt at each run kills its process, as the system does when memory runs out."""
+    mark = folder / "tried"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), 9)
+    return result_of(config, 0.5)
+
+
+def dies(config: TrainConfig, *, folder: Path, callbacks: Any = ()) -> Result:
+    """Every attempt kills its process."""
+    os.kill(os.getpid(), 9)
+    return result_of(config, 0.5)
+
+
+def fails(config: TrainConfig, *, folder: Path, callbacks: Any = ()) -> Result:
+    """Raises, as a wrong option does."""
+    raise ValueError("`block` must be a power of two; got 3.")
+
+
+def diverging(config: TrainConfig, *, folder: Path, callbacks: Any = ()) -> Result:
+    """Ends with a NaN loss."""
+    result = result_of(config, 0.5)
+    result.status, result.message = "diverged", "Lower it: --lr 0.1"
+    return result
+
+
+def _log(folder: Path, config: TrainConfig) -> None:
+    with open(folder.parent / "log.txt", "a") as file:
+        file.write(f"{os.getpid()} {config.key()}\n")
+
+
+def logged(root: Path) -> list[str]:
+    """Keys of the runs that were started below a root, in order."""
+    path = root / "log.txt"
+    return [line.split()[1] for line in path.read_text().splitlines()] if path.exists() else []

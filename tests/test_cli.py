@@ -1,0 +1,125 @@
+"""The command line, from words to exit status."""
+
+import json
+import re
+
+import pytest
+
+from subspaces import cli
+from subspaces.cli import COMMANDS, main
+from subspaces.config import TrainConfig
+from subspaces.datasets import DATASETS
+from subspaces.models import MODELS
+from subspaces.projections import PROJECTIONS
+from subspaces.tasks import TASKS
+
+FAST = ["--epochs", "1", "--batch-size", "64"]
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    return ended.value.code, out, err  # pyright: ignore[reportReturnType]
+
+
+def test_help_explains_every_option_with_its_default(capsys):
+    for name in COMMANDS:
+        status, out, _ = run(capsys, name, "--help")
+        assert status == 0
+        out = re.sub(r"\x1b\[[0-9;]*m", "", out)
+        words = " ".join(out.replace("│", " ").split())
+        options = re.findall(r"^\W+(--[a-z0-9-]+)", out, re.M)
+        assert len(options) == words.count("(default:")
+    _, out, _ = run(capsys, "train", "--help")
+    out = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    for field in TrainConfig.__dataclass_fields__:
+        assert field == "task" or f"--{field.replace('_', '-')}" in out
+
+
+def test_train_in_a_subspace(capsys, tmp_path):
+    words = ["train", "digits-fc", "--d", "60", "--projection", "fastfood", *FAST, "--out", str(tmp_path)]
+    status, out, err = run(capsys, *words)
+    assert status == 0
+    assert "60 of D = 55,210" in out
+    assert "test accuracy" in out
+    assert "digits-fc: d = 60 of D = 55,210, 17 steps" in err
+    key = TrainConfig("digits-fc", d=60, projection="fastfood", epochs=1, batch_size=64).key()
+    assert f"kept in {tmp_path / key}" in out
+    assert sorted(p.name for p in (tmp_path / key).iterdir()) == ["result.json", "subspace.safetensors"]
+
+
+def test_train_directly_as_json(capsys):
+    status, out, _ = run(capsys, "train", "digits-fc", *FAST, "--json")
+    assert status == 0
+    assert json.loads(out)["trained"] == 55210
+
+
+def test_divergence_has_its_own_status(capsys):
+    status, out, _ = run(capsys, "train", "digits-fc", "--d", "60", "--optimizer", "sgd", "--lr", "1e6", *FAST)
+    assert status == 1
+    assert "Lower it: --lr" in out
+
+
+def test_dimension_ends_with_the_path_of_the_report(capsys, tmp_path):
+    budget = ["--max-runs", "2", "--workers", "1", "--out", str(tmp_path), "--start", "60"]
+    status, out, err = run(capsys, "dimension", "digits-fc-16x1", *FAST, *budget)
+    assert status == 0
+    page = tmp_path / "report.html"
+    assert out.splitlines()[-1] == str(page)
+    assert "budget is spent" in out
+    assert "d = 60, seed 0" in err
+    assert "digits-fc-16x1" in page.read_text()
+    status, out, _ = run(capsys, "dimension", "digits-fc-16x1", *FAST, *budget, "--json")
+    found = json.loads(out)
+    assert found["report"] == str(page)
+    assert [row["runs"] for row in found["tried"]] == [1, 1]
+    status, out, _ = run(capsys, "report", str(tmp_path), "--out", str(tmp_path / "again"))
+    assert out.strip() == str(tmp_path / "again" / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("what", "registry"),
+    [("projections", PROJECTIONS), ("tasks", TASKS), ("models", MODELS), ("datasets", DATASETS)],
+)
+def test_lists_are_the_registries(capsys, what, registry):
+    _, out, _ = run(capsys, "list", what, "--json")
+    assert [next(iter(row.values())) for row in json.loads(out)] == list(registry)
+    _, out, _ = run(capsys, "list", what)
+    assert next(iter(registry)) in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "digits-fv"], "Did you mean 'digits-fc'?"),
+        (["train", "digits-fc", "--d", "9", "--projection", "hadamrd"], "Did you mean 'hadamard'?"),
+        (["train", "digits-fc", "--d", "99999999"], "`d`"),
+        (["train", "digits-fc", "--d", "0"], "`d` must be at least 1; got 0"),
+        (["dimension", "digits-fc", "--d", "9"], "`d` must be left out"),
+        (["report", "nowhere"], "nowhere, which is not there"),
+        (["train", "digits-fc", "--lerning-rate", "1"], "--lerning-rate"),
+        (["list", "projection"], "projections"),
+    ],
+)
+def test_mistakes_get_one_message_and_status_2(capsys, words, message):
+    status, _, err = run(capsys, *words)
+    assert status == 2
+    assert message in " ".join(err.replace("│", "").split())
+    assert "Traceback" not in err
+
+
+def test_interruption_has_status_130(capsys, monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt("interrupted at step 3 of 9; the same command goes on")
+
+    monkeypatch.setitem(COMMANDS, "list", cli.Command(cli.List, interrupted))
+    status, _, err = run(capsys, "list", "tasks")
+    assert status == 130
+    assert "the same command goes on" in err
+
+
+def test_a_traceback_on_request(monkeypatch):
+    monkeypatch.setenv("SUBSPACES_DEBUG", "1")
+    with pytest.raises(ValueError, match="Did you mean"):
+        main(["train", "digits-fv"])

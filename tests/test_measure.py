@@ -1,0 +1,142 @@
+"""The search for an intrinsic dimension, fed with runs: estimates, budgets, baselines, resuming, sharing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_trainer
+import pytest
+
+from subspaces.config import TrainConfig
+from subspaces.measure import FILE, RUNS, measure_dimension
+from subspaces.measurement import Rule
+from subspaces.protocols import quick
+from subspaces.tasks import get_task
+
+DIGITS = TrainConfig("digits-fc")
+TRAINER = "fake_trainer:known_curve"
+
+
+def measure(out, rule=None, config=DIGITS, **options):
+    return measure_dimension(config, out, rule or Rule(), **{"workers": 1, "trainer": TRAINER, **options})
+
+
+def test_known_answer(tmp_path):
+    found = measure(tmp_path, Rule(baseline="global"))
+    assert found.estimate.outcome == "found"
+    assert found.estimate.low is not None
+    assert found.estimate.high is not None
+    assert found.estimate.low <= fake_trainer.TRUE_D <= found.estimate.high
+    assert found.estimate.ratio <= 1.25
+    seeds = [run.config.seed_model for run in found.results]
+    assert len(seeds) == len(set(seeds))
+    assert all(len({r.config.seed_model, r.config.seed_projection, r.config.seed_data}) == 1 for r in found.results)
+
+
+def test_local_baseline_is_measured_by_the_same_code(tmp_path):
+    found = measure(
+        tmp_path, Rule(baseline="local", baseline_runs=3), TrainConfig("digits-fc", projection="sparse", lr=0.01)
+    )
+    assert found.estimate.baseline == pytest.approx(0.999)
+    assert [run.config.d for run in found.direct] == [None] * 3
+    assert {run.config.lr for run in found.direct} == {0.01}
+    assert {run.config.projection for run in found.results} == {"sparse"}
+
+
+def test_auto_baseline_and_start():
+    task = get_task("digits-fc")
+    assert task.global_baseline == 1.0
+    assert Rule().baseline == "auto"
+
+
+def test_outcomes_are_results(tmp_path):
+    assert measure(tmp_path / "a", Rule(baseline="1.0", d_max=8)).estimate.outcome == "not reached"
+    assert measure(tmp_path / "b", Rule(baseline="1.0", d_min=200)).estimate.outcome == "always reached"
+    assert measure(tmp_path / "c", Rule(baseline="1.0", max_runs=4)).estimate.outcome == "budget spent"
+    assert measure(tmp_path / "d", Rule(baseline="1.0", minutes=0.0)).estimate.outcome == "budget spent"
+
+
+def test_diverged_runs_end_the_search_with_an_outcome(tmp_path):
+    found = measure(tmp_path, Rule(baseline="1.0"), trainer="fake_trainer:diverging")
+    assert found.estimate.outcome == "runs failed"
+
+
+def test_the_same_call_goes_on(tmp_path):
+    first = measure(tmp_path, Rule(baseline="1.0", max_runs=5))
+    longer = measure(tmp_path, Rule(baseline="1.0"))
+    assert len(fake_trainer.logged(tmp_path / RUNS)) == len(longer.results)
+    assert {r.config for r in first.results} <= {r.config for r in longer.results}
+    again = measure(tmp_path, Rule(baseline="1.0"), trainer="fake_trainer:fails")
+    assert again.estimate == longer.estimate
+    assert again.seconds >= longer.seconds
+
+
+def test_a_damaged_measurement_costs_nothing_but_itself(tmp_path):
+    first = measure(tmp_path, Rule(baseline="1.0"))
+    (tmp_path / FILE).write_text("{")
+    assert measure(tmp_path, Rule(baseline="1.0"), trainer="fake_trainer:fails").estimate == first.estimate
+
+
+def test_runs_of_other_kinds_in_the_folder_are_not_mixed_in(tmp_path):
+    measure(tmp_path, Rule(baseline="1.0"), TrainConfig("digits-fc", projection="sparse"))
+    found = measure(tmp_path, Rule(baseline="1.0"))
+    assert {run.config.projection for run in found.results} == {"hadamard"}
+
+
+def test_events_come_with_the_measurement_as_it_stands(tmp_path):
+    counts = []
+    measure(tmp_path, Rule(baseline="1.0"), on_event=lambda event, found: counts.append(len(found.results)))
+    assert counts == sorted(counts)
+    assert counts[0] == 0
+
+
+def test_the_record_is_json(tmp_path):
+    found = measure(tmp_path, Rule(baseline="1.0"))
+    record = json.loads((tmp_path / FILE).read_text())["measurement"]
+    assert record["estimate"]["d_int"] == found.estimate.d_int
+    assert record["tried"][0]["d"] == min(found.by_d())
+    assert record["D"] == 55210
+
+
+def test_two_processes_share_a_measurement(tmp_path):
+    code = f"""
+from subspaces.config import TrainConfig
+from subspaces.measure import measure_dimension
+from subspaces.measurement import Rule
+rule = Rule(baseline="1.0", max_runs=8)
+measure_dimension(TrainConfig("digits-fc"), {str(tmp_path)!r}, rule, workers=1, trainer={TRAINER!r})
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    both = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    started = fake_trainer.logged(tmp_path / RUNS)
+    assert len(started) == len(set(started))
+
+
+@pytest.mark.parametrize(
+    ("config", "rule", "message"),
+    [
+        (TrainConfig("digits-fc", d=5), Rule(), "`d` must be left out"),
+        (TrainConfig("digits-fc", seed_data=5), Rule(), "`seed_.*` must be left out"),
+        (TrainConfig("digits-fc", validation=0), Rule(), "`validation` must be at least 1"),
+        (TrainConfig("fashion-fc"), Rule(baseline="global"), "`baseline` must be local or a number: fashion-fc"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path, config, rule, message):
+    with pytest.raises(ValueError, match=message):
+        measure(tmp_path, rule, config)
+
+
+def test_a_wrong_baseline_is_refused():
+    with pytest.raises(ValueError, match="`baseline` must be auto, global, local or a number; got 'locla'"):
+        Rule(baseline="locla")
+
+
+def test_quick_protocol_leaves_alone_what_was_set():
+    config = quick(TrainConfig("mnist-fc", epochs=77))
+    assert config.epochs == 77
+    assert config.schedule == "cosine"
+    assert quick(TrainConfig("mnist-fc-shuffled-labels")) == TrainConfig("mnist-fc-shuffled-labels")
+    assert quick(TrainConfig("mnist-fc", optimizer="sgd", lr=0.1)).lr == 0.1

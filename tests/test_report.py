@@ -1,0 +1,123 @@
+"""Reports from result rows alone."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import fake_trainer
+import pytest
+
+from subspaces.config import TrainConfig
+from subspaces.measure import measure_dimension
+from subspaces.measurement import Rule
+from subspaces.report import write_report
+from subspaces.report_data import gather
+from subspaces.report_figures import _round_numbers
+from subspaces.runs import run_once
+from subspaces.sweep import run_many
+
+TRAINER = "fake_trainer:known_curve"
+SPANS = [(1.0, 10.0), (300.0, 320.0), (117.0, 531.0), (3.0, 2e5), (0.02, 2.3), (90.0, 90.1)]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    out = tmp_path_factory.mktemp("digits")
+    measure_dimension(TrainConfig("digits-fc"), out, Rule(baseline="local", max_runs=12), workers=1, trainer=TRAINER)
+    return out
+
+
+def test_page_says_what_was_measured(measured, tmp_path):
+    page = write_report(measured, tmp_path)
+    assert page == tmp_path / "report.html"
+    text = page.read_text()
+    estimate = gather([measured])[0].estimate
+    assert estimate is not None
+    assert f">{estimate.d_int}<" in text
+    assert f"{estimate.low} – {estimate.high}" in text
+    assert "55,210" in text
+    assert text.count("<svg") == 2
+    for config in ("lr", "hadamard", "torch"):
+        assert config in text
+    assert all(re.search(rf"<td>{d:,}</td>", text) for d in gather([measured])[0].by_d())
+
+
+def test_page_is_self_contained(measured, tmp_path):
+    text = write_report(measured, tmp_path).read_text()
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text)
+    assert not re.findall(r"url\((?!#)[^)]*\)", text)
+    assert "<script" not in text
+
+
+def test_figures_are_there_and_valid(measured, tmp_path):
+    write_report(measured, tmp_path)
+    for name in ("score_against_d", "training_curves"):
+        assert (tmp_path / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert ET.parse(tmp_path / "figures" / f"{name}.svg").getroot().tag.endswith("svg")
+
+
+def test_folders_are_compared(measured, tmp_path):
+    other = tmp_path / "other"
+    config = TrainConfig("digits-fc", projection="sparse")
+    measure_dimension(config, other, Rule(baseline="1.0", max_runs=8), workers=1, trainer=TRAINER)
+    page = write_report([measured, other], tmp_path / "both")
+    text = page.read_text()
+    assert "2 compared" in text
+    assert (tmp_path / "both" / "figures" / "intervals.png").exists()
+    assert measured.name in text
+    assert "other" in text
+
+
+def test_kinds_of_runs_in_one_folder_are_told_apart(tmp_path):
+    configs = [
+        TrainConfig("digits-fc", d=d, projection=kind) for d in (10, 40, 90) for kind in ("hadamard", "fastfood")
+    ]
+    run_many(configs, tmp_path, 1, trainer=TRAINER)
+    series = gather([tmp_path])
+    assert sorted(one.label for one in series) == ["fastfood", "hadamard"]
+    assert [sorted(one.by_d()) for one in series] == [[10, 40, 90]] * 2
+
+
+def test_direct_runs_give_the_baseline_of_a_plain_sweep(tmp_path):
+    configs = [TrainConfig("digits-fc", seed_model=s) for s in range(3)]
+    configs += [TrainConfig("digits-fc", d=d, seed_model=d) for d in (10, 20, 30, 35, 40, 45, 50, 60, 90)]
+    run_many(configs, tmp_path, 1, trainer=TRAINER)
+    (series,) = gather([tmp_path])
+    assert series.estimate is not None
+    assert series.estimate.baseline == pytest.approx(0.999)
+    assert series.estimate.d_int == pytest.approx(fake_trainer.TRUE_D, rel=0.25)
+
+
+def test_direct_and_diverged_runs_alone_make_a_page(tmp_path):
+    run_once(TrainConfig("digits-fc"), tmp_path, trainer=fake_trainer.known_curve)
+    run_once(TrainConfig("digits-fc", d=7), tmp_path, trainer=fake_trainer.diverging)
+    assert "diverged" in write_report(tmp_path).read_text()
+
+
+def test_names_cannot_break_the_page(tmp_path):
+    run_once(TrainConfig("<b>&task", d=7), tmp_path, trainer=fake_trainer.known_curve)
+    text = write_report(tmp_path).read_text()
+    assert "<b>" not in text
+    assert "&lt;b&gt;&amp;task" in text
+
+
+def test_missing_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere, which is not there"):
+        write_report(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"must hold finished runs.*Make some"):
+        write_report(tmp_path)
+
+
+def test_a_damaged_measurement_is_named(measured, tmp_path):
+    run_once(TrainConfig("digits-fc", d=7), tmp_path, trainer=fake_trainer.known_curve)
+    (tmp_path / "measurement.json").write_text(json.dumps({"measurement": {}}))
+    with pytest.warns(UserWarning, match=r"measurement.json cannot be read"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(("low", "high"), SPANS)
+def test_round_numbers_lie_within_and_are_few(low, high):
+    ticks = _round_numbers(low, high)
+    assert 2 <= len(ticks) <= 14
+    assert all(low <= tick <= high for tick in ticks)
+    assert ticks == sorted(set(ticks))

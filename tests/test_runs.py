@@ -1,0 +1,282 @@
+"""Names of runs, results written whole or not at all, claims."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_trainer
+import pytest
+
+from subspaces import claims, files
+from subspaces.claims import Claim
+from subspaces.config import TrainConfig
+from subspaces.files import atomic_write
+from subspaces.records import Result, decode_row, encode_row
+from subspaces.runs import load_result, load_rows, run_once, status
+
+CONFIG = TrainConfig("digits-fc", d=10)
+
+
+# ---- names
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        (TrainConfig("digits-fc"), "digits-fc-29d2276e9011"),
+        (TrainConfig("mnist-fc", d=750, seed_projection=1, seed_model=1, seed_data=1), "mnist-fc-843e93c7bbfc"),
+        (
+            TrainConfig("mnist-lenet", d=290, projection="fastfood", projection_options=("block=global",), lr=1e-3),
+            "mnist-lenet-9eb725b28894",
+        ),
+    ],
+)
+def test_keys_never_change(config, key):
+    """Golden: a change here orphans every run that was ever stored. A new field must default to "no effect"."""
+    assert config.key() == key
+
+
+def test_key_depends_on_values_not_on_how_they_were_given():
+    as_typed = TrainConfig.from_dict({"task": "toy", "d": 5, "lr": 1, "only": ["a", "b"]})
+    assert as_typed.key() == TrainConfig("toy", d=5, lr=1.0, only=("a", "b")).key()
+    assert TrainConfig("toy", threads=4, device="cuda").key() == TrainConfig("toy").key()
+
+
+def test_each_hashed_field_changes_the_key():
+    changed = [
+        TrainConfig("toy", d=5), TrainConfig("toy", seed_data=1), TrainConfig("toy", seed_model=1),
+        TrainConfig("toy", seed_projection=1), TrainConfig("toy", seed_split=1), TrainConfig("toy", lr=0.1),
+    ]  # fmt: skip
+    assert len({config.key() for config in [TrainConfig("toy"), *changed]}) == 7
+
+
+def test_config_survives_json():
+    config = TrainConfig("toy", d=5, only=("a.*",), projection_options=("block=64",), lr=3e-4)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ValueError, match="later_field"):
+        TrainConfig.from_dict({**config.to_dict(), "later_field": 1})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"d": 0}, "`d` must be at least 1; got 0"),
+        ({"epochs": 0}, "`epochs` must be at least 1"),
+        ({"lr": float("nan")}, "`lr` must be positive and finite; got nan"),
+        ({"lr": -1.0}, "`lr` must be positive"),
+        ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\)"),
+        ({"label_noise": 1.5}, r"`label_noise` must be in \[0, 1\]; got 1.5"),
+        ({"d": 5, "projection_options": ("block",)}, "NAME=VALUE; got 'block'"),
+    ],
+)
+def test_wrong_values_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig("toy", **fields)
+
+
+def test_options_are_read_as_json_or_text():
+    config = TrainConfig("toy", d=5, projection_options=("block=64", "entries=gaussian", "c=0.5"))
+    assert config.options() == {"block": 64, "entries": "gaussian", "c": 0.5}
+
+
+# ---- rows
+
+
+def test_row_round_trip_and_nan():
+    result = fake_trainer.result_of(CONFIG, float("nan"))
+    row = decode_row(encode_row(result.to_row()))
+    assert row["score"] is None
+    assert Result.from_row(row).config == CONFIG
+    assert Result.from_row(row).score != Result.from_row(row).score
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[: len(content) // 2], "cut off"),
+        (lambda content: b"", "cut off"),
+        (lambda content: content.replace(b'"D": 55210', b'"D": 55211'), "checksum"),
+        (lambda content: b"[1, 2]", "cut off or not a result row"),
+    ],
+)
+def test_damage_is_noticed(damage, message):
+    content = encode_row(fake_trainer.result_of(CONFIG, 0.5).to_row())
+    with pytest.raises(ValueError, match=message):
+        decode_row(damage(content))
+
+
+# ---- absent, started, done
+
+
+def test_done_runs_are_read_not_repeated(tmp_path):
+    assert status(CONFIG, tmp_path) == "absent"
+    first = run_once(CONFIG, tmp_path, trainer=fake_trainer.known_curve)
+    second = run_once(CONFIG, tmp_path, trainer=fake_trainer.known_curve)
+    assert status(CONFIG, tmp_path) == "done"
+    assert first is not None
+    assert second is not None
+    assert first.to_row() == second.to_row()
+    assert fake_trainer.logged(tmp_path) == [CONFIG.key()]
+    assert sorted(p.name for p in (tmp_path / CONFIG.key()).iterdir()) == ["result.json"]
+
+
+def test_a_damaged_result_is_named_set_aside_and_done_again(tmp_path):
+    other = TrainConfig("digits-fc", d=11)
+    for config in (CONFIG, other):
+        run_once(config, tmp_path, trainer=fake_trainer.known_curve)
+    path = tmp_path / CONFIG.key() / "result.json"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.warns(UserWarning, match=rf"{CONFIG.key()}/result.json: it is cut off.*result.json.corrupt"):
+        result = run_once(CONFIG, tmp_path, trainer=fake_trainer.known_curve)
+    assert result is not None
+    assert path.with_name("result.json.corrupt").stat().st_size == 100
+    assert fake_trainer.logged(tmp_path) == [CONFIG.key(), other.key(), CONFIG.key()]
+    assert len(list(load_rows(tmp_path))) == 2
+
+
+def test_reports_pass_over_damaged_rows(tmp_path):
+    run_once(CONFIG, tmp_path, trainer=fake_trainer.known_curve)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "result.json").write_text("{")
+    with pytest.warns(UserWarning, match="other/result.json"):
+        assert len(list(load_rows(tmp_path))) == 1
+
+
+def test_an_error_leaves_no_claim_and_no_result(tmp_path):
+    with pytest.raises(ValueError, match="power of two"):
+        run_once(CONFIG, tmp_path, trainer=fake_trainer.fails)
+    assert list((tmp_path / CONFIG.key()).iterdir()) == []
+
+
+# ---- the disk
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.ENOSPC, "the disk is full. Free"), (errno.EROFS, "read-only. Choose"), (errno.EACCES, "no permission")],
+)
+def test_a_disk_that_cannot_be_written(tmp_path, monkeypatch, number, message):
+    path = tmp_path / "kept.json"
+    atomic_write(path, b"old")
+
+    def full(handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match=message) as caught:
+        atomic_write(path, b"new")
+    assert caught.value.errno == number
+    assert "kept.json" in str(caught.value)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.json"]
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(OSError, match="Choose another folder"):
+        run_once(CONFIG, tmp_path / "runs", trainer=fake_trainer.known_curve)
+
+
+# ---- claims
+
+
+def test_one_claim_at_a_time(tmp_path):
+    with Claim(tmp_path) as first:
+        assert first.held
+        with Claim(tmp_path) as second:
+            assert not second.held
+        assert (tmp_path / "claim").exists()
+    with Claim(tmp_path) as third:
+        assert third.held
+    assert not (tmp_path / "claim").exists()
+
+
+def test_a_claim_is_not_waited_for_unless_asked(tmp_path):
+    with Claim(tmp_path / CONFIG.key()):
+        assert run_once(CONFIG, tmp_path, wait=False, trainer=fake_trainer.known_curve) is None
+        assert status(CONFIG, tmp_path) == "started"
+
+
+def test_claims_of_dead_processes_are_void_at_once(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    holder = {**claims._this_process(), "pid": int(gone.stdout), "started": "1", "token": "x"}
+    (tmp_path / "claim").write_text(json.dumps(holder))
+    with Claim(tmp_path) as claim:
+        assert claim.held
+
+
+def test_a_process_number_that_is_used_again_does_not_keep_a_claim(tmp_path):
+    holder = {**claims._this_process(), "pid": os.getpid(), "started": "1", "token": "x"}
+    (tmp_path / "claim").write_text(json.dumps(holder))
+    with Claim(tmp_path) as claim:
+        assert claim.held
+
+
+def test_claims_of_other_machines_lapse_without_a_sign_of_life(tmp_path):
+    path = tmp_path / "claim"
+    path.write_text(json.dumps({"host": "elsewhere", "boot": "?", "pid": 1, "started": "1", "token": "x"}))
+    with Claim(tmp_path, lapse=60.0) as claim:
+        assert not claim.held
+    os.utime(path, (time.time() - 61, time.time() - 61))
+    with Claim(tmp_path, lapse=60.0) as claim:
+        assert claim.held
+
+
+def test_holders_give_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.01)
+    with Claim(tmp_path):
+        os.utime(tmp_path / "claim", (0, 0))
+        end = time.monotonic() + 10
+        while (tmp_path / "claim").stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert (tmp_path / "claim").stat().st_mtime > 0
+
+
+def test_a_claim_taken_over_by_another_is_left_to_it(tmp_path):
+    with Claim(tmp_path):
+        (tmp_path / "claim").write_text(json.dumps({"token": "of another"}))
+    assert (tmp_path / "claim").exists()
+
+
+def _python(code: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_kill_9_loses_only_the_run_in_hand(tmp_path):
+    run_once(TrainConfig("digits-fc", d=9), tmp_path, trainer=fake_trainer.known_curve)
+    code = f"""
+import fake_trainer
+from subspaces.config import TrainConfig
+from subspaces.runs import run_once
+run_once(TrainConfig("digits-fc", d=10), {str(tmp_path)!r}, trainer=fake_trainer.endless)
+"""
+    process = _python(code)
+    end = time.monotonic() + 30
+    while len(fake_trainer.logged(tmp_path)) < 2 and time.monotonic() < end:
+        time.sleep(0.02)
+    assert run_once(CONFIG, tmp_path, wait=False, trainer=fake_trainer.known_curve) is None  # it is being worked on
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert load_result(tmp_path / CONFIG.key()) is None
+    assert load_result(tmp_path / TrainConfig("digits-fc", d=9).key()) is not None
+    assert run_once(CONFIG, tmp_path, wait=False, trainer=fake_trainer.known_curve) is not None
+
+
+def test_many_processes_on_one_folder_do_no_run_twice(tmp_path):
+    code = f"""
+import fake_trainer
+from subspaces.config import TrainConfig
+from subspaces.runs import run_once
+for d in range(1, 9):
+    run_once(TrainConfig("digits-fc", d=d), {str(tmp_path)!r}, trainer=fake_trainer.known_curve)
+"""
+    processes = [_python(code) for _ in range(2)]
+    assert [process.communicate()[0] for process in processes] == ["", ""]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(fake_trainer.logged(tmp_path)) == len(set(fake_trainer.logged(tmp_path))) == 8

@@ -1,0 +1,335 @@
+"""The training loop: what it learns, that it is the same every time, that it can be interrupted anywhere."""
+
+import dataclasses
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from subspaces import train_setup
+from subspaces.callbacks import Callback, TensorBoard
+from subspaces.config import TrainConfig
+from subspaces.schedules import factor
+from subspaces.subspace import Subspace
+from subspaces.tasks import get_task
+from subspaces.train import train
+from subspaces.train_setup import begin, resolve
+from subspaces.train_state import STATE
+from subspaces.train_step import evaluate, take_step
+
+TINY = TrainConfig("digits-fc-16x1", d=60, epochs=2, batch_size=32, lr=1e-2)
+TIMES = ("seconds",)
+
+
+def curves(result):
+    """The rows without what differs from one execution to the next."""
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in result.curves]
+
+
+class Interrupt(Callback):
+    """Ctrl-C after a number of steps."""
+
+    def __init__(self, at: int, number: int = signal.SIGINT) -> None:
+        self.at, self.number = at, number
+
+    def step(self, state, loss) -> None:
+        if state.step == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+# ---- learning
+
+
+def test_direct_training_learns_digits():
+    result = train(TrainConfig("digits-fc-50x1", epochs=6, batch_size=32, lr=5e-3))
+    assert result.status == "done"
+    assert result.D == result.trained == get_task("digits-fc-50x1").D
+    assert result.test_score > 0.93
+    assert result.score == result.curves[-1]["val_score"]
+    assert [row["epoch"] for row in result.curves] == [1, 2, 3, 4, 5, 6]
+
+
+def test_more_dimensions_are_better():
+    few, more = (train(dataclasses.replace(TINY, d=d, epochs=4)).score for d in (5, 200))
+    assert few < 0.6 < 0.8 < more
+
+
+def test_all_parameters_of_a_subspace_run_move_and_no_other():
+    state = begin(dataclasses.replace(TINY, exclude=("*.bias",)), None, None)
+    before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
+    take_step(state, torch.arange(32), 0, 0.1)
+    for name, parameter in state.model.named_parameters():
+        assert torch.equal(parameter, before[name]) == name.endswith("bias")
+
+
+def test_evaluation_is_one_ordered_pass_over_every_example():
+    state = begin(dataclasses.replace(TINY, d=None), None, None)
+    found = evaluate(state, state.data.train_x, state.data.train_y)
+    assert len(state.data.train_y) > 1000  # more than one batch, the last one shorter
+    with torch.no_grad():
+        outputs = state.model.eval()(state.data.train_x)
+    expected = nn.functional.cross_entropy(outputs, state.data.train_y)
+    assert found is not None
+    assert found[0] == pytest.approx(float(expected), rel=1e-5)
+    assert found[1] == pytest.approx(float((outputs.argmax(1) == state.data.train_y).double().mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("d", [None, 40])
+def test_penalty_is_that_of_its_definition(d):
+    """The gradient with λ is that without, plus 2λθ (through Pᵀ in a subspace)."""
+    config = dataclasses.replace(TINY, d=d, optimizer="sgd", l2=0.0)
+    plain, penal = begin(config, None, None), begin(dataclasses.replace(config, l2=0.3), None, None)
+    order = torch.arange(32)
+    theta = [p.detach().clone() for _, p in sorted(plain.model.named_parameters())]
+    expected = torch.cat([0.6 * p.reshape(-1) for p in theta])
+    if plain.subspace is not None:
+        expected = plain.subspace.projection.adjoint(expected)
+    gradients = []
+    for state in (plain, penal):
+        take_step(state, order, 0, 0.0)
+        if state.subspace is not None:
+            gradients.append(state.subspace.coordinates.grad)
+        else:
+            named = sorted(state.model.named_parameters())
+            gradients.append(torch.cat([p.grad.reshape(-1) for _, p in named if p.grad is not None]))
+    torch.testing.assert_close(gradients[1] - gradients[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_burn_in_counts_its_steps_and_moves_the_origin(monkeypatch):
+    steps = []
+    monkeypatch.setattr(train_setup, "take_step", lambda *a: steps.append(1) or take_step(*a))
+    state = begin(dataclasses.replace(TINY, burn_in=5), None, None)
+    assert len(steps) == 5
+    assert state.subspace is not None
+    untouched = get_task(TINY.task).build_model(0).state_dict()
+    assert all(not torch.equal(tensor, untouched[name]) for name, tensor in state.subspace.origin.items())
+    assert float(state.subspace.coordinates.detach().abs().max()) == 0
+
+
+def test_bases_are_redrawn_at_the_right_steps(monkeypatch):
+    seeds = []
+    move = Subspace.move_origin
+    monkeypatch.setattr(Subspace, "move_origin", lambda self, **kw: seeds.append(kw["seed"]) or move(self, **kw))
+    result = train(dataclasses.replace(TINY, epochs=1, redraw_every=10))
+    assert result.curves[-1]["step"] == 34
+    assert len(seeds) == len(set(seeds)) == 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"projection": "fastfood", "projection_options": ("block=global",)},
+        {"projection": "sparse", "optimizer": "sgd", "lr": 1e-3, "momentum": 0.5},
+        {"blocks": "layer", "allocation": "sqrt"},
+        {"layer_scale": True},
+        {"dtype": "float64", "schedule": "onecycle", "warmup": 3},
+        {"autocast": True, "shuffle_pixels": True, "label_noise": 0.2, "subset": 200, "augment": True},
+        {"d": None, "shuffle_labels": 0.5, "schedule": "step", "l2": 1e-4},
+    ],
+)
+def test_every_option_runs(fields):
+    result = train(dataclasses.replace(TINY, epochs=1, **fields))
+    assert result.status == "done"
+    assert math.isfinite(result.curves[-1]["train_loss"] or math.nan)
+
+
+def test_channels_last_and_a_network_with_convolutions():
+    result = train(TrainConfig("digits@fake_network:convolutional", d=50, epochs=1, channels_last=True))
+    assert result.status == "done"
+
+
+# ---- the same every time
+
+
+def test_same_config_same_numbers_and_each_seed_matters():
+    first, second = train(TINY), train(TINY)
+    assert curves(first) == curves(second)
+    for name in ("seed_projection", "seed_model", "seed_data", "seed_split"):
+        assert curves(train(dataclasses.replace(TINY, **{name: 1}))) != curves(first)
+
+
+def test_global_state_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    threads = torch.get_num_threads()
+    handler = signal.getsignal(signal.SIGINT)
+    train(TINY)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == threads
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+# ---- interrupted
+
+
+@pytest.mark.parametrize(
+    ("fields", "at"),
+    [
+        ({}, 7),
+        ({}, 34),  # exactly at the end of an epoch
+        ({"d": None}, 40),
+        ({"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "schedule": "cosine"}, 50),
+        ({"burn_in": 4, "redraw_every": 10, "record_trace": True}, 23),
+        ({"augment": True, "layer_scale": True, "l2": 1e-4}, 41),
+        ({"exclude": ("*.bias",), "burn_in": 3, "dtype": "float64"}, 68),
+    ],
+)
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, fields, at):
+    config = dataclasses.replace(TINY, **fields)
+    whole = train(config)
+    with pytest.raises(KeyboardInterrupt, match=rf"interrupted at step {at} of 68; the same command goes on"):
+        train(config, folder=tmp_path, callbacks=[Interrupt(at)])
+    resumed = train(config, folder=tmp_path)
+    assert curves(resumed) == curves(whole)
+    assert resumed.trace == whole.trace
+
+
+def test_dropout_and_batch_norm_resume_too(tmp_path):
+    config = TrainConfig("digits@fake_network:noisy", d=30, epochs=2, batch_size=32, lr=1e-2, subset=320)
+    whole = train(config)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, folder=tmp_path, callbacks=[Interrupt(13, signal.SIGTERM)])
+    assert curves(train(config, folder=tmp_path)) == curves(whole)
+
+
+def test_a_state_of_another_run_or_a_damaged_one_is_not_used(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, folder=tmp_path, callbacks=[Interrupt(7)])
+    other = dataclasses.replace(TINY, lr=2e-2)
+    assert curves(train(other, folder=tmp_path)) == curves(train(other))
+    path = tmp_path / STATE
+    path.write_bytes(path.read_bytes()[:-100])
+    assert curves(train(TINY, folder=tmp_path)) == curves(train(TINY))
+    assert (tmp_path / f"{STATE}.corrupt").exists()
+
+
+def test_without_a_folder_an_interruption_says_that_nothing_is_kept():
+    with pytest.raises(KeyboardInterrupt, match="nothing was kept"):
+        train(TINY, callbacks=[Interrupt(3)])
+
+
+# ---- results
+
+
+def test_a_nan_loss_is_a_result_with_advice():
+    result = train(dataclasses.replace(TINY, optimizer="sgd", lr=1e6))
+    assert result.status == "diverged"
+    assert "with `lr` 1e+06. Lower it: --lr 3.3e+05" in result.message
+    assert math.isnan(result.score)
+    assert math.isnan(result.test_score)
+
+
+def test_the_checkpoint_gives_back_the_trained_network(tmp_path):
+    result = train(TINY, folder=tmp_path)
+    path = tmp_path / "subspace.safetensors"
+    assert result.sizes["checkpoint"] == path.stat().st_size < 6000
+    state = begin(dataclasses.replace(TINY, d=None), None, None)
+    Subspace.load(state.model, path)
+    found = evaluate(state, state.data.test_x, state.data.test_y)
+    assert found is not None
+    assert found[1] == result.test_score
+
+
+def test_sizes_resolved_values_and_environment_are_recorded():
+    result = train(TINY)
+    assert result.sizes["native"] == 4 * result.D
+    assert result.sizes["coordinates"] == 240
+    assert result.resolved["schedule"] == get_task(TINY.task).defaults.schedule
+    assert result.resolved["lr_scaled"] == pytest.approx(1e-2 * math.sqrt(result.D / 60))
+    assert result.environment["torch"] == torch.__version__
+
+
+def test_trace_has_the_loss_of_every_step():
+    result = train(dataclasses.replace(TINY, epochs=1, record_trace=True))
+    assert len(result.trace) == 34
+    assert sum(result.trace) / 34 == pytest.approx(result.curves[0]["train_loss"], rel=1e-5)
+
+
+def test_evaluations_are_as_rare_as_asked_and_include_the_last_epoch():
+    result = train(dataclasses.replace(TINY, epochs=5, eval_every=2))
+    assert [row["epoch"] for row in result.curves] == [2, 4, 5]
+
+
+def test_callbacks_are_called_and_may_stop():
+    class Watch(Callback):
+        def __init__(self):
+            self.calls = []
+
+        def start(self, state):
+            self.calls.append("start")
+
+        def epoch(self, state, row):
+            self.calls.append(row["epoch"])
+            return row["epoch"] == 2
+
+        def end(self, state, result):
+            self.calls.append(result.status)
+
+    watch = Watch()
+    train(dataclasses.replace(TINY, epochs=9), callbacks=[watch])
+    assert watch.calls == ["start", 1, 2, "stopped"]
+
+
+def test_tensorboard_names_the_command_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(RuntimeError, match=r'pip install "subspaces\[tensorboard\]"'):
+        TensorBoard(tmp_path)
+
+
+# ---- settings
+
+
+def test_fields_left_open_are_those_of_the_task():
+    config = resolve(TrainConfig("mnist-lenet", lr=0.5))
+    defaults = get_task("mnist-lenet").defaults
+    assert config.lr == 0.5
+    assert config.epochs == defaults.epochs
+    assert config.l2 == defaults.l2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"d": None, "burn_in": 3}, "`burn_in` must go with `d`"),
+        ({"d": None, "projection_options": ("block=64",)}, "`projection_options` must go with `d`"),
+        ({"optimizer": "adam", "momentum": 0.9}, "`momentum` must be 0 with adam"),
+        ({"optimizer": "sgd", "beta2": 0.9}, "`beta2` belongs to adam"),
+        ({"optimizer": "sgd", "lr": None}, "`lr` must be given with another optimizer"),
+        ({"allocation": "even"}, "`allocation` must go with `blocks`"),
+        ({"projection": "fastfod"}, "Did you mean 'fastfood'"),
+        ({"task": "digits-fv"}, "Did you mean 'digits-fc'"),
+    ],
+)
+def test_options_without_effect_and_unknown_names_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        train(dataclasses.replace(TINY, **fields))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "warmup", "expected"),
+    [
+        ("constant", 70, 0, 1.0),
+        ("constant", 4, 10, 0.5),
+        ("cosine", 0, 0, 1.0),
+        ("cosine", 50, 0, 0.5),
+        ("cosine", 75, 0, (1 - math.sqrt(0.5)) / 2),
+        ("step", 49, 0, 1.0),
+        ("step", 50, 0, 0.1),
+        ("step", 75, 0, 0.01),
+        ("onecycle", 0, 0, 0.04),
+        ("onecycle", 30, 0, 1.0),
+        ("onecycle", 65, 0, 0.5),
+    ],
+)
+def test_schedules(schedule, step, warmup, expected):
+    assert factor(schedule, step, 100, warmup) == pytest.approx(expected)
+
+
+def test_a_task_may_be_judged_on_training_data():
+    result = train(TrainConfig("fake_network:memory", d=50, epochs=2, lr=1e-2))
+    assert result.score != result.curves[-1]["val_score"]
+    assert result.score == result.curves[-1]["score"]
