@@ -157,6 +157,9 @@ class Subspace:
                 raise ValueError(f"`origin` must have {name!r} of shape {tuple(parameter.shape)}; got {got}.")
         for name, parameter in zip(self._names, self._parameters, strict=True):
             parameter.copy_(origin[name])
+        for name, buffer in self.model.named_buffers():  # BatchNorm statistics that belong to the point
+            if name in origin:
+                buffer.copy_(origin[name])
 
     def _attach(self) -> None:
         self._folding = -1  # the backward pass whose end will fold the gradients
@@ -357,8 +360,12 @@ class Subspace:
         return found
 
     def functional(self, w: Shaped[Tensor, "d"], *args: Any, **kwargs: Any) -> Any:
-        """The model's output at θ₀ + P w without touching its parameters; for `vmap`, `jacrev`, `jvp`, `hessian`."""
-        return torch.func.functional_call(self.model, self.theta(w), args, kwargs)
+        """The model's output at θ₀ + P w as a pure function; for `vmap`, `jacrev`, `jvp`, `hessian`.
+
+        Neither parameters nor buffers of the model change: BatchNorm in train mode updates a copy.
+        """
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        return torch.func.functional_call(self.model, {**buffers, **self.theta(w)}, args, kwargs)
 
     # ---- moving about
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from subspaces.projections.base import Projection
 from subspaces.projections.dense import gaussian_matrix
 
+_CONVERTED = 1 << 14  # rows of a low-precision basis that are converted at once
+
 
 class Basis(Projection):
     """A given matrix P, usually with orthonormal columns: the form of every learned subspace.
@@ -33,8 +35,6 @@ class Basis(Projection):
             raise ValueError(f"`matrix` must be a floating (D, d) tensor; got {tuple(matrix.shape)}, {matrix.dtype}.")
         super().__init__(matrix.shape[1], matrix.shape[0], 0)
         self.rows = matrix.T if matrix.T.is_contiguous() else matrix.T.contiguous()
-        if not bool(torch.isfinite(self._gram()).all()):
-            raise ValueError("`matrix` must be finite; got NaN or infinite entries.")
         if orthonormal:
             self._check_orthonormal()
 
@@ -47,6 +47,8 @@ class Basis(Projection):
 
     def _check_orthonormal(self) -> None:
         error = float((self._gram() - torch.eye(self.d, device=self.rows.device)).abs().max())
+        if error != error:
+            raise ValueError("`matrix` must be finite; got NaN or infinite entries.")
         allowed = 5e-2 if self.rows.dtype == torch.bfloat16 else 1e-2
         if error > allowed:
             raise ValueError(
@@ -78,11 +80,21 @@ class Basis(Projection):
 
     def _lift(self, w: Float[Tensor, "k d"], start: int, stop: int) -> Tensor:
         rows = self._on(w)[:, start:stop]
-        return w @ rows if rows.dtype == w.dtype else w @ rows.to(w.dtype)
+        if rows.dtype == w.dtype:
+            return w @ rows
+        out = w.new_empty(len(w), stop - start)
+        for a in range(0, stop - start, _CONVERTED):  # a block is converted and used while it is in cache
+            torch.mm(w, rows[:, a : a + _CONVERTED].to(w.dtype), out=out[:, a : a + _CONVERTED])
+        return out
 
     def _adjoint(self, g: Float[Tensor, "k rows"], start: int) -> Tensor:
         rows = self._on(g)[:, start : start + g.shape[1]]
-        return g @ rows.T if rows.dtype == g.dtype else g @ rows.to(g.dtype).T
+        if rows.dtype == g.dtype:
+            return g @ rows.T
+        out = g.new_zeros(len(g), self.d)
+        for a in range(0, g.shape[1], _CONVERTED):
+            out.addmm_(g[:, a : a + _CONVERTED], rows[:, a : a + _CONVERTED].to(g.dtype).T)
+        return out
 
 
 class Orthonormal(Projection):
