@@ -123,12 +123,8 @@ def digest_of(tensors: Sequence[Tensor]) -> str:
     total = hashlib.sha256()
     for tensor in tensors:
         flat = tensor.detach().reshape(-1).contiguous().cpu()
-        total.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() < 1 << 26 else memoryview(_bytes(flat)))
+        total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()[:32]
-
-
-def _bytes(flat: Tensor):
-    return flat.view(torch.uint8).numpy()
 
 
 def _patterns(argument: str, given: str | Sequence[str] | None, names: list[str]) -> list[str]:

@@ -536,7 +536,7 @@ def _trained_by(optimizer: torch.optim.Optimizer) -> Iterator[Subspace]:
                 yield subspace
 
 
-def _before_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+def _before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict) -> tuple[tuple, dict] | None:
     """Closures must see the model at the w of the moment: every call is preceded by a sync."""
     subspaces = list(_trained_by(optimizer))
     closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
@@ -550,7 +550,8 @@ def _before_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) ->
 
     if "closure" in kwargs:
         return args, {**kwargs, "closure": synced_closure}
-    return (args[0], synced_closure, *args[2:]), kwargs
+    positional: list[Any] = list(args)  # the optimiser itself, then its arguments
+    return (positional[0], synced_closure, *positional[2:]), kwargs
 
 
 def _after_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:

@@ -63,7 +63,7 @@ class Basis(Projection):
     def digest(self) -> str:
         """A hash of the matrix, so that a checkpoint can name the basis that it belongs to."""
         raw = self.rows.contiguous().view(torch.uint8).cpu().numpy()
-        return hashlib.sha256(raw).hexdigest()[:32]
+        return hashlib.sha256(raw.data).hexdigest()[:32]
 
     @property
     def stored_bytes(self) -> int:
