@@ -1,10 +1,11 @@
 """A model seen as θ₀ + P w: any module, any optimiser, d numbers to train."""
 
 import copy
+import functools
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,9 +164,10 @@ class Subspace:
 
     def _attach(self) -> None:
         self._folding = -1  # the backward pass whose end will fold the gradients
-        hook = self._queue_fold if self._fused else self._fold_one
         self._handles: list[Any] = [
-            parameter.register_post_accumulate_grad_hook(_GradientHook(hook, i))
+            parameter.register_post_accumulate_grad_hook(
+                self._queue_fold if self._fused else functools.partial(self._fold_one, i)
+            )
             for i, parameter in enumerate(self._parameters)
         ]
         for parameter in self._parameters:
@@ -331,17 +333,24 @@ class Subspace:
         if gradient is not None:
             self._fold([index], [gradient])
 
-    def _queue_fold(self, index: int, parameter: Tensor) -> None:
+    def _queue_fold(self, parameter: Tensor) -> None:
         task = torch._C._current_graph_task_id()
         if task != self._folding:  # once per backward pass; a pass that raised left nothing behind
             self._folding = task
             torch.autograd.Variable._execution_engine.queue_callback(self._fold_all)  # type: ignore[attr-defined]
 
     def _fold_all(self) -> None:
-        held = [(i, p.grad) for i, p in enumerate(self._parameters) if p.grad is not None]
-        for i, _ in held:
-            self._parameters[i].grad = None
-        self._fold([i for i, _ in held], [g for _, g in held if g is not None])
+        self._folding = -1
+        gradients = [p.grad for p in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        plain = len(self._groups) == 1 and self._groups[0].scale is None
+        if plain and not any(g is None or g.is_sparse for g in gradients):  # the usual case, kept short
+            with torch.no_grad():
+                self.projection.fold_(self._gradient(), [g for g in gradients if g is not None], self._starts)
+            return
+        held = [(i, g) for i, g in enumerate(gradients) if g is not None]
+        self._fold([i for i, _ in held], [g for _, g in held])
 
     # ---- functional form
 
@@ -485,16 +494,6 @@ class Subspace:
     def origin_digest(self) -> str:
         """A hash of the exact bits of θ₀."""
         return self._origin_digest or digest_of(list(self.origin.values()))
-
-
-class _GradientHook:
-    """A hook of one tensor that knows its index."""
-
-    def __init__(self, call: Callable[[int, Tensor], None], index: int):
-        self.call, self.index = call, index
-
-    def __call__(self, parameter: Tensor) -> None:
-        self.call(self.index, parameter)
 
 
 class _ModelHook:

@@ -201,7 +201,7 @@ class Segments:
         n = len(tensors)
         if len(starts) != n or (origins is not None and len(origins) != n):
             raise ValueError(f"`starts` and `origins` must be as many as the {n} tensors; got {len(starts)} starts.")
-        self._starts = list(starts)
+        self._starts, self._rows = list(starts), starts
         self._lengths = [tensor.numel() for tensor in tensors]
         self._dtypes = [tensor.dtype for tensor in tensors]
         self._data, self._origin = (_pointer * n)(), (_pointer * n)()
@@ -218,13 +218,27 @@ class Segments:
         self.refresh(tensors)
         self.set_origins(origins)
 
-    def fits(self, tensors: Sequence[Tensor], starts: Sequence[int]) -> bool:
-        """Whether `refresh` may take these tensors for these rows."""
-        return (
-            self._starts == list(starts)
-            and [t.numel() for t in tensors] == self._lengths
-            and [t.dtype for t in tensors] == self._dtypes
-        )
+    def take(self, tensors: Sequence[Tensor], starts: Sequence[int]) -> bool:
+        """Point to these tensors if they are of the rows, sizes, dtypes and layout prepared for; else change nothing.
+
+        Cost: about 0.3 µs for each tensor. It is on the path of every training step.
+        """
+        if starts is not self._rows and list(starts) != self._starts:
+            return False
+        if len(tensors) != len(self._lengths):
+            return False
+        pointers = []
+        for tensor, length, dtype in zip(tensors, self._lengths, self._dtypes, strict=True):
+            if tensor.dtype is not dtype or tensor.numel() != length or not tensor.is_cpu or not tensor.is_contiguous():
+                return False
+            pointers.append(tensor.data_ptr())
+        self._data[:] = pointers
+        self._rows, self._tensors = starts, tensors
+        return True
+
+    def release(self) -> None:
+        """Forget the tensors, so that gradients can be freed; `take` comes before the next use."""
+        self._tensors = ()
 
     def refresh(self, tensors: Sequence[Tensor], *, same: bool = False) -> None:
         """Take these tensors: new gradients, or parameters that moved. Cost: < 0.3 µs each, half with `same`.

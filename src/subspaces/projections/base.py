@@ -139,9 +139,9 @@ class Projection(abc.ABC):
             w: coordinates, shape (d,).
             origins: tensors of the same shapes as `tensors`.
         """
-        native = self._native()
-        if native is not None and _native_takes(w, tensors) and (origins is None or _native_takes(w, origins)):
-            native.write_(self._prepared("write", tensors, starts, origins), w, torch.get_num_threads())
+        native = self._native_segments("write", w, tensors, starts, origins)
+        if native is not None:
+            native[0].write_(native[1], w, torch.get_num_threads())
             return
         for i, (tensor, start) in enumerate(zip(tensors, starts, strict=True)):
             base = tensor if origins is None else origins[i]
@@ -153,9 +153,10 @@ class Projection(abc.ABC):
 
     def fold_(self, out: Float[Tensor, "d"], tensors: Sequence[Tensor], starts: Sequence[int]) -> None:
         """out += Σ_i P[rows of tensor i]ᵀ tensors[i], accumulated in the dtype of `out` (shape (d,))."""
-        native = self._native()
-        if native is not None and _native_takes(out, tensors):
-            native.fold_(out, self._prepared("fold", tensors, starts, None), torch.get_num_threads())
+        native = self._native_segments("fold", out, tensors, starts, None)
+        if native is not None:
+            native[0].fold_(out, native[1], torch.get_num_threads())
+            native[1].release()
             return
         for tensor, start in zip(tensors, starts, strict=True):
             out += self._adjoint_chunked(tensor.reshape(1, -1).to(out.dtype), start)[0]
@@ -203,19 +204,29 @@ class Projection(abc.ABC):
             self._tables["native"] = self._make_native()
         return self._tables["native"]
 
-    def _prepared(
-        self, use: str, tensors: Sequence[Tensor], starts: Sequence[int], origins: Sequence[Tensor] | None
-    ) -> Segments:
-        """ctypes arrays for these tensors: made once per list of rows, only the pointers change from step to step."""
-        key = (use, len(tensors), starts[0] if starts else 0)
+    def _native_segments(
+        self,
+        use: str,
+        vector: Tensor,
+        tensors: Sequence[Tensor],
+        starts: Sequence[int],
+        origins: Sequence[Tensor] | None,
+    ) -> tuple[NativeMap, Segments] | None:
+        """The C form of the map and ctypes arrays for these tensors, or None where the reference has to do it.
+
+        Arrays are made once per list of rows; from step to step only the pointers change.
+        """
+        native = self._native()
+        if native is None or not tensors:
+            return None
+        key = (use, len(tensors), starts[0])
         segments = self._segments.get(key)
-        if segments is None or not segments.fits(tensors, starts):
-            segments = self._segments[key] = Segments(tensors, starts, origins)
-        else:
-            segments.refresh(tensors)
-        if segments.origins is not origins:
-            segments.set_origins(origins)
-        return segments
+        if segments is not None and segments.origins is origins and segments.take(tensors, starts):
+            return native, segments
+        if not _native_takes(vector, tensors) or (origins is not None and not _native_takes(vector, origins)):
+            return None
+        self._segments[key] = Segments(tensors, starts, origins)
+        return native, self._segments[key]
 
     def _check(self, x: Tensor, name: str, length: int) -> None:
         if not x.is_floating_point():
