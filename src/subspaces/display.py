@@ -121,7 +121,7 @@ class SearchDisplay:
         bars = Progress(TextColumn("{task.description:>12}"), BarColumn(bar_width=30), console=self.screen)
         for label, part in self._parts.values():
             bars.add_task(label, total=100, completed=round(100 * part))
-        shown: list[Any] = [self._clock, bars]
+        shown: list[Any] = [self._clock, bars if self._parts else Text("  starting the workers …", style="dim")]
         if self._found is not None:
             shown += [tried_table(self._found, rows=max(6, self.screen.height - 10)), Text(str(self._found.estimate))]
         return Group(*shown)

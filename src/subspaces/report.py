@@ -15,6 +15,10 @@ from .report_page import PAGE
 from .report_tables import all_runs, bytes_text, comparison, mean, score_text, time_text, to_do_again, tried
 
 PAGE_NAME = "report.html"
+_CURVES = (
+    "All runs over their epochs, coloured by d; direct training in black.",
+    "All runs over their epochs, in the colours of the first figure; direct training in black.",
+)
 
 
 def write_report(folders: str | Path | list[str | Path], out: str | Path | None = None, *, level: float = 0.9) -> Path:
@@ -146,5 +150,5 @@ def _figures(series: list[Series], folder: Path) -> str:
             (figures.save(figures.intervals(estimated), folder, "intervals"), "Intrinsic dimensions and intervals.")
         )
     curves = figures.save(figures.training_curves(series), folder, "training_curves")
-    drawn.append((curves, "All runs over their epochs, coloured by d; direct training in black."))
+    drawn.append((curves, _CURVES[len(series) > 1]))
     return "".join(f"<figure>{svg}<figcaption>{escape(text)}</figcaption></figure>" for svg, text in drawn)

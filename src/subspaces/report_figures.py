@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from .report_data import Series
 
@@ -71,7 +71,8 @@ def _draw_series(axes: Axes, series: Series, colour: str, single: bool) -> None:
         axes.plot([k for k, _ in means], [m for _, m in means], color=colour, linewidth=1.2, alpha=0.7)
         return
     if found.curve:
-        x, mean, sd = (list(column) for column in zip(*found.curve, strict=True))
+        near = [point for point in found.curve if min(d) / 1.1 <= point[0] <= max(d) * 1.1]
+        x, mean, sd = (list(column) for column in zip(*(near or found.curve), strict=True))
         axes.plot(x, mean, color=colour, linewidth=1.6, zorder=2, label="fit ± 2 standard errors" if single else None)
         low, high = (
             [m - 2 * s for m, s in zip(mean, sd, strict=True)],
@@ -105,40 +106,51 @@ def _draw_thresholds(axes: Axes, series: Sequence[Series], single: bool) -> None
 
 
 def training_curves(series: Sequence[Series]) -> Figure:
-    """Training loss and validation score over the epochs of every run, coloured by d."""
-    rows = sorted((row for one in series for row in one.rows if row["curves"]), key=lambda row: row["config"]["d"])
-    direct = [row for one in series for row in one.direct if row["curves"]]
+    """Training loss and score over the epochs of every run: coloured by d, or by series where there are several."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        dims = [row["config"]["d"] for row in rows]
-        norm = LogNorm(min(dims, default=1), max([*dims, 2]) if len(set(dims)) < 2 else max(dims))
-        shades = matplotlib.colormaps["viridis_r"]
-        for row in rows:
-            _draw_curves(left, right, row, shades(0.08 + 0.92 * float(norm(row["config"]["d"]))), 0.8)
-        for row in direct:
+        if len(series) == 1:
+            _curves_by_d(figure, left, right, series[0])
+        for one, colour in zip(series, _colours(len(series)), strict=True) if len(series) > 1 else ():
+            for row in one.rows:
+                _draw_curves(left, right, row, colour, 0.7)
+        for row in (row for one in series for row in one.direct):
             _draw_curves(left, right, row, INK, 1.2)
         for axes, title in ((left, "training loss"), (right, f"validation {series[0].score_name}")):
             axes.set_title(title)
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.set_yscale("log")
         left.set_yticks(_round_numbers(*left.get_ylim()), minor=False)
         left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        left.yaxis.set_minor_formatter(NullFormatter())
+        left.tick_params(axis="y", which="minor", length=0, labelleft=False)
         _percent(right, series)
-        if rows:
-            scale = figure.colorbar(ScalarMappable(norm, shades), ax=right, pad=0.02)
-            scale.set_label("d")
-            scale.set_ticks(_round_numbers(min(dims), max(dims)))
-            scale.ax.yaxis.set_major_formatter(_WHOLE)
-            scale.ax.yaxis.set_minor_formatter(NullFormatter())
-            scale.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return figure
+
+
+def _curves_by_d(figure: Figure, left: Axes, right: Axes, series: Series) -> None:
+    rows = sorted(series.rows, key=lambda row: row["config"]["d"])
+    if not rows:
+        return
+    dims = [row["config"]["d"] for row in rows]
+    norm = LogNorm(dims[0], max(dims[-1], dims[0] + 1))
+    shades = matplotlib.colormaps["viridis_r"]
+    for row in rows:
+        _draw_curves(left, right, row, shades(0.08 + 0.92 * float(norm(row["config"]["d"]))), 0.8)
+    scale = figure.colorbar(ScalarMappable(norm, shades), ax=right, pad=0.02)
+    scale.set_label("d")
+    scale.set_ticks(_round_numbers(dims[0], max(dims[-1], dims[0] + 1)))
+    scale.ax.yaxis.set_major_formatter(_WHOLE)
+    scale.ax.tick_params(axis="y", which="minor", length=0, labelright=False)
+    scale.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 
 
 def _draw_curves(left: Axes, right: Axes, row: dict, colour: object, width: float) -> None:
     for axes, name in ((left, "train_loss"), (right, "score")):
         points = [(point["epoch"], point[name]) for point in row["curves"] if point.get(name) is not None]
+        if not points:
+            continue
         marker = "o" if len(points) == 1 else None
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=width, alpha=0.85, marker=marker, markersize=3)
 
@@ -210,10 +222,10 @@ def _integer_ticks(axes: Axes) -> None:
     """Ticks at round numbers of a logarithmic axis, written out."""
     axes.set_xticks(_round_numbers(*axes.get_xlim()))
     axes.xaxis.set_major_formatter(_WHOLE)
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", length=0, labelbottom=False)
 
 
-def _round_numbers(low: float, high: float) -> list[float]:
+def _round_numbers(low: int | float, high: int | float) -> list[int | float]:
     """Three to a dozen round numbers within [low, high], evenly spread over its logarithm."""
     low = max(low, 1e-12)
     decades = math.log10(max(high, low * 1.0001) / low)

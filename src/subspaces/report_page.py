@@ -46,6 +46,10 @@ footer { margin-top: 48px; font-size: 12px; color: var(--muted); }
 @media print {
   @page { size: A4; margin: 15mm 14mm; }
   body { padding: 0; max-width: none; font-size: 10.5pt; }
+  .cards { grid-template-columns: repeat(auto-fit, minmax(30mm, 1fr)); gap: 2mm; }
+  .card { padding: 6pt 7pt; }
+  .card .value { font-size: 15pt; }
+  .card .note, .card .name { font-size: 7.5pt; }
   h2, summary, h3 { break-after: avoid; }
   tr { break-inside: avoid; }
   thead { display: table-header-group; }

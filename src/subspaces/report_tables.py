@@ -13,7 +13,7 @@ def score_text(value: float | None, name: str, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f} %" if name == "accuracy" else f"{value:.4g}"
 
 
-def bytes_text(count: float | None) -> str:
+def bytes_text(count: int | float | None) -> str:
     """A number of bytes in the unit that suits it."""
     if count is None:
         return "–"
@@ -23,7 +23,7 @@ def bytes_text(count: float | None) -> str:
     return f"{count:.0f} B"
 
 
-def time_text(seconds: float) -> str:
+def time_text(seconds: int | float) -> str:
     """A time in the unit that suits it."""
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
@@ -66,8 +66,8 @@ def comparison(series: list[Series]) -> str:
             else "–"
         )
         ratio = f"{one.D / found.d_int:,.0f}" if found and found.d_int else "–"
-        rows.append([one.label, f"{one.D:,}", d_int, interval, ratio, str(len(one.rows))])
-    return "<h2>Compared</h2>" + table(["", "D", "d_int", "interval", "D/d", "runs"], rows, "first-left")
+        rows.append([one.label, one.task, f"{one.D:,}", d_int, interval, ratio, str(len(one.rows))])
+    return "<h2>Compared</h2>" + table(["", "task", "D", "d_int", "interval", "D/d", "runs"], rows, "first-left")
 
 
 def tried(series: Series, named: bool) -> str:
@@ -119,7 +119,7 @@ def to_do_again(series: Series, named: bool) -> str:
     ]
     facts += [(name, value) for name, value in row["resolved"].items() if value is not None and name != "lr_scaled"]
     default = {"task", "d", "seed_model", "seed_data", "seed_projection", "projection", *row["resolved"]}
-    plain = ("device", "threads", "dtype", "eval_every", "beta2")
+    plain = ("device", "threads", "dtype", "eval_every", "beta2", "l2")
     facts += [
         (k, v)
         for k, v in row["config"].items()

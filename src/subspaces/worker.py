@@ -31,10 +31,13 @@ def load_trainer(name: str) -> Callable[..., Any]:
 
 
 class ProgressSender(Callback):
-    """Tells after each evaluation how far the run is."""
+    """Tells at the start and after each evaluation how far the run is."""
 
     def __init__(self, send: Send) -> None:
         self.send = send
+
+    def start(self, state: Any) -> None:
+        self.send({"event": "progress", "part": state.step / state.total_steps})
 
     def epoch(self, state: Any, row: dict[str, Any]) -> None:
         self.send({"event": "progress", "part": state.step / state.total_steps})
