@@ -158,6 +158,8 @@ def run_report(options: Report) -> int:
     """``subspaces report``."""
     from .report import write_report
 
+    if not options.dirs:
+        raise ValueError("`dirs` must name at least one folder; got none. Such as: subspaces report runs/digits")
     page = write_report(list(options.dirs), options.out, level=options.level)
     print(json.dumps({"report": str(page)}) if options.json else page)
     return 0
