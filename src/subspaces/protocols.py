@@ -15,20 +15,24 @@ QUICK: dict[str, dict[str, Any]] = {
     "digits-fc": {"lr": 1e-2, "batch_size": 32, "epochs": 20},
     "mnist-fc": {"lr": 6e-3, "batch_size": 64, "epochs": 6},
     "mnist-lenet": {"lr": 1e-2, "batch_size": 64, "epochs": 4},
+    # ten equations in d unknowns: badly conditioned at d = 10, so 1,000 steps at the published rate do not solve them
+    "toy": {"lr": 0.5, "epochs": 4000, "eval_every": 500},
 }
-"""Tuned by the validation score near d_int90, seeds 0 to 2."""
+"""Tuned by the score near d_int90, seeds 0 to 2."""
 
 
 def quick(config: TrainConfig) -> TrainConfig:
-    """The config with the fields that are None set for short runs; other fields are left as they are.
+    """The config with the fields that are at their defaults set for short runs; what was set is left as it is.
 
-    Tasks without tuned values keep their optimiser and rate and get a tenth of their epochs, at least 3. Tasks of
-    memorising, and those of a single batch, keep all of their settings.
+    Tasks without tuned values keep their optimiser and rate and get a tenth of their epochs, at least 3. Other
+    tasks of memorising keep all of their settings.
     """
     task = get_task(config.task)
-    if task.judged_on == "train":
+    if task.judged_on == "train" and task.name not in QUICK:
         return config
-    return dataclasses.replace(config, **{k: v for k, v in _values(task, config).items() if getattr(config, k) is None})
+    untouched = TrainConfig(config.task)
+    values = {k: v for k, v in _values(task, config).items() if getattr(config, k) == getattr(untouched, k)}
+    return dataclasses.replace(config, **values)
 
 
 def _values(task: Task, config: TrainConfig) -> dict[str, Any]:
