@@ -1,0 +1,152 @@
+"""`LayerKronecker` against direct training: the time of a step, and the accuracy at equal d.
+
+    python benchmarks/layer_kronecker.py                # both, some minutes of one core
+    python benchmarks/layer_kronecker.py --speed        # step times only
+    python benchmarks/layer_kronecker.py --accuracy     # FC 2×200 on MNIST, d = 750 (needs the data)
+
+Times are of whole steps (forward, backward, optimiser) on one thread, as ratios to `torch.optim.Adam(fused=True)` on
+all parameters, measured round by round. Writes results/layer-kronecker.csv.
+"""
+
+import argparse
+import contextlib
+import statistics
+from collections.abc import Callable
+
+import torch
+from common import interleaved, print_table, ratio, write_rows
+from torch import nn
+from torch.nn import functional as F
+
+from subspaces import Subspace
+from subspaces.layer_kronecker import LayerKronecker
+from subspaces.tasks import get_task
+
+D_OF_FC = 750
+VARIANTS = {  # name → arguments of LayerKronecker; None: the ordinary subspace
+    "subspace": None,
+    "rank 32": {"rank": 32},
+    "rank 64": {"rank": 64},
+    "rank 96": {"rank": 96},
+    "rank 128": {"rank": 128},
+    "rank 64, orthonormal": {"rank": 64, "factors": "orthonormal"},
+    "rank 64, balance core": {"rank": 64, "balance": "core"},
+    "rank 32 of out, 128 of in": {"rank": (32, 128)},
+    "rank 128 of out, 32 of in": {"rank": (128, 32)},
+}
+
+
+def mlp(inputs: int, width: int, depth: int) -> nn.Sequential:
+    """`depth` layers of `width`, ReLU between them, then 10 outputs."""
+    layers: list[nn.Module] = []
+    for k in range(depth):
+        layers += [nn.Linear(inputs if k == 0 else width, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
+
+
+def step_of(kind: str, size: tuple[int, int, int], batch: int, bf16: bool, d: int, rank: int) -> Callable[[], None]:
+    """One training step of a network, directly or in a subspace."""
+    torch.manual_seed(0)
+    model = mlp(*size)
+    x, y = torch.randn(batch, size[0]), torch.randint(0, 10, (batch,))
+    if kind == "direct":
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    else:
+        subspace = Subspace(model, d) if kind == "subspace" else LayerKronecker(model, d, rank=rank)
+        optimizer = torch.optim.Adam(subspace.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
+            loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def speed(rounds: int) -> list[dict]:
+    """Ratios of whole steps to the direct one."""
+    wide, small = (2048, 2048, 3), (784, 200, 2)
+    cases = [(wide, n, bf16, 750, rank, rounds) for n in (16, 64, 128) for bf16 in (False, True) for rank in (64,)]
+    cases += [(wide, 64, False, 750, rank, rounds) for rank in (32, 128)]
+    cases += [(small, 64, bf16, D_OF_FC, rank, 8 * rounds) for bf16 in (False, True) for rank in (32, 64)]
+    rows = []
+    for size, batch, bf16, d, rank, count in cases:
+        kinds = ("direct", "subspace", "layer-kronecker")
+        calls = {kind: step_of(kind, size, batch, bf16, d, rank) for kind in kinds}
+        seconds = interleaved(calls, count)
+        rows.append(
+            {
+                "measured": "step",
+                "network": f"{size[2]}x{size[1]} on {size[0]}",
+                "batch": batch,
+                "precision": "bf16" if bf16 else "fp32",
+                "d": d,
+                "rank": rank,
+                "direct_ms": 1e3 * statistics.median(seconds["direct"]),
+                "subspace_ratio": ratio(seconds, "subspace", "direct"),
+                "layer_kronecker_ratio": ratio(seconds, "layer-kronecker", "direct"),
+            }
+        )
+        print_table(rows[-1:])
+    return rows
+
+
+def accuracy(epochs: int, seeds: int, rates: tuple[float, ...]) -> list[dict]:
+    """Test accuracy of FC 2×200 on MNIST at d = 750 for each variant, with the better of the rates."""
+    task = get_task("mnist-fc")
+    data = task.load_data()
+    rows = []
+    for name, options in VARIANTS.items():
+        found = {rate: [_train(task, data, options, rate, epochs, seed) for seed in range(seeds)] for rate in rates}
+        best = max(found, key=lambda rate: statistics.mean(found[rate]))
+        row = {"measured": "accuracy", "variant": name, "d": D_OF_FC, "epochs": epochs, "seeds": seeds, "rate": best}
+        row["test_accuracy"] = statistics.mean(found[best])
+        row["spread"] = statistics.stdev(found[best]) if seeds > 1 else 0.0
+        rows.append(row)
+        print_table([row])
+    return rows
+
+
+def _train(task, data, options: dict | None, rate: float, epochs: int, seed: int) -> float:
+    model = task.build_model(seed)
+    subspace = Subspace(model, D_OF_FC, seed=seed) if options is None else _wrap(model, options, seed)
+    optimizer = torch.optim.Adam(subspace.parameters(), lr=subspace.lr(rate), fused=True)
+    order, n = torch.Generator().manual_seed(seed), len(data.train_x)
+    for _ in range(epochs):
+        for index in torch.randperm(n, generator=order)[: n // 128 * 128].view(-1, 128):
+            optimizer.zero_grad(set_to_none=True)
+            task.loss(model(data.train_x[index]), data.train_y[index]).backward()
+            optimizer.step()
+    with torch.no_grad():
+        return float(task.score(model(data.test_x), data.test_y))
+
+
+def _wrap(model: nn.Module, options: dict, seed: int) -> LayerKronecker:
+    return LayerKronecker(model, D_OF_FC, seed=seed, **options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--accuracy", action="store_true")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    both = arguments.speed == arguments.accuracy
+    rows = []
+    if arguments.speed or both:
+        rows += speed(arguments.rounds)
+    if arguments.accuracy or both:
+        rows += accuracy(arguments.epochs, arguments.seeds, tuple(arguments.rates))
+    print_table([row for row in rows if row["measured"] == "step"] or rows)
+    if both:
+        print(f"wrote {write_rows('layer-kronecker', rows)}")
+
+
+if __name__ == "__main__":
+    main()

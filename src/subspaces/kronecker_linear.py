@@ -1,0 +1,167 @@
+"""A linear layer W₀ + c·B S Aᵀ that trains only its core S, so that no gradient of the size of W is ever formed."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_ROUNDINGS = 8  # loaded weights are in the span of the factors if they are so to so many roundings
+
+
+class KroneckerLinear(nn.Linear):
+    """x ↦ x W₀ᵀ + ((x A) Sᵀ) (c B)ᵀ + b with frozen W₀ (out × in), A (in × r_in), B (out × r_out) and trained S.
+
+    An `nn.Linear` becomes one (`factor_`) and comes back (`unfactor_`) in place. It reads as the dense layer that it
+    stands for: `weight` is W₀ + c·B S Aᵀ, also in the state dict; writing goes to `base` (W₀) and `core` (S).
+
+    Cost for n rows: forward and backward are n·in·out multiply-adds each plus 2n(r_in·in + r_in·r_out + r_out·out);
+    a dense layer pays n·in·out once more for the gradient of W. Memory: r_in·in + r_out·out numbers beyond W₀, and
+    under autocast a copy of W₀ in the low precision, which spares casting it in every step.
+    """
+
+    base: nn.Parameter
+    core: nn.Parameter
+    left: nn.Parameter
+    right: nn.Parameter
+    scale: float
+    _low: tuple[tuple, tuple[Tensor, Tensor, Tensor]] | None
+
+    @property
+    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """W₀ + c·B S Aᵀ: computed at every reading, differentiable in S."""
+        return self.base + self.left @ self.core @ self.right
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows = input.reshape(-1, self.in_features)
+        kind = rows.device.type
+        if torch.is_autocast_enabled(kind):
+            rows = rows.to(torch.get_autocast_dtype(kind))  # once, not once per product
+        base, left, right = self._frozen(rows.dtype)
+        inner = F.linear(F.linear(rows, right), self.core)
+        out = torch.addmm(F.linear(rows, base, self.bias), inner, left.T)
+        return out.view(*input.shape[:-1], self.out_features)
+
+    def _frozen(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """W₀, c·B and Aᵀ in the precision of the product; a low precision is made once and kept."""
+        found = (self.base, self.left, self.right)
+        if dtype == self.base.dtype or torch.compiler.is_compiling() or type(self.base) is not nn.Parameter:
+            return found
+        key = (dtype, self.base.device, *(tensor._version for tensor in found), self.base.data_ptr())
+        if self._low is None or self._low[0] != key:
+            self._low = key, tuple(tensor.detach().to(dtype) for tensor in found)  # pyright: ignore
+        assert self._low is not None
+        return self._low[1]
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, core={tuple(self.core.shape)}"
+
+    # ---- the state dict of the dense layer
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = self.weight.detach()
+        if self.bias is not None:
+            destination[f"{prefix}bias"] = self.bias if keep_vars else self.bias.detach()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing: Any,
+        unexpected: Any,
+        errors: Any,
+    ) -> None:
+        known = {f"{prefix}weight", f"{prefix}bias"}
+        mine = {f"{prefix}{name}": getattr(self, name) for name in ("base", "core", "left", "right")}
+        mine |= {key: state_dict[key] for key in known & state_dict.keys() if key.endswith("bias")}
+        super()._load_from_state_dict(mine, prefix, local_metadata, strict, missing, unexpected, errors)
+        if strict:
+            unexpected += [key for key in state_dict if key.startswith(prefix) and key not in known]
+        given = state_dict.get(f"{prefix}weight")
+        if given is None:
+            missing.append(f"{prefix}weight")
+        elif given.shape != self.base.shape:
+            errors.append(f"{prefix}weight must be of shape {tuple(self.base.shape)}; got {tuple(given.shape)}.")
+        else:
+            self.set_weight_(given)
+
+    @torch.no_grad()
+    def set_weight_(self, weight: Float[Tensor, "out in"]) -> None:
+        """Stand for a given weight: by the core where the factors span the change, else with it as the new W₀."""
+        left, right = _wide(self.left), _wide(self.right)
+        given = weight.to(left.device, left.dtype)
+        change = given - _wide(self.base)
+        core = left.T @ change @ right.T / self.scale**2
+        missed = float((change - left @ core @ right).norm())
+        rounding = torch.finfo(self.base.dtype).eps * float(given.norm())
+        if missed <= 1e-3 * float(change.norm()) + _ROUNDINGS * rounding:
+            self.core.copy_(core)
+        else:
+            self.base.copy_(given)
+            self.core.zero_()
+
+    @torch.no_grad()
+    def fold_(self) -> None:
+        """W₀ ← W₀ + c·B S Aᵀ and S ← 0: the same function, with one rounding of W₀."""
+        self.base.copy_(_wide(self.base) + _wide(self.left) @ _wide(self.core) @ _wide(self.right))
+        self.core.zero_()
+
+
+def factor_(layer: nn.Linear, left: Float[Tensor, "out r_out"], right: Float[Tensor, "in r_in"], scale: float) -> None:
+    """Turn a linear layer into W₀ + scale·B S Aᵀ with S = 0, in place; its weight becomes `base`, frozen.
+
+    Args:
+        layer: an `nn.Linear` itself, not of a subclass (which may use its weight in other ways).
+        left: B, orthonormal columns.
+        right: A, orthonormal columns.
+        scale: c > 0.
+    """
+    weight: nn.Parameter = layer.weight  # pyright: ignore[reportAssignmentType]
+    del layer.weight
+    layer.__class__ = KroneckerLinear
+    assert isinstance(layer, KroneckerLinear)
+    weight.requires_grad = False
+    layer.base = weight
+    layer.core = nn.Parameter(weight.new_zeros(left.shape[1], right.shape[1]))
+    layer.scale, layer._low = scale, None
+    set_factors_(layer, left, right)
+
+
+def set_factors_(layer: KroneckerLinear, left: Float[Tensor, "out r_out"], right: Float[Tensor, "in r_in"]) -> None:
+    """Put other factors of the same shapes in place (fold the core first)."""
+    like = layer.base
+    layer.left = nn.Parameter((left * layer.scale).to(like.device, like.dtype), requires_grad=False)
+    layer.right = nn.Parameter(right.T.contiguous().to(like.device, like.dtype), requires_grad=False)
+
+
+def unfactor_(layer: nn.Linear) -> None:
+    """Fold the core into the weight: a plain `nn.Linear` again, with its old parameter object."""
+    if not isinstance(layer, KroneckerLinear):
+        return
+    if bool(layer.core.any()):  # an untouched weight keeps its bits
+        layer.fold_()
+    weight = layer.base
+    for name in ("base", "core", "left", "right"):
+        delattr(layer, name)
+    del layer.scale, layer._low
+    layer.__class__ = nn.Linear  # pyright: ignore[reportAttributeAccessIssue]
+    bias = layer._parameters.pop("bias")
+    weight.requires_grad = True
+    layer.weight = weight  # pyright: ignore[reportAttributeAccessIssue]
+    layer.register_parameter("bias", bias)  # in the order of a plain layer, which optimisers count by
+
+
+def unfactor_all_(model: nn.Module) -> nn.Module:
+    """Make every factored layer of a model plain again, at the weights that it stands for. Returns the model."""
+    for module in list(model.modules()):
+        if isinstance(module, nn.Linear):
+            unfactor_(module)
+    return model
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Low precision is folded in float32."""
+    return tensor.detach().float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.detach()
