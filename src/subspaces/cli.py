@@ -70,6 +70,33 @@ class Report:
 
 
 @dataclass
+class Reproduce:
+    """Run a recipe: a published table beside our own numbers, as result rows, a figure and a page.
+
+    The same command goes on where it was interrupted; finished runs are read.
+    """
+
+    recipe: tyro.conf.Positional[str | None] = None
+    """Name of the recipe (--list shows them), or a TOML file."""
+    series: list[str] = field(default_factory=list)
+    """Only these series; those that run by default without it."""
+    all: bool = False
+    """Also the series that run only when named."""
+    smoke: bool = False
+    """The minute's version: small data, few runs; written outside `results/` unless --out is given."""
+    workers: int = 2
+    """Local processes of one thread each."""
+    out: Path | None = None
+    """Folder for rows, figures, page and runs; in a checkout `results/`, `docs/` and `runs/reproduce` without it."""
+    list: bool = False
+    """List the recipes and how much of them has been run."""
+    docs: bool = False
+    """Only draw the figures and the page again, from the rows that are there."""
+    json: bool = False
+    """Print rows as JSON instead of a table."""
+
+
+@dataclass
 class List:
     """List what can be named: projections, tasks, models or data sets."""
 
@@ -165,6 +192,34 @@ def run_report(options: Report) -> int:
     return 0
 
 
+def run_reproduce(options: Reproduce) -> int:
+    """``subspaces reproduce``."""
+    from .reproduce import redraw, reproduce
+    from .reproduce_display import ReproduceDisplay, rows_table, status_table
+    from .reproduce_page import Places, status
+
+    screen, places = Console(highlight=False), Places.of(options.out, smoke=options.smoke)
+    if options.list:
+        print(json.dumps(status(places))) if options.json else screen.print(status_table(places))
+        return 0
+    if options.docs:
+        print(redraw(places))
+        return 0
+    if options.recipe is None:
+        raise ValueError("`recipe` must be given; --list shows them. Such as: subspaces reproduce li2018-toy --smoke")
+    with ReproduceDisplay(options.recipe) as display:
+        rows = reproduce(
+            options.recipe, series=options.series, everything=options.all, smoke=options.smoke,
+            workers=options.workers, out=options.out, on_event=display.event, on_start=display.start,
+        )  # fmt: skip
+    if options.json:
+        print(json.dumps(rows))
+        return 0
+    screen.print(rows_table(rows))
+    print(places.page)
+    return 0
+
+
 def run_list(options: List) -> int:
     """``subspaces list``."""
     from .listing import LISTS
@@ -193,6 +248,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command(Train, run_train),
     "dimension": Command(Dimension, run_dimension),
     "report": Command(Report, run_report),
+    "reproduce": Command(Reproduce, run_reproduce),
     "list": Command(List, run_list),
 }
 
