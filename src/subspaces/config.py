@@ -1,14 +1,16 @@
 """What decides the numbers of one run, and the name that follows from it."""
 
 import dataclasses
+import functools
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tyro.conf import Positional
 
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "sgd", "pbfgs", "gauss-newton")
 SCHEDULES = ("constant", "cosine", "onecycle", "step")
 
 
@@ -41,10 +43,17 @@ class TrainConfig:
     layer_scale: bool = False
     """SAID (Aghajanyan et al. 2020): one trained multiple per layer, counted in d."""
 
-    optimizer: Literal["adam", "sgd"] | None = None
-    """Optimiser of the coordinates, or of all parameters in direct training."""
+    subspace: str | None = None
+    """File of a learned basis or a ticket (`subspaces extract`): train its coordinates from its origin."""
+    batchnorm: Literal["keep", "reset", "re-estimate"] | None = None
+    """BatchNorm statistics: kept as the steps leave them, reset at the start, or re-estimated before evaluations
+    (default of pbfgs and gauss-newton)."""
+
+    optimizer: Literal["adam", "sgd", "pbfgs", "gauss-newton"] | None = None
+    """Optimiser of the coordinates, or of all parameters in direct training; pbfgs and gauss-newton in subspaces."""
     lr: float | None = None
-    """Native learning rate, that of direct training; in a subspace steps are made as long by the factor √(D/d)."""
+    """Native learning rate, that of direct training; in a subspace steps are made as long by the factor √(D/d).
+    With --subspace, pbfgs or gauss-newton it is the rate of the coordinates themselves."""
     momentum: float | None = None
     """Momentum of sgd, in [0, 1)."""
     beta2: float = 0.999
@@ -80,6 +89,12 @@ class TrainConfig:
 
     eval_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
+    record: str | None = None
+    """Write a trajectory file: `epoch` for a sample per epoch, or a number of steps."""
+    record_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of its samples; bfloat16 holds the way from the first one in half the space."""
+    record_source: Literal["weights", "gradients"] = "weights"
+    """What is recorded: the weights, or the gradients of all parameters (for gradient-pca)."""
     record_trace: bool = False
     """Keep the training loss of every step (for success probabilities over a burn-in)."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -115,6 +130,8 @@ class TrainConfig:
             for f in dataclasses.fields(self)
             if f.metadata.get("hashed", True) and f.name != "task" and getattr(self, f.name) != f.default
         }
+        if self.subspace is not None:
+            changed["subspace"] = content_name(self.subspace)
         return {"task": self.task, **changed}
 
     def key(self) -> str:
@@ -144,6 +161,21 @@ class TrainConfig:
     def options(self) -> dict[str, Any]:
         """``projection_options`` as keyword arguments: values are read as JSON where they are, else as text."""
         return dict(_option(text) for text in self.projection_options)
+
+
+def content_name(path: str) -> str:
+    """What a file holds, by its sha256, so that a run's name follows its basis wherever that lies; or else the path."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path
+    return _content_name(os.path.abspath(path), status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _content_name(path: str, changed: int, size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _normal(f: "dataclasses.Field[Any]", value: Any) -> Any:
@@ -182,10 +214,24 @@ def _check(config: TrainConfig) -> None:
     for name in ("label_noise", "shuffle_labels"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"`{name}` must be in [0, 1]; got {getattr(config, name)}.")
-    for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+    every = config.record
+    if every is not None and every != "epoch" and not (every.isdecimal() and int(every) >= 1):
+        raise ValueError(f"`record` must be 'epoch' or a number of steps ≥ 1; got {every!r}. Such as --record epoch.")
+    choices = {"record_dtype": ("float32", "bfloat16"), "record_source": ("weights", "gradients")}
+    choices |= {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "batchnorm": ("keep", "reset", "re-estimate")}
+    for name, known in choices.items():
         if getattr(config, name) not in (None, *known):
             raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {getattr(config, name)!r}.")
     config.options()
+
+
+def _refuse_beside_subspace(config: TrainConfig) -> None:
+    """A stored subspace brings its projection, its parameters and its origin."""
+    for name in ("projection_options", "only", "exclude", "blocks", "layer_scale", "burn_in", "redraw_every"):
+        if getattr(config, name):
+            raise ValueError(f"`{name}` must be left out with `subspace`, whose file decides it. Remove one of them.")
+    if config.projection != "hadamard":
+        raise ValueError(f"`projection` must be left out with `subspace`; got {config.projection!r}. Remove one.")
 
 
 def refuse_dead_options(config: TrainConfig) -> None:
@@ -194,6 +240,17 @@ def refuse_dead_options(config: TrainConfig) -> None:
     Raises:
         ValueError: an option of a subspace without ``d``, or of another optimiser.
     """
+    if config.subspace is not None:
+        _refuse_beside_subspace(config)
+    if config.record is None and (config.record_dtype, config.record_source) != ("float32", "weights"):
+        raise ValueError("`record_dtype` and `record_source` must go with `record`. Add --record epoch.")
+    if config.optimizer in ("pbfgs", "gauss-newton"):
+        if config.d is None:
+            raise ValueError(f"`optimizer` {config.optimizer} must go with a subspace. Add --subspace FILE or --d.")
+        if config.l2 or config.momentum:
+            raise ValueError(
+                f"`l2` and `momentum` must be 0 with {config.optimizer}; got {config.l2} and {config.momentum}."
+            )
     if config.d is None:
         for name in ("projection_options", "only", "exclude", "blocks", "layer_scale", "burn_in", "redraw_every"):
             if getattr(config, name):

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from .callbacks import Callback
 from .config import TrainConfig
+from .recording import RecordTrajectory
 from .records import Result, environment
 from .train_setup import basis_seed, begin, resolve
 from .train_state import TrainState, save_state
-from .train_step import derived_seed, epoch_order, evaluate, learning_rate, take_step
+from .train_step import derived_seed, epoch_order, evaluate, learning_rate, refresh, take_step
 
 __all__ = ["Callback", "Result", "TrainConfig", "TrainState", "resolve", "train"]
 
@@ -61,6 +62,10 @@ def train(
         100
     """
     folder = None if folder is None else Path(folder)
+    if config.record is not None:
+        if folder is None:
+            raise ValueError("`record` must go with a folder for the trajectory file; got none. Add --out FOLDER.")
+        callbacks = [*callbacks, RecordTrajectory(folder)]
     with _surroundings(config), _interruptible() as interrupt:
         state = begin(config, folder if resume else None, None if data_root is None else str(data_root))
         for callback in callbacks:
@@ -125,6 +130,7 @@ def _evaluation_due(state: TrainState) -> bool:
 
 def _evaluate(state: TrainState) -> dict[str, Any]:
     """A row of the curves: training means since the last row, validation and test."""
+    refresh(state)
     row: dict[str, Any] = {"epoch": state.epoch, "step": state.step, "lr": learning_rate(state)}
     row["train_loss"] = float(state.loss_sum) / state.summed
     row["train_score"] = float(state.score_sum) / state.summed

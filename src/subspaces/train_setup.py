@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .batchnorm import refresh_batchnorm
 from .config import TrainConfig, refuse_dead_options
+from .learned import LONG_STEPS, enter_stored, make_long_optimizer, resolve_learned
 from .subspace import Subspace
 from .tasks import DataOptions, get_task
 from .train_state import TrainState, load_parameters, load_state, read_state
@@ -22,6 +24,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     Raises:
         ValueError: another optimiser than the task's without a learning rate of its own.
     """
+    config = resolve_learned(config)
     defaults = get_task(config.task).defaults
     if config.optimizer not in (None, defaults.optimizer) and config.lr is None:
         raise ValueError(
@@ -127,7 +130,25 @@ def _enter_subspace(state: TrainState, saved: tuple[dict[str, Tensor], dict[str,
     if saved is not None:
         bases = saved[1]["bases"]
         load_parameters(state.model, saved[0])
-    state.subspace = Subspace(
+    state.subspace = enter_stored(state) if config.subspace is not None else _drawn(state, bases)
+    if config.batchnorm == "reset" and saved is None:
+        refresh_batchnorm(state.model, policy="reset")
+    named = dict(state.model.named_parameters(remove_duplicate=False))
+    moved = {id(named[name]) for name in state.subspace.layout.names}
+    for parameter in state.model.parameters():
+        parameter.requires_grad_(id(parameter) in moved)
+    if config.optimizer in LONG_STEPS:
+        state.optimizer = make_long_optimizer(config, state.subspace, state.lr)
+        return
+    if config.subspace is None:
+        state.lr = state.subspace.lr(state.lr, config.optimizer or "adam")
+    state.optimizer = make_optimizer(config, state.subspace.parameters(), state.lr)
+
+
+def _drawn(state: TrainState, bases: int) -> Subspace:
+    """A random subspace through the present parameters."""
+    config = state.config
+    return Subspace(
         state.model,
         d=config.d,
         projection=config.projection,
@@ -139,9 +160,3 @@ def _enter_subspace(state: TrainState, saved: tuple[dict[str, Tensor], dict[str,
         layer_scale=config.layer_scale,
         **config.options(),
     )
-    named = dict(state.model.named_parameters(remove_duplicate=False))
-    moved = {id(named[name]) for name in state.subspace.layout.names}
-    for parameter in state.model.parameters():
-        parameter.requires_grad_(id(parameter) in moved)
-    state.lr = state.subspace.lr(state.lr, config.optimizer or "adam")
-    state.optimizer = make_optimizer(config, state.subspace.parameters(), state.lr)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .datasets import augment
+from .learned import LONG_STEPS, refresh_statistics, take_long_step
 from .schedules import factor
 from .train_state import TrainState
 
@@ -42,6 +43,8 @@ def take_step(state: TrainState, order: Tensor, batch: int, lr: float) -> tuple[
     if config.augment:
         inputs = augment(inputs, state.generator)
     optimizer.zero_grad(set_to_none=True)
+    if config.optimizer in LONG_STEPS:
+        return take_long_step(state, inputs, targets, lambda: _forward_format(state))
     with _forward_format(state):
         outputs = state.model(inputs)
         loss = task.loss(outputs, targets)
@@ -57,6 +60,11 @@ def _forward_format(state: TrainState) -> contextlib.AbstractContextManager[Any]
     if not state.config.autocast:
         return contextlib.nullcontext()
     return torch.autocast(torch.device(state.config.device).type, dtype=torch.bfloat16)
+
+
+def refresh(state: TrainState) -> None:
+    """Bring BatchNorm statistics to where the weights are, if the config asks for it."""
+    refresh_statistics(state, lambda: _forward_format(state))
 
 
 def add_penalty(model: nn.Module, l2: float) -> None:
