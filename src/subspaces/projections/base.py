@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from subspaces.kernels import native_library
+from subspaces.kernels import native_library, triton_library
 from subspaces.kernels.native_library import NativeMap, Segments
 from subspaces.kernels.random_bits import check_seed
+from subspaces.kernels.triton_library import TritonMap
 
 SPEC_VERSION = 1  # docs/projection-spec.md
 _CHUNK_ROWS = 1 << 22  # rows worked on at once by the reference: bounds its temporary memory
@@ -66,6 +67,10 @@ class Projection(abc.ABC):
 
     def _make_native(self) -> NativeMap | None:
         """The same map for the C kernels, or None where they have none; called once, and only if they are there."""
+        return None
+
+    def _triton(self) -> TritonMap | None:
+        """The same map for the Triton kernels, or None where they have none."""
         return None
 
     @property
@@ -143,6 +148,9 @@ class Projection(abc.ABC):
         if native is not None:
             native[0].write_(native[1], w, torch.get_num_threads())
             return
+        if triton_library.takes(w, [*tensors, *(origins or ())]) and (device := self._triton()) is not None:
+            device.write_(tensors, starts, w, origins)
+            return
         for i, (tensor, start) in enumerate(zip(tensors, starts, strict=True)):
             base = tensor if origins is None else origins[i]
             rows = self._lift_chunked(w[None], start, start + tensor.numel())[0]
@@ -157,6 +165,9 @@ class Projection(abc.ABC):
         if native is not None:
             native[0].fold_(out, native[1], torch.get_num_threads())
             native[1].release()
+            return
+        if triton_library.takes(out, tensors) and (device := self._triton()) is not None:
+            device.fold_(out, tensors, starts)
             return
         for tensor, start in zip(tensors, starts, strict=True):
             out += self._adjoint_chunked(tensor.reshape(1, -1).to(out.dtype), start)[0]
