@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from subspaces import PROJECTIONS, Subspace
+from subspaces.batched_linear import map_linears_
 from subspaces.config import TrainConfig
 from subspaces.many import ManySubspaces
 from subspaces.projections import Hadamard
@@ -84,6 +85,28 @@ def test_each_model_may_have_its_own_inputs_and_repeated_backward_passes_add_up(
     torch.testing.assert_close(many.coordinates.grad, 2 * once)
     with pytest.raises(ValueError, match="`x` must have 2 batches"):
         many(x[:1], shared=False)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 5, 6)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_batched_linear_layers_give_the_outputs_and_gradients_of_single_ones(shared, shape, bias):
+    K, x = 3, torch.randn(*(() if shared else (3,)), *shape, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(K, 4, 6, dtype=torch.float64, requires_grad=True)
+    given = {"weight": weight} | ({"bias": torch.randn(K, 4, dtype=torch.float64, requires_grad=True)} if bias else {})
+    layer = map_linears_(nn.Linear(6, 4, bias=bias))
+
+    def one(theta: dict, rows: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, theta, (rows,))
+
+    out = torch.func.vmap(one, in_dims=(0, None if shared else 0))(given, x)
+    expected = [F.linear(x if shared else x[k], weight[k], given["bias"][k] if bias else None) for k in range(K)]
+    torch.testing.assert_close(out, torch.stack(expected))
+    leaves = [x, *given.values()]
+    found = torch.autograd.grad(out.sin().sum(), leaves)
+    wanted = torch.autograd.grad(torch.stack(expected).sin().sum(), leaves)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_one_model_with_nan_leaves_the_others_alone():

@@ -10,6 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from subspaces.batched_linear import map_linears_
 from subspaces.layout import layout_of, select
 from subspaces.projections import Projection, make_projection
 from subspaces.subspace import Subspace
@@ -72,6 +73,7 @@ class ManySubspaces:
             w = torch.zeros(len(models), self.d, dtype=wide, device=next(iter(self.stacks.values())).device)
         self.coordinates = nn.Parameter(w)
         self._bare = _bare(models[0])
+        self._mapped = map_linears_(copy.deepcopy(self._bare))
         self._slices = [[s.detach()[k] for s in self.stacks.values()] for k in range(self.K)]
         self._origin_slices = [[o[k] for o in self._origins.values()] for k in range(self.K)]
         self._synced = self.coordinates._version
@@ -154,7 +156,7 @@ class ManySubspaces:
         return mapped(self.stacks, self._rest, x)
 
     def _one(self, theta: dict[str, Tensor], rest: dict[str, Tensor], x: Tensor) -> Tensor:
-        return torch.func.functional_call(self._bare, {**rest, **theta}, (x,))
+        return torch.func.functional_call(self._mapped, {**rest, **theta}, (x,))
 
     def buffers(self, k: int) -> dict[str, Tensor]:
         """Buffers of model k by name (BatchNorm statistics): views."""
@@ -164,6 +166,7 @@ class ManySubspaces:
     def train(self, mode: bool = True) -> "ManySubspaces":
         """Training or evaluation mode of all models."""
         self._bare.train(mode)
+        self._mapped.train(mode)
         return self
 
     def eval(self) -> "ManySubspaces":
