@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+PIP     = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 STAMP  := $(VENV)/.installed
 SOURCES_C := $(wildcard src/subspaces/kernels/native/*.[ch])
 DATA   := $(if $(SUBSPACES_DATA),$(SUBSPACES_DATA),$(if $(wildcard ../shared/data),../shared/data,))
@@ -9,7 +10,7 @@ export SUBSPACES_DATA := $(DATA)
 DEMO   ?= digits-fc
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-slow check format lint types bench docs clean
+.PHONY: help setup demo test test-fast test-slow check format bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -20,9 +21,9 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(SOURCES_C)
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed; got %s. Set PYTHON=python3.12, say." % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing dependencies (the first time takes a few minutes) ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt "setuptools>=77" torch 2>&1 | grep -v '^WARNING: Location' || true
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]" 2>&1 | grep -v '^WARNING: Location' || true
-	@$(BIN)/python -c 'import subspaces'
+	@$(PIP) "setuptools>=77" torch
+	@$(PIP) --no-build-isolation -e ".[dev]"
+	@$(BIN)/python -c 'from subspaces.kernels import native_library as n; print("C kernels:", n.isa(), n.why_not())'
 	@touch $@
 
 demo: $(STAMP) ## measure an intrinsic dimension on handwritten digits and write its report
@@ -45,6 +46,15 @@ check: $(STAMP) ## what continuous integration checks: format, lint, types, test
 
 format: $(STAMP) ## rewrite the sources in the house style
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## print the tables of speed and memory (about ten minutes on a quiet machine)
+	@$(BIN)/python benchmarks/projections.py
+	@$(BIN)/python benchmarks/step.py
+	@$(BIN)/python benchmarks/step.py --memory resnet18 encoder
+
+docs: $(STAMP) ## rebuild the measured parts of README.md and docs/ from the rows under results/
+	@$(BIN)/subspaces reproduce --docs
+	@$(BIN)/python benchmarks/readme.py
 
 clean: ## remove what was built
 	rm -rf $(VENV) build dist src/*.egg-info src/subspaces/kernels/_native*.so .pytest_cache .ruff_cache demo-report

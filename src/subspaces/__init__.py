@@ -1,10 +1,35 @@
-"""Train, measure and ship neural networks in a few dimensions."""
+"""Train, measure and ship neural networks in a few dimensions.
 
-# a model seen as θ₀ + P w
-# fixed linear maps
-from subspaces.projections import PROJECTIONS, Projection, make_projection
-from subspaces.subspace import Subspace
+Names are imported at their first use, so that `subspaces --help` need not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from subspaces.projections import PROJECTIONS, Basis, Projection, make_projection
+    from subspaces.subspace import Subspace
 
 __version__ = "0.1.0"
 
-__all__ = ["PROJECTIONS", "Projection", "Subspace", "make_projection"]
+_HOMES = {
+    # a model seen as θ₀ + P w
+    "Subspace": "subspaces.subspace",
+    # fixed linear maps
+    "PROJECTIONS": "subspaces.projections",
+    "Projection": "subspaces.projections",
+    "Basis": "subspaces.projections",
+    "make_projection": "subspaces.projections",
+}
+
+__all__ = ["PROJECTIONS", "Basis", "Projection", "Subspace", "make_projection"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'subspaces' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
