@@ -95,7 +95,7 @@ def _product(z, h, EXACT: tl.constexpr, UNITS: tl.constexpr):
 @triton.jit
 @no_type_check
 def transform(z, log, LOG: tl.constexpr, EXACT: tl.constexpr, UNITS: tl.constexpr):
-    """H_m z/√m on every block of m = 2^log ≤ 2^LOG rows of a window (LINES, 16)."""
+    """H_m z on every block of m = 2^log ≤ 2^LOG rows of a window (LINES, 16)."""
     if LOG > 0:
         z = _product(z, _factor(tl.minimum(log, 4)), EXACT, UNITS)
     if LOG > 4:
@@ -106,10 +106,15 @@ def transform(z, log, LOG: tl.constexpr, EXACT: tl.constexpr, UNITS: tl.constexp
         z = tl.reshape(tl.permute(tl.reshape(z, [_LINES // 256, 16, 16, 16]), [0, 2, 3, 1]), [_LINES, 16])
         z = _product(z, _factor(tl.maximum(log - 8, 0)), False, UNITS)
         z = tl.reshape(tl.permute(tl.reshape(z, [_LINES // 256, 16, 16, 16]), [0, 3, 1, 2]), [_LINES, 16])
-    if LOG > 0:
-        half_power = ((127 - (log >> 1)) << 23).to(tl.float32, bitcast=True)  # 2^-⌊log/2⌋
-        z *= half_power * tl.where((log & 1) == 1, 0.7071067811865476, 1.0)
     return z
+
+
+@triton.jit
+@no_type_check
+def norm_of(log):
+    """1/√(2^log), a scalar."""
+    half_power = ((127 - (log >> 1)) << 23).to(tl.float32, bitcast=True)  # 2^-⌊log/2⌋
+    return half_power * tl.where((log & 1) == 1, 0.7071067811865476, 1.0)
 
 
 # ---- windows

@@ -12,6 +12,7 @@ from subspaces.kernels.triton_device import (
     flips_of,
     inside,
     lanes,
+    norm_of,
     transform,
     turns_of,
     window,
@@ -27,21 +28,20 @@ _LINES = tl.constexpr(TILE // 16)
 @triton.jit
 @no_type_check
 def _coordinates(w, seed, row, d, magic, SPAN: tl.constexpr):
-    """w at the columns of the window's rows, (LINES, 16); SPAN ≥ the stretches in a window, or 0 if d ≥ TILE."""
+    """w at the columns of the window's rows, (LINES, 16); SPAN ≥ the stretches in a window, or 0 if d ≥ TILE.
+
+    w is there twice, one copy after the other, so that a turned stretch reads on where it would wrap.
+    """
     stretch = row // d
     at = (row - stretch * d).to(tl.int32) + lanes()  # counted from the first row of that stretch
     if SPAN == 0:
-        later = at >= d
-        turn = tl.where(later, turns_of(seed, stretch + 1, d), turns_of(seed, stretch, d))
-        at = tl.where(later, at - d, at)
+        move = tl.where(at >= d, turns_of(seed, stretch + 1, d) - d, turns_of(seed, stretch, d))
     else:  # at div d by a product with ⌈2³²/d⌉: exact because at < d + TILE < 2¹³
         index = tl.umulhi(at.to(tl.uint32), at.to(tl.uint32) * 0 + magic.to(tl.uint32)).to(tl.int32)
-        turns = turns_of(seed, stretch + tl.arange(0, SPAN), d)
-        turn = tl.reshape(tl.gather(turns, tl.reshape(index, [_TILE]), 0), [_LINES, 16])
-        at -= index * d
-    column = at + turn
-    column = tl.where(column >= d, column - d, column)
-    return tl.load(w + column)
+        later = tl.arange(0, SPAN)
+        moves = turns_of(seed, stretch + later, d) - later * d
+        move = tl.reshape(tl.gather(moves, tl.reshape(index, [_TILE]), 0), [_LINES, 16])
+    return tl.load(w + (at + move))
 
 
 @triton.jit(do_not_specialize=["seed", "d", "magic", "full", "rest", "row0", "start", "length", "tiles"])
@@ -76,15 +76,16 @@ def lift_kernel(
     if b > a:
         z = flipped(_coordinates(w, seed, row, d, magic, SPAN), flips_of(seed, row))
         y = transform(z, log, LOG, False, UNITS)
+        norm = norm_of(log)
         i = lanes()
         if (t < tiles) & (a == 0) & (b == _TILE):
             at = shift + t.to(tl.int64) * _TILE
-            sum = tl.load(origin + at + i).to(tl.float32) + y
+            sum = tl.load(origin + at + i).to(tl.float32) + norm * y
             tl.store(theta + at + i, sum.to(theta.dtype.element_ty))
         else:
             at = row - start
             mask = (i >= a) & (i < b)
-            sum = tl.load(origin + at + i, mask=mask, other=0).to(tl.float32) + y
+            sum = tl.load(origin + at + i, mask=mask, other=0).to(tl.float32) + norm * y
             tl.store(theta + at + i, sum.to(theta.dtype.element_ty), mask=mask)
 
 
@@ -162,7 +163,7 @@ def fold_narrow_kernel(
             first = row // d
             stretches = ((row - first * d).to(tl.int32) + hi + d - 1) // d
             for k in range(0, stretches, _TILE // WIDTH):
-                total += _collected(y, seed, d, row, lo, hi, first + k, 0, WIDTH)
+                total += norm_of(log) * _collected(y, seed, d, row, lo, hi, first + k, 0, WIDTH)
     column = tl.arange(0, WIDTH)
     to = partial + program.to(tl.int64) * d + column
     tl.store(to, tl.load(to, mask=column < d, other=0.0) + total, mask=column < d)
@@ -216,9 +217,8 @@ def fold_wide_kernel(
                 a, b = inside(row, 0, tl.minimum(full - row, _TILE), start, length)
                 x = _rows_of(g, False, 0, row - start, a, b)
                 y = _transformed(x, seed, row, tl.to_tensor(LOG), LOG, g.dtype.element_ty == tl.bfloat16, UNITS)
-                total += _collected(
-                    y, seed, d, row, (first - row).to(tl.int32), (last - row).to(tl.int32), s, c0, _TILE
-                )
+                lo, hi = (first - row).to(tl.int32), (last - row).to(tl.int32)
+                total += norm_of(tl.to_tensor(LOG)) * _collected(y, seed, d, row, lo, hi, s, c0, _TILE)
     else:
         for t in range(LOG):
             row, lo, hi, log = window(tl.to_tensor(t), 0, full, full, rest, LOG)
@@ -227,7 +227,7 @@ def fold_wide_kernel(
                 x = _rows_of(g, False, 0, row - start, a, b)
                 y = _transformed(x, seed, row, log, LOG, g.dtype.element_ty == tl.bfloat16, UNITS)
                 for k in range(2):
-                    total += _collected(y, seed, d, row, lo, hi, row // d + k, c0, _TILE)
+                    total += norm_of(log) * _collected(y, seed, d, row, lo, hi, row // d + k, c0, _TILE)
     i = tl.arange(0, _TILE)
     to = partial + j.to(tl.int64) * d + c0 + i
     tl.store(to, tl.load(to, mask=i < width, other=0.0) + total, mask=i < width)

@@ -22,7 +22,9 @@ MAX_BLOCK = 1024
 MAX_D = 1 << 30
 _PROGRAMS = 1056  # of one adjoint: 8 for each of the 132 multiprocessors of a large GPU
 _UNITS = True  # transform by the matrix units, in two parts of 11 bits: relative error 2⁻²²
-_COMPILE = {"enable_fp_fusion": True}  # the default of all versions so far, said aloud because it is to change
+_COMPILE: dict[str, int] = {
+    "enable_fp_fusion": True
+}  # the default of all versions so far, said aloud because it is to change
 _FLOATS = (torch.float32, torch.bfloat16)
 
 
@@ -150,7 +152,8 @@ def write_(
         TypeError, ValueError: for tensors or rows that the kernels cannot use.
     """
     kernels = _library()
-    w = _coordinates(w, d, "w")
+    _check_vector(w, d, "w")
+    w = torch.cat((w, w))  # twice, see the kernel
     span = 0 if d >= kernels.TILE else _power_of_two((kernels.TILE + d - 2) // d + 1)
     for i, rows in _parts(d, D, block, tensors, starts):
         origin = tensors[i] if origins is None else origins[i]
@@ -184,7 +187,7 @@ def fold_(
     Args, Raises: as for `write_`; out: float32, shape (d,).
     """
     kernels = _library()
-    _coordinates(out, d, "out")
+    _check_vector(out, d, "out")
     parts = list(_parts(d, D, block, tensors, starts))
     if not parts:
         return
@@ -250,7 +253,6 @@ def _library() -> Any:
     return kernels
 
 
-def _coordinates(vector: Tensor, d: int, name: str) -> Tensor:
+def _check_vector(vector: Tensor, d: int, name: str) -> None:
     if vector.dtype != torch.float32 or vector.shape != (d,):
         raise TypeError(f"`{name}` must be float32 of shape ({d},); got {vector.dtype} of {tuple(vector.shape)}.")
-    return vector.contiguous()
