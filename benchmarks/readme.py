@@ -1,0 +1,108 @@
+"""Rewrite the measured tables of README.md and docs/performance.md from the committed rows under results/.
+
+    python benchmarks/readme.py
+
+Nothing between `<!-- table: NAME -->` and `<!-- /table -->` is typed by hand.
+"""
+
+import csv
+import re
+from pathlib import Path
+
+from common import RESULTS, ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "docs" / "performance.md"]
+MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+CASES = {
+    "fc": "FC 2×200",
+    "lenet": "LeNet",
+    "resnet20": "ResNet-20",
+    "resnet18": "ResNet-18",
+    "encoder": "transformer encoder, 10 M",
+}
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """Result rows, or none where they were not measured."""
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    text = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return "\n".join([*text, *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
+
+
+def dimensions() -> str:
+    """d_int90 of every series that has one, published beside measured."""
+    lines = []
+    for path in sorted(RESULTS.glob("*.csv")):
+        for row in rows(path.stem):
+            if row.get("quantity", "").startswith("d_int") and row.get("measured"):
+                interval = f"{_whole(row['low'])} – {_whole(row['high'])}"
+                cells = [
+                    row["task"],
+                    _whole(row["D"]),
+                    _whole(row["published"]),
+                    f"**{_whole(row['measured'])}**",
+                    interval,
+                ]
+                lines.append(cells)
+    return markdown(["task", "D", "published d_int90", "measured", "95 % interval"], lines) if lines else ""
+
+
+def _whole(text: str) -> str:
+    return f"{float(text):,.0f}" if text not in ("", "inf") else "–"
+
+
+def step() -> str:
+    """Whole training steps relative to direct training with fused Adam."""
+    return _by_case("step-ratios", "of_direct", "step / direct step", "{:.2f}", ("direct",))
+
+
+def memory() -> str:
+    """Peak memory of training steps."""
+    return _by_case("step-memory", "peak_MB", "peak, MB", "{:.0f}", ())
+
+
+def _by_case(name: str, column: str, title: str, form: str, without: tuple[str, ...]) -> str:
+    found = rows(name)
+    cases = list(dict.fromkeys(row["case"] for row in found))
+    designs = [d for d in dict.fromkeys(row["design"] for row in found) if d not in without]
+    table = {(row["case"], row["design"]): form.format(float(row[column])) for row in found}
+    lines = [[design, *(table.get((case, design), "–") for case in cases)] for design in designs]
+    return markdown([title, *(CASES[case] for case in cases)], lines) if found else ""
+
+
+def projection() -> str:
+    """Time of lift and adjoint of one thread, in ns per parameter and over the floor of memory."""
+    found = [row for row in rows("projection-times") if row["threads"] == "1"]
+    sizes = list(dict.fromkeys((row["D"], row["d"]) for row in found))
+    table = {(r["D"], r["kind"], r["part"]): f"{float(r['ns']):.2g} ({float(r['times_floor']):.2g}×)" for r in found}
+    head = ["ns per parameter (over the floor), lift / adjoint", *(f"D = {int(D):,}, d = {int(d):,}" for D, d in sizes)]
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in found):
+        parts = ("write", "read") if kind == "floor" else ("lift", "adjoint")
+        lines.append([kind, *(" / ".join(table.get((D, kind, part), "–") for part in parts) for D, _ in sizes)])
+    return markdown(head, lines) if found else ""
+
+
+TABLES = {"dimensions": dimensions, "step": step, "memory": memory, "projection": projection}
+
+
+def rewrite(path: Path) -> None:
+    text = MARK.sub(lambda mark: mark[1] + TABLES[mark[2]]() + mark[3], path.read_text())
+    path.write_text(text)
+
+
+def main() -> None:
+    for path in PAGES:
+        rewrite(path)
+        print(f"rewrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
