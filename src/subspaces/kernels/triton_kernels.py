@@ -153,7 +153,7 @@ def fold_narrow_kernel(
     start, length = start.to(tl.int64), length.to(tl.int64)
     total = tl.zeros([WIDTH], tl.float32)
     for number in range(program * each, tl.minimum(program * each + each, windows)):
-        t = tl.to_tensor(number)  # the interpreter counts in Python integers
+        t = number + 0 * program  # the interpreter counts in Python integers, here is a tensor
         row, lo, hi, log = window(t, tiles, row0.to(tl.int64), full.to(tl.int64), rest, LOG)
         a, b = inside(row, lo, hi, start, length)
         if b > a:
@@ -204,7 +204,7 @@ def fold_wide_kernel(
         s0 = begin // d + j * each
         count = tl.minimum(s0 + each, (end - 1) // d + 1) - s0
         for number in range(2 * count.to(tl.int32)):  # the columns of a stretch are two runs of rows if they wrap
-            k = tl.to_tensor(number)
+            k = number + 0 * j
             s = s0 + k // 2
             place = c0 - turns_of(seed, s, d)
             place = tl.where(place < 0, place + d, place)
@@ -216,12 +216,12 @@ def fold_wide_kernel(
                 row = first - first % (_TILE - COLUMNS)
                 a, b = inside(row, 0, tl.minimum(full - row, _TILE), start, length)
                 x = _rows_of(g, False, 0, row - start, a, b)
-                y = _transformed(x, seed, row, tl.to_tensor(LOG), LOG, g.dtype.element_ty == tl.bfloat16, UNITS)
+                y = _transformed(x, seed, row, LOG + 0 * j, LOG, g.dtype.element_ty == tl.bfloat16, UNITS)
                 lo, hi = (first - row).to(tl.int32), (last - row).to(tl.int32)
-                total += norm_of(tl.to_tensor(LOG)) * _collected(y, seed, d, row, lo, hi, s, c0, _TILE)
+                total += norm_of(LOG + 0 * j) * _collected(y, seed, d, row, lo, hi, s, c0, _TILE)
     else:
         for t in range(LOG):
-            row, lo, hi, log = window(tl.to_tensor(t), 0, full, full, rest, LOG)
+            row, lo, hi, log = window(t + 0 * j, 0, full, full, rest, LOG)
             if hi > lo:
                 a, b = inside(row, lo, hi, start, length)
                 x = _rows_of(g, False, 0, row - start, a, b)
