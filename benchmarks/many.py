@@ -3,7 +3,8 @@
     python benchmarks/many.py                    # CPU: one thread, and two processes of one thread each
     python benchmarks/many.py --device cuda      # a GPU: batched against one after the other
 
-Whole steps (forward, backward, fused Adam on the coordinates, lift) on one batch that all models share. Writes
+Whole steps (forward, backward, fused Adam on the coordinates, lift) on one batch that all models share. On the CPU the
+rates of one thread are per second of processor time, those of processes per second of wall time. Writes
 results/many.csv (results/many-cuda.csv).
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from common import interleaved, print_table, ratio, write_rows
+from cpu_time import cpu_interleaved
 from torch.nn import functional as F
 
 from subspaces import Subspace
@@ -49,14 +51,13 @@ def batched(task: str, count: int, device: str = "cpu") -> Callable[[], None]:
 
 
 def alone(task: str, count: int, device: str = "cpu") -> Callable[[], None]:
-    """One step of each model, one after the other."""
-    models = [get_task(task).build_model(k).to(device) for k in range(count)]
-    subspaces = [Subspace(model, CASES[task], seed=k) for k, model in enumerate(models)]
-    optimizers = [torch.optim.Adam(s.parameters(), lr=s.lr(1e-4), fused=True) for s in subspaces]
+    """As many steps of one model: models trained one after the other, each to its end."""
+    subspace = Subspace(get_task(task).build_model(0).to(device), CASES[task])
+    optimizer = torch.optim.Adam(subspace.parameters(), lr=subspace.lr(1e-4), fused=True)
     x, y = _batch(device)
 
     def step() -> None:
-        for subspace, optimizer in zip(subspaces, optimizers, strict=True):
+        for _ in range(count):
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(subspace.model(x), y).backward()
             optimizer.step()
@@ -105,7 +106,8 @@ def measure(task: str, counts: list[int], rounds: int, device: str) -> list[dict
     """Rates on one thread (or one GPU), and their ratio within each round."""
     rows = []
     for count in counts:
-        seconds = interleaved({"batched": batched(task, count, device), "alone": alone(task, count, device)}, rounds)
+        timed = cpu_interleaved if device == "cpu" else interleaved
+        seconds = timed({"batched": batched(task, count, device), "alone": alone(task, count, device)}, rounds)
         row: dict[str, Any] = {"task": task, "d": CASES[task], "batch": BATCH, "device": device, "K": count}
         row |= {f"{name}_rate": count / statistics.median(times) for name, times in seconds.items()}
         rows.append({**row, "batched_over_alone": ratio(seconds, "alone", "batched")})

@@ -29,17 +29,17 @@ _KEY = "layer_kronecker"  # of the recipe in a checkpoint's notes
 class LayerKronecker(Subspace):
     """Train a model in d dimensions without forming the gradients of its wide linear layers.
 
-    W_l = W_l0 + c_l·B_l S_l A_lᵀ with frozen orthonormal A_l (in × r) and B_l (out × r) made from the seed. The cores
-    S_l (r × r), and as plain rows all other selected tensors (biases, norms, convolutions, layers with a side of at
-    most r), are (S, …) = (S, …)₀ + P w with one P ∈ R^{D'×d}, D' = Σ r² + the others. Everything else is as in
-    `Subspace`: the same optimisers, files and methods. State dicts hold the dense weights.
+    W_l = W_l0 + c_l·B_l S_l A_lᵀ with frozen orthonormal A_l (in × r_in) and B_l (out × r_out) made from the seed. The
+    cores S_l (r_out × r_in), and as plain rows all other selected tensors (biases, norms, convolutions, layers with a
+    side of at most its rank), are (S, …) = (S, …)₀ + P w with one P ∈ R^{D'×d}, D' = Σ r_out·r_in + the others.
+    Everything else is as in `Subspace`: the same optimisers, files and methods. State dicts hold the dense weights.
 
     Cost of a layer for n rows: 2n·in·out multiply-adds instead of 3n·in·out, and no pass over its weights by the
-    optimiser. Memory: W_l0 and r(in + out) numbers, no gradients of weights. What it costs in accuracy: see
+    optimiser. Memory: W_l0 and r_in·in + r_out·out numbers, no gradients of weights. What it costs in accuracy: see
     docs/performance.md; a larger `rank` costs less of it.
 
-    Differs from `Subspace` in that the directions of one layer are of rank ≤ r, that penalties on weights given as
-    hooks of `weight` do not reach the frozen weights, and that `theta` gives cores, not weights.
+    Differs from `Subspace` in that the directions of one layer have a rank ≤ min(r_out, r_in), that penalties on
+    weights given as hooks of `weight` do not reach the frozen weights, and that `theta` gives cores, not weights.
 
     Args:
         model: any module with a linear layer wider than `rank`. Layers whose weight is shared with another module,
@@ -47,10 +47,11 @@ class LayerKronecker(Subspace):
         d: dimension, 1 ≤ d ≤ D'.
         projection: kind of P or a `Projection` with D = D'.
         seed: of P and of the factors.
-        rank: r, or (r_out, r_in) for cores that are not square; ≥ 1.
+        rank: (r_out, r_in), or one r for both; ≥ 1. More on the side of the inputs costs the least accuracy for the
+            same number of core entries (benchmarks/layer_kronecker.py).
         factors: "hadamard" (portable to the bit) or "orthonormal" (QR of Gaussian matrices).
-        balance: "size": c_l = √(in·out/r²), all weights move alike, as under `Subspace`; "core": c_l = 1, all core
-            entries move alike, so that each layer moves by the same length.
+        balance: "size": c_l = √(in·out/(r_in·r_out)), all weights move alike, as under `Subspace`; "core": c_l = 1,
+            all core entries move alike, so that each layer moves by the same length.
         only, exclude: patterns of native names, as in `Subspace`.
         options: of `Subspace` (origin, blocks, gradients, …) and of the projection kind.
 
@@ -59,7 +60,7 @@ class LayerKronecker(Subspace):
 
     Example:
         >>> model = nn.Sequential(nn.Linear(784, 2048), nn.ReLU(), nn.Linear(2048, 10))
-        >>> subspace = LayerKronecker(model, d=750, rank=64)
+        >>> subspace = LayerKronecker(model, d=750)
         >>> optimizer = torch.optim.Adam(subspace.parameters(), lr=subspace.lr(1e-3, "adam"))
         >>> model(torch.ones(2, 784)).square().sum().backward(); optimizer.step()
 
@@ -74,7 +75,7 @@ class LayerKronecker(Subspace):
         projection: str | Projection = "hadamard",
         seed: int = 0,
         *,
-        rank: int | tuple[int, int] = 64,
+        rank: int | tuple[int, int] = (32, 128),
         factors: str = "hadamard",
         balance: str = "size",
         only: Any = None,
@@ -122,8 +123,8 @@ class LayerKronecker(Subspace):
     def lr(self, native: float, optimizer: str = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training; see `Subspace.lr`.
 
-        With M = Σ c_l² r² + the other rows, a unit of w moves the weights by √(M/D') instead of 1: √(D/d)·√(D'/M)
-        for Adam, √(D/d)·D'/M for SGD.
+        With M = Σ c_l²·r_in·r_out + the other rows, a unit of w moves the weights by √(M/D') instead of 1:
+        √(D/d)·√(D'/M) for Adam, √(D/d)·D'/M for SGD.
         """
         square = self.layout.D + sum((m.scale**2 - 1) * m.core.numel() for m in self.layers.values())
         power = {"lbfgs": 0.0, "sgd": 1.0}.get(optimizer, 0.5)
