@@ -7,6 +7,7 @@ STAMP  := $(VENV)/.installed
 SOURCES_C := $(wildcard src/subspaces/kernels/native/*.[ch])
 DATA   := $(if $(SUBSPACES_DATA),$(SUBSPACES_DATA),$(if $(wildcard ../shared/data),../shared/data,))
 export SUBSPACES_DATA := $(DATA)
+EXTRAS ?= dev
 DEMO   ?= digits-fc
 
 .DEFAULT_GOAL := help
@@ -22,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(SOURCES_C)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing dependencies (the first time takes a few minutes) ..."
 	@$(PIP) "setuptools>=77" torch
-	@$(PIP) --no-build-isolation -e ".[dev]"
+	@$(PIP) --no-build-isolation -e ".[$(EXTRAS)]"
 	@$(BIN)/python -c 'from subspaces.kernels import native_library as n; print("C kernels:", n.isa(), n.why_not())'
 	@touch $@
 
