@@ -34,6 +34,29 @@ class Train:
 
 
 @dataclass
+class Extract:
+    """Learn a subspace from a run that was trained with --record: a basis file, a table and a figure.
+
+    Train in it: subspaces train TASK --subspace FILE --optimizer sgd|adam|pbfgs|gauss-newton
+    """
+
+    source: tyro.conf.Positional[Path]
+    """Folder of the run, or its trajectory file."""
+    method: Literal["dldr", "lottery", "twa", "gradient-pca", "frequent-directions"] = "dldr"
+    """Which directions; see docs/learned-subspaces.md."""
+    d: int | float = 15
+    """Number of directions, or the share of the variance to hold, such as 0.99."""
+    samples: int | None = None
+    """Use the first so many samples; all of them without it."""
+    every: int = 1
+    """Use every n-th sample."""
+    out: Path | None = None
+    """Basis file; METHOD-d.safetensors beside the trajectory without it."""
+    json: bool = False
+    """Print as JSON instead of a table."""
+
+
+@dataclass
 class Dimension:
     """Measure the intrinsic dimension of a task: the smallest d whose expected score passes level × baseline.
 
@@ -154,6 +177,24 @@ def _print_result(result: Any, out: Path | None) -> None:
         screen.print(f"kept in {out / result.config.key()}", soft_wrap=True)
 
 
+def run_extract(options: Extract) -> int:
+    """``subspaces extract``."""
+    from .extract import as_json, extract, rows
+
+    found = extract(
+        options.source, options.method, options.d, out=options.out, samples=options.samples, every=options.every
+    )
+    if options.json:
+        print(as_json(found))
+        return 0
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in rows(found):
+        table.add_row(name, escape(value))
+    Console(highlight=False).print(table)
+    print(f"basis   {found.basis}\nfigure  {found.figure}")
+    return 0
+
+
 def run_dimension(options: Dimension) -> int:
     """``subspaces dimension``."""
     from .display import SearchDisplay, tried_table
@@ -246,6 +287,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "train": Command(Train, run_train),
+    "extract": Command(Extract, run_extract),
     "dimension": Command(Dimension, run_dimension),
     "report": Command(Report, run_report),
     "reproduce": Command(Reproduce, run_reproduce),

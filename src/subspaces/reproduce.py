@@ -17,6 +17,7 @@ from .records import Result
 from .reproduce_figure import write_figure
 from .reproduce_page import Places, Row, store_rows, write_page
 from .reproduce_rows import config_of, dimension_row, score_row
+from .reproduce_stages import run_stages
 from .runs import load_result
 from .sweep import run_many
 
@@ -137,7 +138,7 @@ def reproduce(
     wanted = chosen.series if smoke else chosen.choose(series, everything=everything)
     if on_start is not None:
         on_start(sum(len(one.d) * one.seeds for one in wanted))
-    rows = Reproduction(chosen, places, workers, trainer, on_event).run(wanted)
+    rows = run_stages(Reproduction(chosen, places, workers, trainer, on_event), wanted)
     write_page(places)
     return rows
 

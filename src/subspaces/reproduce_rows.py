@@ -157,7 +157,7 @@ def score_row(recipe: str, series: Series, d: int | None, results: Sequence[Resu
     if lost and verdict:
         verdict = "not reached"
     difference = measured.mean - published if published is not None and finite else None
-    known = facts(config_of(series, d))
+    known = Facts(first.D, 0.0, 1.0, 1.0) if series.source else facts(config_of(series, d))
     return _row(
         recipe, series, first, task.score_name,
         part="train" if trained else "test", D=known.D, d="direct" if d is None else d, runs=len(results),
@@ -166,6 +166,24 @@ def score_row(recipe: str, series: Series, d: int | None, results: Sequence[Resu
         difference=_text(difference, digits), verdict=verdict, diverged=lost, outcome="diverged" if lost else "",
         seconds=f"{statistics.fmean(r.seconds for r in results):.1f}",
         frozen=f"{known.frozen:.4f}", column_norm=f"{known.column_norm:.4g}",
+    )  # fmt: skip
+
+
+def learned_row(recipe: str, series: Series, d: int, results: Sequence[Result], values: Sequence[float]) -> Row:
+    """The row of what was computed from the recorded runs ``results``, one value per run, without training."""
+    task, published = get_task(series.task), series.published.get(d)
+    ratio = series.measure == "pca_ratio"
+    scale = 1.0 if ratio else _scale(task.score_name)
+    digits = 6 if ratio else 2 if task.score_name == "accuracy" else 4
+    measured = interval_of_mean([scale * value for value in values])
+    return _row(
+        recipe, series, results[0], "PCA ratio" if ratio else f"{task.score_name} of the projected end",
+        part="train" if ratio else "test", D=results[0].D, d=d, runs=len(values), diverged=0,
+        measured=_text(measured.mean, digits), sd=_text(measured.sd, digits), low=_text(measured.low, digits),
+        high=_text(measured.high, digits), published="" if published is None else f"{published:g}",
+        difference="" if published is None else _text(measured.mean - published, digits),
+        verdict=judge_score(measured, published, NOISE * scale / 100), seconds="0.0", frozen="0", column_norm="1",
+        projection=series.basis,
     )  # fmt: skip
 
 
@@ -189,7 +207,8 @@ def _row(recipe: str, series: Series, result: Result, quantity: str, **fields: A
     place, config = result.environment or environment(), result.config
     row = {
         "recipe": recipe, "series": series.name, "task": series.task, "quantity": quantity,
-        "projection": "" if config.d is None else config.projection, "settings": settings(config),
+        "projection": series.basis if series.source else "" if config.d is None else config.projection,
+        "settings": settings(config),
         "config": config.key(), "processor": place.get("processor"), "cores": place.get("cores"),
         "accelerator": place.get("accelerator"), "python": place.get("python"), "torch": place.get("torch"),
         "commit": place.get("git"), **fields,
@@ -206,5 +225,7 @@ def settings(config: TrainConfig) -> str:
     words += [f"subset {full.subset:,}"] if full.subset else []
     words += [f"shuffled labels {full.shuffle_labels:g}"] if full.shuffle_labels else []
     words += [f"new basis every {full.redraw_every}"] if full.redraw_every else []
+    words += [f"burn-in {full.burn_in}"] if full.burn_in else []
+    words += [f"recorded every {full.record}"] if full.record else []
     words += list(full.projection_options)
     return ", ".join(words)

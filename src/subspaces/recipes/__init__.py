@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..config import TrainConfig
 from ..errors import unknown_name
@@ -61,6 +61,16 @@ class Series:
     """Further fields for direct training."""
     coordinate_lr: float | None = None
     """Rate of the coordinates themselves, as in a published code, in place of a native `lr`."""
+    source: str = ""
+    """Name of a series that records its runs: run i here trains in the subspace learned from run i there."""
+    basis: Literal["dldr", "lottery", "ticket", "imp"] = "dldr"
+    """What is learned from it: directions, or a ticket by one-shot or iterative magnitude pruning (round by round along
+    `d`, from the largest to the smallest)."""
+    samples: int | None = None
+    """Learn from the first so many samples; all of them without it."""
+    measure: Literal["score", "pca_ratio", "projection"] = "score"
+    """Of a series with a source: the score after training, the share of the variance that d directions hold, or the
+    score of the last iterate projected on the subspace, without training in it."""
     dimension: Wanted | None = None
     panel: str = ""
     """Series of one panel share a part of the figure; its own name without it."""
@@ -117,6 +127,13 @@ class Recipe:
         if names:
             return tuple(known[name] for name in known if name in names)
         return tuple(one for one in self.series if one.default or everything)
+
+    def named(self, name: str) -> Series:
+        """The series of a name, such as the source of another one."""
+        known = {one.name: one for one in self.series}
+        if name not in known:
+            raise unknown_name("source", name, known)
+        return known[name]
 
     def smoked(self, names: Sequence[str] = ()) -> "Recipe":
         """The same recipe in its minute's version: the series of these names, else those of the smoke section."""
@@ -178,6 +195,11 @@ def _recipe(name: str, table: dict[str, Any]) -> Recipe:
     names = [one.name for one in series]
     if doubled := {one for one in names if names.count(one) > 1}:
         raise ValueError(f"`name` must be different for every series; got {sorted(doubled)} twice.")
+    for one in series:
+        if one.source and one.source not in names:
+            raise unknown_name("source", one.source, names)
+        if one.source and not next(other.train.get("record") for other in series if other.name == one.source):
+            raise ValueError(f'`source` of {one.name!r} must record; add record = "epoch" to `train` of it.')
     smoke = _filled(Smoke, {**smoke, "series": tuple(smoke.get("series", ()))}, "[smoke]")
     return _filled(Recipe, {**table, "name": name, "series": series, "smoke": smoke}, "the recipe")
 
@@ -193,6 +215,8 @@ def _series(table: dict[str, Any], common: dict[str, Any]) -> Series:
         wanted["baseline"] = str(wanted.get("baseline", Wanted.baseline))
         fields["dimension"] = _filled(Wanted, wanted, f"dimension of {where}")
     series = _filled(Series, fields, where)
+    if series.source and (None in series.d or series.dimension):
+        raise ValueError(f'{where}: `d` must be numbers, without `dimension`, with `source`; got "direct". Remove it.')
     if missing := [_typed(d) for d in series.published if d not in series.d]:
         raise ValueError(f"{where}: `published` must be at d of the series; got {missing} besides. Add them to `d`.")
     if series.coordinate_lr is not None and (series.dimension or "lr" in series.train):
