@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from .config import TrainConfig
 from .measurement import Rule
+from .phase_rule import TransitionRule
 
 
 @dataclass
@@ -74,6 +75,45 @@ class Dimension:
     """Where the runs are done: local processes, a Ray cluster, Slurm jobs."""
     out: Path | None = None
     """Folder of runs and report; `runs/TASK-dimension` without it."""
+    json: bool = False
+    """Print the measurement as JSON instead of text."""
+
+
+@dataclass(frozen=True)
+class TransitionRuns(TrainConfig):
+    """The fields of a run without those that the search sets: they are no options."""
+
+    d: Annotated[int | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    # a name of its own, since `--burn-in` is the rule's
+    burn_in: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress, tyro.conf.arg(name="run-burn-in")] = 0
+    record_trace: Annotated[bool, tyro.conf.Fixed, tyro.conf.Suppress] = True
+    seed_projection: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
+    seed_model: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
+    seed_data: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
+
+    def plain(self) -> TrainConfig:
+        """The same fields as a TrainConfig."""
+        return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.__dataclass_fields__})
+
+
+@dataclass
+class Transition:
+    """Measure how the chance to reach a loss jumps from 0 to 1 with d: P_s and threshold dimensions d*(ε, t, δ).
+
+    Runs are placed around the thresholds of the levels for each burn-in time; prints measured thresholds with their
+    intervals beside predicted ones, and writes a report. The same command goes on where it was interrupted.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[TransitionRuns]
+    rule: tyro.conf.OmitArgPrefixes[TransitionRule] = field(default_factory=TransitionRule)
+    protocol: Literal["quick", "published"] = "quick"
+    """quick: short runs with a cosine schedule; published: the task's own settings."""
+    workers: int = 2
+    """Local processes of one thread each."""
+    launcher: Literal["local", "ray", "slurm"] = "local"
+    """Where the runs are done: local processes, a Ray cluster, Slurm jobs."""
+    out: Path | None = None
+    """Folder of runs and report; `runs/TASK-transition` without it."""
     json: bool = False
     """Print the measurement as JSON instead of text."""
 
@@ -222,6 +262,40 @@ def run_dimension(options: Dimension) -> int:
     return 0
 
 
+def run_transition(options: Transition) -> int:
+    """``subspaces transition``."""
+    from .phase import measure_transition
+    from .phase_display import TransitionDisplay, caveats, thresholds_table
+    from .protocols import quick
+    from .report import write_report
+
+    config = options.config.plain()
+    config = quick(config) if options.protocol == "quick" else config
+    out = options.out or Path("runs") / f"{config.task.replace('/', '_')}-transition"
+    with TransitionDisplay(f"phase transition of {config.task}, kept in {out}") as display:
+        found = measure_transition(
+            config, out, options.rule, workers=options.workers, launcher=options.launcher, on_event=display
+        )
+    page = write_report(out)
+    if options.json:
+        print(json.dumps(found.to_dict() | {"report": str(page)}))
+        return 0
+    screen = Console(highlight=False)
+    wide = screen if screen.is_terminal else Console(highlight=False, width=120)
+    wide.print(thresholds_table(found))
+    rule, part = options.rule, {"train": "training", "val": "validation", "test": "test"}[options.rule.on]
+    screen.print(
+        f"d*: smallest d at which {100 * (1 - rule.delta):g} % of runs from θ_t reach that {part} {rule.goal}, with "
+        f"{100 * rule.confidence:g} % interval; by a logistic and a monotone fit.",
+        soft_wrap=True,
+    )
+    for text in caveats(found):
+        screen.print(f"[dim]prediction: {escape(text)}[/dim]", soft_wrap=True)
+    screen.print(f"{len(found.results)} runs, {found.seconds:.0f} s, D = {found.D:,}. Report:")
+    print(page)
+    return 0
+
+
 def run_report(options: Report) -> int:
     """``subspaces report``."""
     from .report import write_report
@@ -289,6 +363,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command(Train, run_train),
     "extract": Command(Extract, run_extract),
     "dimension": Command(Dimension, run_dimension),
+    "transition": Command(Transition, run_transition),
     "report": Command(Report, run_report),
     "reproduce": Command(Reproduce, run_reproduce),
     "list": Command(List, run_list),

@@ -12,6 +12,7 @@ from .estimate import DimensionEstimate
 from .files import atomic_write
 from .report_data import Series, gather
 from .report_page import PAGE
+from .report_phase import transition_parts, transitions
 from .report_tables import all_runs, bytes_text, comparison, mean, score_text, time_text, to_do_again, tried
 
 PAGE_NAME = "report.html"
@@ -38,14 +39,16 @@ def write_report(folders: str | Path | list[str | Path], out: str | Path | None 
     paths = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
     series = gather(paths, level)
     target = Path(out) if out is not None else paths[0]
+    parts = transition_parts(paths, target / "figures")
+    alone = parts[0] if len(parts) == len(paths) == 1 else None
     page = Template(PAGE).substitute(
-        title=escape(_title(series)),
-        lead=_lead(series),
-        cards=_cards(series),
-        figures=_figures(series, target / "figures"),
+        title=escape(alone.title if alone else _title(series)),
+        lead=alone.lead if alone else _lead(series),
+        cards=_as_cards(alone.cards) if alone else _cards(series),
+        figures=transitions(parts, target / "figures") + _figures(series, target / "figures"),
         tables=comparison(series) + "".join(tried(one, len(series) > 1) for one in series),
         runs="".join(all_runs(one, len(series) > 1) for one in series),
-        again="".join(to_do_again(one, len(series) > 1) for one in series),
+        again="".join(part.again for part in parts) + "".join(to_do_again(one, len(series) > 1) for one in series),
     )
     atomic_write(target / PAGE_NAME, page.encode())
     return target / PAGE_NAME
@@ -118,6 +121,10 @@ def _cards(series: list[Series]) -> str:
     wall = one.record.get("measurement", {}).get("seconds")
     note = f"{time_text(spent)} of computing" + (f", {time_text(wall)} by the clock" if wall else "")
     cards.append(("runs", f"{len(one.rows) + len(one.direct)}", note))
+    return _as_cards(cards)
+
+
+def _as_cards(cards: list[tuple[str, str, str]]) -> str:
     return "".join(
         f'<div class="card"><div class="name">{escape(name)}</div><div class="value">{escape(value)}</div>'
         f'<div class="note">{escape(note)}</div></div>'

@@ -1,0 +1,83 @@
+"""What is decided before a phase transition is measured."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TransitionRule:
+    """What is decided before the first run."""
+
+    burn_in: tuple[int, ...] = (0, 20)
+    """Steps of direct training before the subspace is laid; 0 is a random start."""
+    levels: tuple[float, ...] = ()
+    """Losses (or accuracies) to be reached; without them, five that the first runs reach."""
+    goal: Literal["loss", "accuracy"] = "loss"
+    """Reach a loss from above, or an accuracy from below."""
+    on: Literal["train", "val", "test"] = "train"
+    """Part of the data on which the level is to be reached; the training loss is that of the steps, the other values
+    are those after each epoch."""
+    at: Literal["best", "last"] = "best"
+    """Reached at any time during the run, or at its end."""
+    window: int = 50
+    """Steps over whose batches the training loss is averaged before it is compared with a level."""
+    delta: float = 0.1
+    """δ of d* = min {d : P_s ≥ 1 − δ}."""
+    confidence: float = 0.95
+    """Probability that an interval holds."""
+    d_min: int | None = None
+    """Smallest d; 1/256 of the largest without it."""
+    d_max: int | None = None
+    """Largest d; 8·√D without it."""
+    points_per_octave: int = 2
+    """Dimensions per doubling of d."""
+    first: int = 7
+    """Dimensions of the first round."""
+    runs: int = 5
+    """Most runs at one d."""
+    budget: int = 40
+    """Most runs for one burn-in time."""
+    minutes: float | None = None
+    """Budget of time; nothing is started after it."""
+    predict: bool = True
+    """Put the quadratic model's prediction beside the measured thresholds (training loss only)."""
+    solution_epochs: int = 5
+    """Passes of direct training to the solution around which the prediction is made."""
+    predict_examples: int = 1000
+    """Training examples of which the prediction takes its curvature."""
+
+    def __post_init__(self) -> None:
+        for name in ("window", "points_per_octave", "first", "runs", "budget", "solution_epochs", "predict_examples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if not self.burn_in or min(self.burn_in) < 0 or len(set(self.burn_in)) < len(self.burn_in):
+            raise ValueError(f"`burn_in` must be different numbers of steps, at least 0; got {self.burn_in}.")
+        if not all(math.isfinite(level) for level in self.levels):
+            raise ValueError(f"`levels` must be finite numbers; got {self.levels}.")
+        for name in ("delta", "confidence"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be between 0 and 1; got {getattr(self, name)}.")
+        if self.goal not in ("loss", "accuracy") or self.on not in ("train", "val", "test"):
+            raise ValueError(
+                f"`goal`, `on` must be loss or accuracy on train, val or test; got {self.goal}, {self.on}."
+            )
+
+    @property
+    def direction(self) -> Literal["below", "above"]:
+        """The goal in the words of `subspaces.transition`."""
+        return "below" if self.goal == "loss" else "above"
+
+    @property
+    def level_name(self) -> str:
+        """Label of an axis of levels."""
+        part = {"train": "training", "val": "validation", "test": "test"}[self.on]
+        return f"{part} loss ε" if self.goal == "loss" else f"{part} accuracy"
+
+    def range(self, D: int) -> tuple[int, int]:
+        """(d_min, d_max) for a network of D parameters."""
+        d_max = min(self.d_max or max(1, round(8 * math.sqrt(D))), D)
+        d_min = self.d_min or max(1, d_max // 256)
+        if not 1 <= d_min <= d_max:
+            raise ValueError(f"`d_min`, `d_max` must be 1 ≤ d_min ≤ d_max ≤ D = {D}; got {d_min}, {d_max}.")
+        return d_min, d_max
