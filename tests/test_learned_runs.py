@@ -194,6 +194,32 @@ def test_every_optimiser_trains_and_resumes_to_the_bit(basis, tmp_path, optimize
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "pbfgs", "gauss-newton"])
+def test_every_optimiser_trains_a_network_with_bfloat16_forward_passes(tmp_path, optimizer):
+    base = TrainConfig(f"{__name__}:convolutional", epochs=2, record="4", autocast=True, channels_last=True, subset=512)
+    run_once(base, tmp_path)
+    found = extract(tmp_path / base.key(), "dldr", 3)
+    options: dict[str, Any] = {"autocast": True, "channels_last": True, "subset": 512, "batch_size": 128, "epochs": 3}
+    result = train(TrainConfig(base.task, subspace=str(found.basis), optimizer=optimizer, **options))
+    assert float(result.curves[-1]["train_loss"] or math.nan) < 2.3
+
+
+def convolutional():
+    """A task with a convolution."""
+    from subspaces.tasks import Hyper, Task
+
+    hyper = Hyper("sgd", lr=0.1, momentum=0.9, batch_size=64, epochs=2, l2=0.0)
+    return Task("convolutional", "digits", f"{__name__}:convolutional_network", hyper)
+
+
+def convolutional_network(shape, classes):
+    """Convolution, BatchNorm, ReLU, mean, linear."""
+    from torch import nn
+
+    body = nn.Conv2d(shape[0], 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()
+    return nn.Sequential(*body, nn.Linear(128, classes))
+
+
 def test_fewer_directions_than_stored(basis):
     assert train(TrainConfig(RECORDED.task, subspace=str(basis.basis), d=2, epochs=1)).trained == 2
     with pytest.raises(ValueError, match="directions in"):

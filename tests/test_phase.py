@@ -310,6 +310,11 @@ def test_report_shows_what_was_measured_and_compares(wells, tmp_path):
     assert both.count("<h2>Thresholds</h2>") == 2
 
 
+def test_report_of_runs_without_a_validation_part(tmp_path):
+    measure(tmp_path, dataclasses.replace(WELL, budget=3, burn_in=(0,)), TrainConfig("digits-fc", validation=0))
+    assert "Phase transition" in write_report(tmp_path).read_text()
+
+
 def test_a_damaged_transition_leaves_the_report_of_the_runs(tmp_path):
     measure(tmp_path, dataclasses.replace(WELL, budget=3))
     (tmp_path / FILE).write_text('{"transition": {"rule": {"x": 1}}}')

@@ -101,7 +101,8 @@ def test_tasks_kinds_and_options_exist(name, series):
     for config in configs:
         assert settings(config)  # resolved against the task: a rate where the optimiser is another
         if config.d is not None:
-            assert config.d <= task.D
+            if "subspaces.zoo" not in series.task:  # networks of packages that need not be installed
+                assert config.d <= task.D
             assert config.projection in PROJECTIONS
     kind, options = configs[0].projection, configs[0].options()
     make_projection(kind, 4, 100, **options)  # refuses an option that the kind does not have

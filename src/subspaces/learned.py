@@ -61,7 +61,7 @@ def make_long_optimizer(config: TrainConfig, subspace: Subspace, lr: float) -> t
 def take_long_step(
     state: TrainState, inputs: Tensor, targets: Tensor, forward: Callable[[], AbstractContextManager[Any]]
 ) -> tuple[Tensor, Tensor]:
-    """One step of P-BFGS or Gauss–Newton; loss and score of the batch before it."""
+    """One step of P-BFGS or Gauss–Newton (never in autocast); loss and score of the batch before it."""
     optimizer: Any = state.optimizer
     first: list[Tensor] = []
 
@@ -75,8 +75,7 @@ def take_long_step(
 
     if isinstance(optimizer, GaussNewton):
         first.append(_outputs(state, inputs, forward))
-        with forward():
-            loss = optimizer.step(lambda: (inputs, targets))
+        loss = optimizer.step(lambda: (inputs, targets))  # forward mode and autocast do not go together in torch
     else:
         loss = optimizer.step(closure)
     with torch.no_grad():

@@ -45,7 +45,7 @@ def write_report(folders: str | Path | list[str | Path], out: str | Path | None 
         title=escape(alone.title if alone else _title(series)),
         lead=alone.lead if alone else _lead(series),
         cards=_as_cards(alone.cards) if alone else _cards(series),
-        figures=transitions(parts, target / "figures") + _figures(series, target / "figures"),
+        figures=transitions(parts, target / "figures") + ("" if alone else _figures(series, target / "figures")),
         tables=comparison(series) + "".join(tried(one, len(series) > 1) for one in series),
         runs="".join(all_runs(one, len(series) > 1) for one in series),
         again="".join(part.again for part in parts) + "".join(to_do_again(one, len(series) > 1) for one in series),
@@ -141,7 +141,7 @@ def _near(series: Series, found: DimensionEstimate) -> float | None:
 
 
 def _figures(series: list[Series], folder: Path) -> str:
-    with_runs = [one for one in series if one.rows]
+    with_runs = [one for one in series if one.scores()[0]]  # without a validation part there is no score
     drawn: list[tuple[str, str]] = []
     if with_runs:
         drawn.append(

@@ -14,7 +14,7 @@ from .phase_data import Prediction, Transition
 from .phase_display import caveats, number, with_interval
 from .phase_rule import TransitionRule
 from .report_figures import save
-from .report_phase_figures import draw_heatmap, draw_start, draw_thresholds
+from .report_phase_figures import draw_heatmap, draw_start, draw_thresholds, draw_traces
 from .report_tables import table
 from .runs import load_result
 
@@ -102,6 +102,7 @@ def transition_part(folder: Path, figures: Path, prefix: str = "") -> Part | Non
     shown.append(("thresholds", draw_thresholds({found.config.task: found}), _THRESHOLDS))
     if len(found.burn_ins()) > 1:
         shown.append(("start", draw_start(found), _START))
+    shown.append(("traces", draw_traces(found), _TRACES))
     svgs = [(save(figure, figures, f"{prefix}transition-{name}"), text) for name, figure, text in shown]
     return Part(
         found=found,
@@ -121,6 +122,10 @@ _THRESHOLDS = (
     "(up) or every d (down). Dashed, in the same colour: predicted by the quadratic model, where it predicts any."
 )
 _START = "The same thresholds against burn-in time and against the loss where the subspace is laid: one line per level."
+
+_TRACES = (
+    "Every run, coloured by d. Dashed: the levels. P_s is the share of the runs of one d that pass below (or above)."
+)
 
 
 def _heatmap_words(found: Transition, t: int) -> str:

@@ -6,9 +6,11 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from .phase_data import Prediction, Transition, dense_levels
+from .phase_data import Prediction, Transition, dense_levels, reading
 from .report_figures import STYLE
 from .transition_figures import plot_thresholds, success_heatmap
 
@@ -22,13 +24,15 @@ def draw_heatmap(found: Transition, t: int) -> Figure:
         line = [guess.at(level)[0] for level in levels]
         low, high = found.rule.range(found.D)
         inside = [d if low <= d <= high else math.nan for d in line]
-        predicted = {"predicted (quadratic)": inside} if any(map(math.isfinite, inside)) else {}
+        predicted = {"predicted (quadratic)": inside} if sum(map(math.isfinite, inside)) > 1 else {}
     with matplotlib.rc_context(STYLE | {"axes.grid": False, "legend.frameon": True}):
         figure = Figure(figsize=(8.2, 4.6), layout="constrained")
+        axes = figure.subplots()
         success_heatmap(
             found.table(t, levels), thresholds, predicted=predicted, D=found.D, level_name=found.rule.level_name,
-            ax=figure.subplots(),
+            ax=axes,
         )  # fmt: skip
+        axes.collections[0].set_rasterized(True)  # else viewers show seams between the cells
     return figure
 
 
@@ -52,7 +56,8 @@ def draw_thresholds(series: dict[str, Transition], *, fraction: bool = False) ->
         for guess, colour, name in zip(guesses, colours, lines, strict=True):
             if guess is not None:
                 scale = sizes[name] if fraction else 1
-                axes.plot(guess.levels, [d / scale for d in guess.d_star], "--", color=colour, linewidth=1)
+                above = [d / scale if d >= 1 else math.nan for d in guess.d_star]
+                axes.plot(guess.levels, above, "--", color=colour, linewidth=1)
         axes.set_ylim(limits)
     return figure
 
@@ -74,8 +79,10 @@ def draw_start(found: Transition) -> Figure:
         _ticks(left, [float(t) for t in found.burn_ins()])
         _ticks(right, list(found.initial().values()))
         right.set_ylabel("")
-        if (legend := right.get_legend()) is not None:
-            legend.remove()
+        for axes in (left, right):
+            if (legend := axes.get_legend()) is not None:
+                legend.remove()
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
@@ -90,3 +97,32 @@ def _ticks(axes: Axes, at: list[float]) -> None:
     """A tick at every start and at no other place."""
     axes.set_xticks(at, [f"{x:.3g}" for x in at])
     axes.set_xticks([], minor=True)
+
+
+def draw_traces(found: Transition) -> Figure:
+    """The values of every run that are compared with the levels, over its steps or epochs; one panel per start."""
+    times, rule = found.burn_ins(), found.rule
+    by_step = (rule.goal, rule.on) == ("loss", "train")
+    norm, shades = LogNorm(*_span([r.config.d or 1 for r in found.results])), matplotlib.colormaps["viridis_r"]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.2, 3.4), layout="constrained")
+        panels = figure.subplots(1, len(times), sharey=True, squeeze=False)[0]
+        for axes, t in zip(panels, times, strict=True):
+            for result in sorted((r for r in found.results if r.config.burn_in == t), key=lambda r: r.config.d or 0):
+                values = reading(result, rule)
+                steps = range(rule.window, rule.window + len(values)) if by_step else range(1, 1 + len(values))
+                colour = shades(0.08 + 0.92 * float(norm(result.config.d or 1)))
+                axes.plot(steps, values, color=colour, linewidth=0.8, marker="o" if len(values) == 1 else None)
+            for level in found.levels:
+                axes.axhline(level, color="0.3", linewidth=0.7, linestyle=(0, (4, 3)))
+            axes.set_title("random start" if t == 0 else f"burn-in {t:,}")
+            axes.set_xlabel("step" if by_step else "epoch")
+            axes.set_yscale("log" if rule.goal == "loss" else "linear")
+        panels[0].set_ylabel(rule.level_name)
+        figure.colorbar(ScalarMappable(norm, shades), ax=panels[-1], pad=0.02).set_label("d")
+    return figure
+
+
+def _span(values: list[int]) -> tuple[int, int]:
+    """Smallest and largest value, one apart at least, since a logarithmic scale needs a length."""
+    return min(values), max(*values, min(values) + 1)

@@ -117,19 +117,18 @@ class GaussNewton(torch.optim.Optimizer):
     def local_model(self, arguments: tuple[Any, ...], targets: Tensor) -> LocalModel:
         """Loss, gradient and Gauss–Newton matrix at the present w."""
         w = self.subspace.coordinates.detach()
-        outputs, jacobian = _jacobian(lambda v: self._outputs(v, arguments), w, self.chunk)
+        outputs, jacobian = _jacobian(lambda v: self.subspace.functional(v, *arguments), w, self.chunk)
         make = _cross_entropy_model if self.loss == "cross_entropy" else _squared_error_model
         return make(outputs, jacobian, targets)
 
     # ---- private
 
     def _outputs(self, w: Tensor, arguments: tuple[Any, ...]) -> Tensor:
-        """f(w), with copies of the buffers: a forward-mode transform may not write to the model's own."""
+        """f(w) as a training step computes it: BatchNorm moves the buffers of the model (`Protected` puts them back)."""
         model, theta = getattr(self.subspace, "model", None), getattr(self.subspace, "theta", None)
         if not isinstance(model, nn.Module) or theta is None:
             return self.subspace.functional(w, *arguments)
-        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        return torch.func.functional_call(model, theta(w) | buffers, arguments)
+        return torch.func.functional_call(model, theta(w), arguments)
 
     def _trust_region(
         self, model: LocalModel, arguments: tuple[Any, ...], targets: Tensor, guard: Protected, first: float
@@ -169,7 +168,7 @@ class GaussNewton(torch.optim.Optimizer):
         return LocalModel(model.loss, model.gradient, matrix)
 
     def _loss_at(self, w: Tensor, arguments: tuple[Any, ...], targets: Tensor) -> float:
-        outputs = self.subspace.functional(w, *arguments)
+        outputs = self._outputs(w, arguments)
         if self.loss == "cross_entropy":
             return float(functional.cross_entropy(outputs, targets))
         if outputs.shape != targets.shape:
