@@ -19,16 +19,16 @@ import matplotlib
 from common import FIGURES, print_table, write_rows
 from matplotlib.figure import Figure
 
-from subspaces.config import TrainConfig
-from subspaces.phase import measure_transition
-from subspaces.phase_data import Transition, dense_levels
-from subspaces.phase_rule import TransitionRule
-from subspaces.protocols import quick
-from subspaces.report import write_report
-from subspaces.report_figures import STYLE
-from subspaces.report_phase import load_transition
-from subspaces.report_phase_figures import draw_start, draw_thresholds
-from subspaces.transition_figures import success_heatmap
+from subspaces.measure.transition import measure_transition
+from subspaces.measure.transition_data import Transition, dense_levels
+from subspaces.measure.transition_rule import TransitionRule
+from subspaces.report.figures import STYLE
+from subspaces.report.transition import load_transition
+from subspaces.report.transition_figures import draw_start, draw_thresholds
+from subspaces.report.write import write_report
+from subspaces.train.config import TrainConfig
+from subspaces.train.protocols import quick
+from subspaces.transition.figures import success_heatmap
 
 SHORT: dict[str, Any] = {"batch_size": 32, "subset": 9600, "validation": 0, "epochs": 1}
 LONGER: dict[str, Any] = SHORT | {"epochs": 4}

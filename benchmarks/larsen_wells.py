@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from subspaces import theory, transition
-from subspaces.transition_figures import COLOURS, OUTLINED, plot_thresholds, success_heatmap
+from subspaces.transition.figures import COLOURS, OUTLINED, plot_thresholds, success_heatmap
 
 D, R, DRAWS, DELTA = 500, 1.0, 200, 0.1
 SPECTRA = {"isotropic": 0.0, "λ ∝ 1/i": 1.0, "λ ∝ 1/i²": 2.0}

@@ -24,11 +24,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from subspaces.bases import dldr
+from subspaces.learned.bases import dldr
+from subspaces.learned.trajectory import TrajectoryRecorder
 from subspaces.models import MODELS
 from subspaces.optim import PBFGS, GaussNewton
 from subspaces.subspace import Subspace
-from subspaces.trajectory import TrajectoryRecorder
 
 Step = Callable[[Tensor, Tensor], int | None]  # on a batch; returns its line-search trials where it has any
 

@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 import torch
 from common import FIGURES, print_table, write_rows
 
-from subspaces.config import TrainConfig
-from subspaces.train import train
+from subspaces.train.config import TrainConfig
+from subspaces.train.loop import train
 
 DIMENSIONS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 FACTORS = tuple(2.0**k for k in range(-3, 4))

@@ -9,6 +9,8 @@ rounds, beside the floor: an in-place copy with an addition (reads θ₀, writes
 
 import argparse
 import statistics
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from common import interleaved, print_table, write_rows
@@ -45,7 +47,7 @@ def times(d: int, D: int, threads: int, rounds: int) -> list[dict]:
     """One row per kind: ns per parameter and fraction of the floor."""
     torch.set_num_threads(threads)
     origin, theta, gradient = torch.randn(D), torch.empty(D), torch.randn(D)
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         "floor write": lambda: torch.add(origin, 1.0, out=theta),
         "floor read": lambda: gradient.sum(),
     }

@@ -29,10 +29,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from subspaces.crossing import isotonic
-from subspaces.dimension import ThresholdSearch, search
-from subspaces.estimate import DimensionEstimate
-from subspaces.fidelity import hopeless
+from subspaces.dimension.crossing import isotonic
+from subspaces.dimension.estimate import DimensionEstimate
+from subspaces.dimension.fidelity import hopeless
+from subspaces.dimension.search import ThresholdSearch, search
 
 D_MAX, MAX_RUNS = 200_000, 80
 

@@ -1,4 +1,4 @@
-"""Trainers that cost nothing: they stand in for `subspaces.train.train` where only the machinery is under test."""
+"""Trainers that cost nothing: they stand in for `subspaces.train.loop.train` where only the machinery is under test."""
 
 import math
 import os
@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from subspaces.config import TrainConfig
-from subspaces.records import Result
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result
 
 TRUE_D = 40
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from subspaces.config import TrainConfig
-from subspaces.records import Result
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result
 
 WELL = 500
 """Dimensions of the well; the network's own D plays no part."""

@@ -5,18 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from subspaces import gram
-from subspaces.affine import (
+from subspaces.learned import gram
+from subspaces.learned.affine import (
     distance_to_affine,
     principal_angles,
     projected_coordinates,
     projected_point,
     trajectory_figure,
 )
-from subspaces.bases import dldr, gradient_pca, hessian_subspace, load_basis, lottery_subspace, twa
-from subspaces.frequent_directions import FrequentDirections, frequent_directions
+from subspaces.learned.bases import dldr, gradient_pca, hessian_subspace, load_basis, lottery_subspace, twa
+from subspaces.learned.frequent_directions import FrequentDirections, frequent_directions
+from subspaces.learned.trajectory import TrajectoryRecorder
 from subspaces.subspace import Subspace
-from subspaces.trajectory import TrajectoryRecorder
 
 
 def trajectory(t: int = 12, D: int = 3000, noise: float = 0.01) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from subspaces.batchnorm import refresh_batchnorm
+from subspaces.learned.batchnorm import refresh_batchnorm
 
 
 def make_model() -> nn.Sequential:

@@ -7,11 +7,11 @@ import pytest
 
 from subspaces import cli
 from subspaces.cli import COMMANDS, main
-from subspaces.config import TrainConfig
 from subspaces.datasets import DATASETS
 from subspaces.models import MODELS
 from subspaces.projections import PROJECTIONS
 from subspaces.tasks import TASKS
+from subspaces.train.config import TrainConfig
 
 FAST = ["--epochs", "1", "--batch-size", "64"]
 

@@ -7,11 +7,11 @@ import random
 import numpy as np
 import pytest
 
-from subspaces.crossing import isotonic
-from subspaces.curve import Curve, Threshold
-from subspaces.dimension import ThresholdSearch, search
-from subspaces.estimate import DimensionEstimate, Run, baseline_scores, judge, literal_rule
-from subspaces.fidelity import hopeless, interpolate_rate, tune_rate
+from subspaces.dimension.crossing import isotonic
+from subspaces.dimension.curve import Curve, Threshold
+from subspaces.dimension.estimate import DimensionEstimate, Run, baseline_scores, judge, literal_rule
+from subspaces.dimension.fidelity import hopeless, interpolate_rate, tune_rate
+from subspaces.dimension.search import ThresholdSearch, search
 
 
 def toy(d, seed):

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from subspaces import Subspace
-from subspaces.kronecker_linear import KroneckerLinear, unfactor_all_
-from subspaces.layer_kronecker import LayerKronecker
-from subspaces.train_step import add_penalty
+from subspaces.layer_kronecker.linear import KroneckerLinear, unfactor_all_
+from subspaces.layer_kronecker.subspace import LayerKronecker
+from subspaces.train.step import add_penalty
 
 
 def _network(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:

@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from subspaces.callbacks import Callback
 from subspaces.cli import main
-from subspaces.config import TrainConfig
-from subspaces.extract import extract
-from subspaces.pools import Event
+from subspaces.learned.tickets import magnitude_ticket
+from subspaces.learned.trajectory import Trajectory
+from subspaces.measure.extract import extract
 from subspaces.recipes import RECIPES, Series, load_recipe
-from subspaces.recording import TRAJECTORY
-from subspaces.reproduce import reproduce
-from subspaces.runs import load_rows, run_once
-from subspaces.subspace_file import load_subspace, save_ticket
-from subspaces.tickets import magnitude_ticket
-from subspaces.train import train
-from subspaces.trajectory import Trajectory
+from subspaces.reproduce.run import reproduce
+from subspaces.runs.pools import Event
+from subspaces.runs.run import load_rows, run_once
+from subspaces.train.callbacks import Callback
+from subspaces.train.config import TrainConfig
+from subspaces.train.loop import train
+from subspaces.train.recording import TRAJECTORY
+from subspaces.train.subspace_file import load_subspace, save_ticket
 
 RECORDED = TrainConfig("digits-fc-16x1", epochs=6, batch_size=32, lr=5e-3, record="epoch")
 
@@ -395,7 +395,7 @@ def in_this_process(configs, root, workers, *, on_event, trainer):
 
 
 def test_a_recipe_of_stages_runs_and_goes_on(tmp_path, monkeypatch):
-    for module in ("reproduce", "reproduce_stages"):
+    for module in ("reproduce.run", "reproduce.stages"):
         monkeypatch.setattr(f"subspaces.{module}.run_many", in_this_process)
     (tmp_path / "small.toml").write_text(SMALL)
     rows = reproduce(tmp_path / "small.toml", workers=1, out=tmp_path / "out")

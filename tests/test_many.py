@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from subspaces import PROJECTIONS, Subspace
 from subspaces.batched_linear import map_linears_
-from subspaces.config import TrainConfig
 from subspaces.many import ManySubspaces
 from subspaces.projections import Hadamard
-from subspaces.train import train
-from subspaces.train_many import train_many
+from subspaces.train.config import TrainConfig
+from subspaces.train.loop import train
+from subspaces.train.many import train_many
 
 
 def _network(seed: int) -> nn.Module:

@@ -9,11 +9,11 @@ from pathlib import Path
 import fake_trainer
 import pytest
 
-from subspaces.config import TrainConfig
-from subspaces.measure import FILE, RUNS, measure_dimension
-from subspaces.measurement import Rule
-from subspaces.protocols import quick
+from subspaces.measure.dimension import FILE, RUNS, measure_dimension
+from subspaces.measure.dimension_data import Rule
 from subspaces.tasks import get_task
+from subspaces.train.config import TrainConfig
+from subspaces.train.protocols import quick
 
 DIGITS = TrainConfig("digits-fc")
 TRAINER = "fake_trainer:known_curve"
@@ -102,9 +102,9 @@ def test_the_record_is_json(tmp_path):
 
 def test_two_processes_share_a_measurement(tmp_path):
     code = f"""
-from subspaces.config import TrainConfig
-from subspaces.measure import measure_dimension
-from subspaces.measurement import Rule
+from subspaces.train.config import TrainConfig
+from subspaces.measure.dimension import measure_dimension
+from subspaces.measure.dimension_data import Rule
 rule = Rule(baseline="1.0", max_runs=8)
 measure_dimension(TrainConfig("digits-fc"), {str(tmp_path)!r}, rule, workers=1, trainer={TRAINER!r})
 """

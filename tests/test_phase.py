@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from subspaces.cli import main
-from subspaces.config import TrainConfig
-from subspaces.phase import FILE, RUNS, measure_transition
-from subspaces.phase_data import (
+from subspaces.display.transition import TransitionDisplay, caveats, thresholds_table, with_interval
+from subspaces.measure.transition import FILE, RUNS, measure_transition
+from subspaces.measure.transition_data import (
     SEED_STEP,
     Prediction,
     Transition,
@@ -26,16 +26,16 @@ from subspaces.phase_data import (
     pilot_levels,
     reading,
 )
-from subspaces.phase_display import TransitionDisplay, caveats, thresholds_table, with_interval
-from subspaces.phase_prediction import predict_transition
-from subspaces.phase_rule import TransitionRule
-from subspaces.protocols import quick
-from subspaces.records import Result
-from subspaces.report import write_report
-from subspaces.report_phase import load_transition
-from subspaces.runs import load_result
+from subspaces.measure.transition_prediction import predict_transition
+from subspaces.measure.transition_rule import TransitionRule
+from subspaces.report.transition import load_transition
+from subspaces.report.write import write_report
+from subspaces.runs.run import load_result
 from subspaces.tasks import get_task
 from subspaces.theory import isotropic_threshold
+from subspaces.train.config import TrainConfig
+from subspaces.train.protocols import quick
+from subspaces.train.records import Result
 from subspaces.transition import Outcome
 
 DIGITS = TrainConfig("digits-fc")

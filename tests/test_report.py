@@ -7,14 +7,14 @@ import xml.etree.ElementTree as ET
 import fake_trainer
 import pytest
 
-from subspaces.config import TrainConfig
-from subspaces.measure import measure_dimension
-from subspaces.measurement import Rule
-from subspaces.report import write_report
-from subspaces.report_data import gather
-from subspaces.report_figures import _round_numbers
-from subspaces.runs import run_once
-from subspaces.sweep import run_many
+from subspaces.measure.dimension import measure_dimension
+from subspaces.measure.dimension_data import Rule
+from subspaces.report.data import gather
+from subspaces.report.figures import _round_numbers
+from subspaces.report.write import write_report
+from subspaces.runs.run import run_once
+from subspaces.runs.sweep import run_many
+from subspaces.train.config import TrainConfig
 
 TRAINER = "fake_trainer:known_curve"
 SPANS = [(1.0, 10.0), (300.0, 320.0), (117.0, 531.0), (3.0, 2e5), (0.02, 2.3), (90.0, 90.1)]

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from subspaces.cli import main
-from subspaces.estimate import DimensionEstimate
+from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.projections import PROJECTIONS, make_projection
 from subspaces.recipes import RECIPES, Series, load_recipe
-from subspaces.reproduce import redraw, reproduce
-from subspaces.reproduce_page import COLUMNS, Places, read_rows, status, store_rows
-from subspaces.reproduce_rows import (
+from subspaces.reproduce.page import COLUMNS, Places, read_rows, status, store_rows
+from subspaces.reproduce.rows import (
     Interval,
     config_of,
     facts,
@@ -20,6 +19,7 @@ from subspaces.reproduce_rows import (
     judge_score,
     settings,
 )
+from subspaces.reproduce.run import redraw, reproduce
 from subspaces.tasks import get_task
 
 EVERY = [(name, series) for name in RECIPES for series in load_recipe(name).series]
@@ -101,7 +101,7 @@ def test_tasks_kinds_and_options_exist(name, series):
     for config in configs:
         assert settings(config)  # resolved against the task: a rate where the optimiser is another
         if config.d is not None:
-            if "subspaces.zoo" not in series.task:  # networks of packages that need not be installed
+            if "subspaces.models.zoo" not in series.task:  # networks of packages that need not be installed
                 assert config.d <= task.D
             assert config.projection in PROJECTIONS
     kind, options = configs[0].projection, configs[0].options()

@@ -12,12 +12,13 @@ from pathlib import Path
 import fake_trainer
 import pytest
 
-from subspaces import claims, files
-from subspaces.claims import Claim
-from subspaces.config import TrainConfig
+from subspaces import files
 from subspaces.files import atomic_write
-from subspaces.records import Result, decode_row, encode_row
-from subspaces.runs import load_result, load_rows, run_once, status
+from subspaces.runs import claims
+from subspaces.runs.claims import Claim
+from subspaces.runs.run import load_result, load_rows, run_once, status
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result, decode_row, encode_row
 
 CONFIG = TrainConfig("digits-fc", d=10)
 
@@ -252,8 +253,8 @@ def test_kill_9_loses_only_the_run_in_hand(tmp_path):
     run_once(TrainConfig("digits-fc", d=9), tmp_path, trainer=fake_trainer.known_curve)
     code = f"""
 import fake_trainer
-from subspaces.config import TrainConfig
-from subspaces.runs import run_once
+from subspaces.train.config import TrainConfig
+from subspaces.runs.run import run_once
 run_once(TrainConfig("digits-fc", d=10), {str(tmp_path)!r}, trainer=fake_trainer.endless)
 """
     process = _python(code)
@@ -271,8 +272,8 @@ run_once(TrainConfig("digits-fc", d=10), {str(tmp_path)!r}, trainer=fake_trainer
 def test_many_processes_on_one_folder_do_no_run_twice(tmp_path):
     code = f"""
 import fake_trainer
-from subspaces.config import TrainConfig
-from subspaces.runs import run_once
+from subspaces.train.config import TrainConfig
+from subspaces.runs.run import run_once
 for d in range(1, 9):
     run_once(TrainConfig("digits-fc", d=d), {str(tmp_path)!r}, trainer=fake_trainer.known_curve)
 """

@@ -11,9 +11,9 @@ from pathlib import Path
 import fake_trainer
 import pytest
 
-from subspaces.config import TrainConfig
-from subspaces.runs import load_result
-from subspaces.sweep import events, open_pool, run_many
+from subspaces.runs.run import load_result
+from subspaces.runs.sweep import events, open_pool, run_many
+from subspaces.train.config import TrainConfig
 
 CONFIGS = [TrainConfig("digits-fc", d=d) for d in (10, 20, 40)]
 
@@ -86,8 +86,8 @@ def test_missing_extras_name_the_command(tmp_path, monkeypatch, launcher, module
 
 def _sweep(root: Path, configs: str, trainer: str) -> subprocess.Popen:
     code = f"""
-from subspaces.config import TrainConfig
-from subspaces.sweep import run_many
+from subspaces.train.config import TrainConfig
+from subspaces.runs.sweep import run_many
 run_many({configs}, {str(root)!r}, 2, trainer="fake_trainer:{trainer}")
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
@@ -128,7 +128,7 @@ def _alive(pid: int) -> bool:
 if importlib.util.find_spec("submitit"):
 
     def test_slurm_by_its_local_stand_in(tmp_path):
-        from subspaces.clusters import SlurmPool
+        from subspaces.runs.clusters import SlurmPool
 
         with SlurmPool(tmp_path, 2, "fake_trainer:known_curve", cluster="debug") as pool:
             pool.submit(CONFIGS[0])

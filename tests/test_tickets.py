@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from subspaces.learned.tickets import iterative_magnitude_tickets, magnitude_ticket
+from subspaces.learned.trajectory import TrajectoryRecorder
 from subspaces.subspace import Subspace
-from subspaces.tickets import iterative_magnitude_tickets, magnitude_ticket
-from subspaces.trajectory import TrajectoryRecorder
 
 
 def test_the_largest_survive_and_start_from_the_rewind_point():

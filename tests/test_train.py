@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from subspaces import train_setup
-from subspaces.callbacks import Callback, TensorBoard
-from subspaces.config import TrainConfig
-from subspaces.schedules import factor
 from subspaces.subspace import Subspace
 from subspaces.tasks import get_task
-from subspaces.train import train
-from subspaces.train_setup import begin, resolve
-from subspaces.train_state import STATE
-from subspaces.train_step import evaluate, take_step
+from subspaces.train import setup as train_setup
+from subspaces.train.callbacks import Callback, TensorBoard
+from subspaces.train.config import TrainConfig
+from subspaces.train.loop import train
+from subspaces.train.schedules import factor
+from subspaces.train.setup import begin, resolve
+from subspaces.train.state import STATE
+from subspaces.train.step import evaluate, take_step
 
 TINY = TrainConfig("digits-fc-16x1", d=60, epochs=2, batch_size=32, lr=1e-2)
 TIMES = ("seconds",)

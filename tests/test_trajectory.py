@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from subspaces.learned.trajectory import Trajectory, TrajectoryRecorder
 from subspaces.subspace import Subspace
-from subspaces.trajectory import Trajectory, TrajectoryRecorder
 
 
 def make_model() -> nn.Sequential:
@@ -186,7 +186,7 @@ def test_a_corrupted_last_sample_is_dropped(tmp_path):
 def test_a_killed_process_leaves_whole_samples(tmp_path):
     script = textwrap.dedent("""
         import sys, torch
-        from subspaces.trajectory import TrajectoryRecorder
+        from subspaces.learned.trajectory import TrajectoryRecorder
         recorder = TrajectoryRecorder(torch.nn.Linear(1000, 100), every=1, path=sys.argv[1])
         print("ready", flush=True)
         while True:

@@ -20,7 +20,7 @@ from subspaces.transition import (
     trace_value,
     wilson_interval,
 )
-from subspaces.transition_figures import plot_thresholds, success_heatmap
+from subspaces.transition.figures import plot_thresholds, success_heatmap
 
 D = 500
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from subspaces.models.zoo import Enlarged, timm, torchvision
 from subspaces.tasks import get_task
-from subspaces.zoo import Enlarged, timm, torchvision
 
 
 def network(name: str, num_classes: int, in_chans: int) -> nn.Module:
@@ -31,7 +31,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_installation(monkeypa
 
 
 def test_a_network_by_name_is_a_task(fake_timm):
-    task = get_task("cifar10@subspaces.zoo:timm.vgg11_bn")
+    task = get_task("cifar10@subspaces.models.zoo:timm.vgg11_bn")
     assert task.D == 16 * 3 * 10 + 10
     assert task.build_model(0)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 

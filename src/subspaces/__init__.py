@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from subspaces.layer_kronecker import LayerKronecker
+    from subspaces.many import ManySubspaces
     from subspaces.projections import PROJECTIONS, Basis, Projection, make_projection
     from subspaces.subspace import Subspace
 
@@ -15,6 +17,8 @@ __version__ = "0.1.0"
 _HOMES = {
     # a model seen as θ₀ + P w
     "Subspace": "subspaces.subspace",
+    "ManySubspaces": "subspaces.many",
+    "LayerKronecker": "subspaces.layer_kronecker",
     # fixed linear maps
     "PROJECTIONS": "subspaces.projections",
     "Projection": "subspaces.projections",
@@ -22,7 +26,15 @@ _HOMES = {
     "make_projection": "subspaces.projections",
 }
 
-__all__ = ["PROJECTIONS", "Basis", "Projection", "Subspace", "make_projection"]
+__all__ = [
+    "PROJECTIONS",
+    "Basis",
+    "LayerKronecker",
+    "ManySubspaces",
+    "Projection",
+    "Subspace",
+    "make_projection",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .config import TrainConfig
-from .measurement import Rule
-from .phase_rule import TransitionRule
+from subspaces.measure.dimension_data import Rule
+from subspaces.measure.transition_rule import TransitionRule
+from subspaces.train.config import TrainConfig
 
 
 @dataclass
@@ -174,10 +174,10 @@ class List:
 
 def run_train(options: Train) -> int:
     """``subspaces train``."""
-    from .callbacks import Callback, TensorBoard
-    from .display import TrainDisplay
-    from .runs import run_once
-    from .train import train
+    from subspaces.display.progress import TrainDisplay
+    from subspaces.runs.run import run_once
+    from subspaces.train.callbacks import Callback, TensorBoard
+    from subspaces.train.loop import train
 
     display = TrainDisplay()
     callbacks: list[Callback] = [display]
@@ -219,7 +219,7 @@ def _print_result(result: Any, out: Path | None) -> None:
 
 def run_extract(options: Extract) -> int:
     """``subspaces extract``."""
-    from .extract import as_json, extract, rows
+    from subspaces.measure.extract import as_json, extract, rows
 
     found = extract(
         options.source, options.method, options.d, out=options.out, samples=options.samples, every=options.every
@@ -237,10 +237,10 @@ def run_extract(options: Extract) -> int:
 
 def run_dimension(options: Dimension) -> int:
     """``subspaces dimension``."""
-    from .display import SearchDisplay, tried_table
-    from .measure import measure_dimension
-    from .protocols import quick
-    from .report import write_report
+    from subspaces.display.progress import SearchDisplay, tried_table
+    from subspaces.measure.dimension import measure_dimension
+    from subspaces.report.write import write_report
+    from subspaces.train.protocols import quick
 
     config = quick(options.config) if options.protocol == "quick" else options.config
     out = options.out or Path("runs") / f"{config.task.replace('/', '_')}-dimension"
@@ -264,10 +264,10 @@ def run_dimension(options: Dimension) -> int:
 
 def run_transition(options: Transition) -> int:
     """``subspaces transition``."""
-    from .phase import measure_transition
-    from .phase_display import TransitionDisplay, caveats, thresholds_table
-    from .protocols import quick
-    from .report import write_report
+    from subspaces.display.transition import TransitionDisplay, caveats, thresholds_table
+    from subspaces.measure.transition import measure_transition
+    from subspaces.report.write import write_report
+    from subspaces.train.protocols import quick
 
     config = options.config.plain()
     config = quick(config) if options.protocol == "quick" else config
@@ -298,7 +298,7 @@ def run_transition(options: Transition) -> int:
 
 def run_report(options: Report) -> int:
     """``subspaces report``."""
-    from .report import write_report
+    from subspaces.report.write import write_report
 
     if not options.dirs:
         raise ValueError("`dirs` must name at least one folder; got none. Such as: subspaces report runs/digits")
@@ -309,9 +309,9 @@ def run_report(options: Report) -> int:
 
 def run_reproduce(options: Reproduce) -> int:
     """``subspaces reproduce``."""
-    from .reproduce import redraw, reproduce
-    from .reproduce_display import ReproduceDisplay, rows_table, status_table
-    from .reproduce_page import Places, status
+    from subspaces.reproduce.display import ReproduceDisplay, rows_table, status_table
+    from subspaces.reproduce.page import Places, status
+    from subspaces.reproduce.run import redraw, reproduce
 
     screen, places = Console(highlight=False), Places.of(options.out, smoke=options.smoke)
     if options.list:
@@ -337,7 +337,7 @@ def run_reproduce(options: Reproduce) -> int:
 
 def run_list(options: List) -> int:
     """``subspaces list``."""
-    from .listing import LISTS
+    from subspaces.listing import LISTS
 
     head, rows = LISTS[options.what]()
     if options.json:

@@ -4,10 +4,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from .datasets import DATASETS
-from .models import MODELS
-from .projections import PROJECTIONS
-from .tasks import TASKS
+from subspaces.datasets import DATASETS
+from subspaces.models import MODELS
+from subspaces.projections import PROJECTIONS
+from subspaces.tasks import TASKS
 
 Listing = tuple[list[str], list[list[Any]]]
 

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .datasets import DATASETS, Data, DataOptions, Normalise, load_data
-from .errors import unknown_name
-from .models import MODELS, Scheme, count_parameters, import_object, initialise, make_model
+from subspaces.datasets import DATASETS, Data, DataOptions, Normalise, load_data
+from subspaces.errors import unknown_name
+from subspaces.models import MODELS, Scheme, count_parameters, import_object, initialise, make_model
 
 
 @dataclass(frozen=True)

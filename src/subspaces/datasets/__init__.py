@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import unknown_name
-from .augment import augment
-from .files import data_root
-from .options import Data, DataOptions, Normalise, apply_options, split_validation
-from .sources import CIFAR10, CIFAR100, Arrays, read_digits, read_mnist_like, read_toy
+from subspaces.datasets.augment import augment
+from subspaces.datasets.files import data_root
+from subspaces.datasets.options import Data, DataOptions, Normalise, apply_options, split_validation
+from subspaces.datasets.sources import CIFAR10, CIFAR100, Arrays, read_digits, read_mnist_like, read_toy
+from subspaces.errors import unknown_name
 
 __all__ = ["DATASETS", "Data", "DataOptions", "Dataset", "Normalise", "augment", "data_root", "load_data"]
 

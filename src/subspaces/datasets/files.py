@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .download import DownloadError, download
+from subspaces.datasets.download import DownloadError, download
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .files import Source, cached, fetch, find, folders
-from .formats import read_cifar_batch, read_idx, read_members
-from .options import stream
+from subspaces.datasets.files import Source, cached, fetch, find, folders
+from subspaces.datasets.formats import read_cifar_batch, read_idx, read_members
+from subspaces.datasets.options import stream
 
 Arrays = dict[str, np.ndarray]  # train_x (n, C, H, W) uint8, train_y (n,) int64, test_x, test_y
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import unknown_name
-from .conv import conv
-from .fc import fc
-from .fc_lenet import fc_lenet, fc_tied_lenet
-from .init import SCHEMES, Scheme, initialise
-from .lenet import lenet
-from .resnet import resnet
-from .toy import toy
-from .untied import LocallyConnected2d, untied_lenet
+from subspaces.errors import unknown_name
+from subspaces.models.conv import conv
+from subspaces.models.fc import fc
+from subspaces.models.fc_lenet import fc_lenet, fc_tied_lenet
+from subspaces.models.init import SCHEMES, Scheme, initialise
+from subspaces.models.lenet import lenet
+from subspaces.models.resnet import resnet
+from subspaces.models.toy import toy
+from subspaces.models.untied import LocallyConnected2d, untied_lenet
 
 __all__ = [
     "MODELS",

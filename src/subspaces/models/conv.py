@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .lenet import dense_head
-from .shapes import check_count, check_shape, shrink
+from subspaces.models.lenet import dense_head
+from subspaces.models.shapes import check_count, check_shape, shrink
 
 
 def conv(shape: Sequence[int] = (1, 28, 28), classes: int = 10, channels: Sequence[int] = (16, 32)) -> nn.Sequential:

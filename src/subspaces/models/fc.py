@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from .shapes import check_count, check_shape, flat_size
+from subspaces.models.shapes import check_count, check_shape, flat_size
 
 
 def fc(shape: Sequence[int] = (1, 28, 28), classes: int = 10, width: int = 200, depth: int = 2) -> nn.Sequential:

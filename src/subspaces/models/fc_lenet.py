@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .lenet import dense_head
-from .shapes import check_shape, flat_size, shrink
+from subspaces.models.lenet import dense_head
+from subspaces.models.shapes import check_shape, flat_size, shrink
 
 
 def fc_lenet(shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> nn.Sequential:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import unknown_name
+from subspaces.errors import unknown_name
 
 Scheme = Literal["he", "torch-default", "glorot"]
 Draw = Callable[[torch.Generator, tuple[int, ...], int, int], Tensor]

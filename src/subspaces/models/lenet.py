@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .shapes import check_count, check_shape, shrink
+from subspaces.models.shapes import check_count, check_shape, shrink
 
 
 def lenet(

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .shapes import check_count, check_shape
+from subspaces.models.shapes import check_count, check_shape
 
 SHORTCUTS = ("pad", "1x1", "1x1-all", "3x3")
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .lenet import dense_head
-from .shapes import check_shape, shrink
+from subspaces.models.lenet import dense_head
+from subspaces.models.shapes import check_shape, shrink
 
 
 class LocallyConnected2d(nn.Module):

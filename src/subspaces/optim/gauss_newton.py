@@ -124,7 +124,7 @@ class GaussNewton(torch.optim.Optimizer):
     # ---- private
 
     def _outputs(self, w: Tensor, arguments: tuple[Any, ...]) -> Tensor:
-        """f(w) as a training step computes it: BatchNorm moves the buffers of the model (`Protected` puts them back)."""
+        """f(w) as a training step computes it: BatchNorm moves the buffers, which `Protected` puts back."""
         model, theta = getattr(self.subspace, "model", None), getattr(self.subspace, "theta", None)
         if not isinstance(model, nn.Module) or theta is None:
             return self.subspace.functional(w, *arguments)

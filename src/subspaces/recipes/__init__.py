@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import TrainConfig
-from ..errors import unknown_name
+from subspaces.errors import unknown_name
+from subspaces.train.config import TrainConfig
 
 FOLDER = Path(__file__).parent
 RECIPES: dict[str, Path] = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}

@@ -1,0 +1,157 @@
+"""What a run, a sweep and a search look like while they go on: live in a terminal, sparse plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from subspaces.measure.dimension_data import Measurement
+from subspaces.runs.pools import Event
+from subspaces.train.callbacks import Callback
+
+QUIET = 15.0
+"""Seconds between plain lines where there is no terminal."""
+
+
+def console() -> Console:
+    """Progress goes to stderr, so that stdout holds results only."""
+    return Console(file=sys.stderr, highlight=False)
+
+
+class TrainDisplay(Callback):
+    """Progress of one run: a bar in a terminal, else a line every few epochs."""
+
+    def __init__(self, screen: Console | None = None) -> None:
+        self.screen = screen or console()
+        self._bar: Progress | None = None
+        self._said = 0.0
+
+    def start(self, state: Any) -> None:
+        size = f"d = {state.config.d:,}" if state.config.d else "all parameters"
+        D = sum(p.numel() for p in state.model.parameters())
+        resumed = f", resumed at epoch {state.epoch}" if state.step else ""
+        self.screen.print(f"{state.config.task}: {size} of D = {D:,}, {state.total_steps:,} steps{resumed}")
+        if self.screen.is_terminal:
+            columns = (
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("epochs"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[last]}"),
+            )
+            self._bar = Progress(*columns, console=self.screen)
+            self._bar.add_task("", total=state.config.epochs, completed=state.epoch, last="")
+            self._bar.start()
+
+    def epoch(self, state: Any, row: dict[str, Any]) -> None:
+        name = state.task.score_name
+        text = f"training loss {row['train_loss']:.4f}" + "".join(
+            f", {split} {name} {_percent(row[f'{key}_score'], name)}"
+            for split, key in (("validation", "val"), ("test", "test"))
+            if row[f"{key}_score"] is not None
+        )
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=state.epoch, last=text)
+        elif time.monotonic() - self._said > QUIET or state.step == state.total_steps:
+            self._said = time.monotonic()
+            self.screen.print(f"epoch {state.epoch} of {state.config.epochs}: {text}", soft_wrap=True)
+
+    def end(self, state: Any, result: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class SearchDisplay:
+    """The search for a dimension: a table of every d tried and how far the present runs are."""
+
+    def __init__(self, title: str, screen: Console | None = None) -> None:
+        self.screen = screen or console()
+        self.title = title
+        self._parts: dict[str, tuple[str, float]] = {}
+        self._found: Measurement | None = None
+        self._clock = Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=self.screen)
+        self._clock.add_task(title)
+        self._live = Live(console=self.screen, refresh_per_second=4, get_renderable=self._render, transient=True)
+
+    def __enter__(self) -> "SearchDisplay":
+        if self.screen.is_terminal:
+            self._live.start()
+        else:
+            self.screen.print(self.title, soft_wrap=True)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.screen.is_terminal:
+            self._live.stop()
+
+    def __call__(self, event: Event | None, found: Measurement | None) -> None:
+        """Take in an event of the search."""
+        self._found = found or self._found
+        if event is None:
+            if found is not None and found.results:
+                self._say(f"goes on from {len(found.results)} finished runs")
+            return
+        key = event.config.key()
+        label = "direct" if event.config.d is None else f"d = {event.config.d:,}"
+        if event.kind == "progress":
+            self._parts[key] = (label, event.part)
+        else:
+            self._parts.pop(key, None)
+        if event.kind == "done" and event.result is not None:
+            result = event.result
+            verdict = "diverged" if result.status == "diverged" else _percent(result.score, result.score_name)
+            now = "" if found is None else f"; now {str(found.estimate).partition(':')[0]}"
+            self._say(f"{label}, seed {event.config.seed_model}: {verdict} in {result.seconds:.1f} s{now}")
+
+    def _say(self, text: str) -> None:
+        if not self.screen.is_terminal:
+            self.screen.print(text, soft_wrap=True)
+
+    def _render(self) -> Group:
+        bars = Progress(TextColumn("{task.description:>12}"), BarColumn(bar_width=30), console=self.screen)
+        for label, part in self._parts.values():
+            bars.add_task(label, total=100, completed=round(100 * part))
+        shown: list[Any] = [self._clock, bars if self._parts else Text("  starting the workers …", style="dim")]
+        if self._found is not None:
+            shown += [tried_table(self._found, rows=max(6, self.screen.height - 10)), Text(str(self._found.estimate))]
+        return Group(*shown)
+
+
+def tried_table(found: Measurement, rows: int | None = None) -> Table:
+    """Every d tried, with means and spread of the scores; only the ``rows`` nearest to the crossing if so many fit."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("d", "runs", "validation", "s.d.", "test", "", "D/d"):
+        table.add_column(name, justify="right")
+    groups = list(found.by_d().items())
+    if rows is not None and len(groups) > rows:
+        middle = found.estimate.d_int or groups[-1][0]
+        near = sorted(groups, key=lambda item: abs(item[0] - middle))[:rows]
+        groups = sorted(near)
+    for d, results in groups:
+        name = results[0].score_name
+        scores = [r.score for r in results if r.score == r.score]
+        tests = [r.test_score for r in results if r.test_score == r.test_score]
+        mean = sum(scores) / len(scores) if scores else float("nan")
+        spread = (sum((s - mean) ** 2 for s in scores) / (len(scores) - 1)) ** 0.5 if len(scores) > 1 else None
+        passes = "[green]passes[/green]" if mean > found.estimate.threshold else ""
+        test = _percent(sum(tests) / len(tests), name) if tests else "–"
+        shown = _percent(mean, name) if scores else "diverged"
+        around = "" if spread is None else _percent(spread, name)
+        table.add_row(f"{d:,}", str(len(results)), shown, around, test, passes, f"{found.D / d:,.0f}")
+    return table
+
+
+def _percent(value: float | None, name: str) -> str:
+    if value is None or value != value:
+        return "–"
+    return f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4g}"

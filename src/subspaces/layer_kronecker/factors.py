@@ -1,0 +1,111 @@
+"""The recipe of a layer-wise Kronecker subspace: which layers are factored, and how their factors are made."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from subspaces.errors import unknown_name
+from subspaces.layer_kronecker.linear import KroneckerLinear, factor_, unfactor_
+from subspaces.layout import digest_of
+from subspaces.projections import make_projection, part_seed
+
+FACTORS = ("hadamard", "orthonormal")
+BALANCES = ("size", "core")
+
+
+def make_recipe(
+    model: nn.Module, chosen: list[str], rank: int | tuple[int, int], factors: str, balance: str, seed: int
+) -> dict[str, Any]:
+    """What rebuilds the factors, as JSON values."""
+    pair = (rank, rank) if isinstance(rank, int) else tuple(rank)
+    if len(pair) != 2 or not all(isinstance(r, int) and r >= 1 for r in pair):
+        raise ValueError(f"`rank` must be a positive integer or a pair (r_out, r_in) of them; got {rank!r}.")
+    if factors not in FACTORS:
+        raise unknown_name("factors", factors, FACTORS)
+    if balance not in BALANCES:
+        raise unknown_name("balance", balance, BALANCES)
+    layers = _wide_layers(model, chosen, pair)
+    if not layers:
+        raise ValueError(
+            f"`rank` must be below both sides of a linear layer with a weight of its own; got {rank!r}, and "
+            f"{type(model).__name__} has none. Lower it, or use Subspace."
+        )
+    return {"layers": layers, "rank": list(pair), "factors": factors, "balance": balance, "seed": seed}
+
+
+def _wide_layers(model: nn.Module, chosen: list[str], rank: tuple[int, ...]) -> list[str]:
+    owners: dict[int, int] = {}
+    for _, parameter in model.named_parameters(remove_duplicate=False):
+        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    wanted = set(chosen)
+    return [
+        name
+        for name, module in sorted(model.named_modules())
+        if type(module) is nn.Linear
+        and (f"{name}.weight" if name else "weight") in wanted
+        and owners[id(module.weight)] == 1
+        and module.out_features > rank[0]
+        and module.in_features > rank[1]
+    ]
+
+
+def core_of(name: str, recipe: dict[str, Any]) -> str:
+    """The name of the tensor that moves in place of a native one."""
+    module, _, leaf = name.rpartition(".")
+    if leaf != "weight" or module not in recipe["layers"]:
+        return name
+    return f"{module}.core" if module else "core"
+
+
+def factors_of(
+    weight: Tensor, recipe: dict[str, Any], name: str
+) -> tuple[Float[Tensor, "out r"], Float[Tensor, "in s"]]:
+    """B and A of a layer; every layer has two streams of seeds of its own."""
+    index = recipe["layers"].index(name)
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    left, right = (
+        make_projection(recipe["factors"], r, n, part_seed(recipe["seed"], 2 * index + side)).to_dense(dtype)
+        for side, (r, n) in enumerate(zip(recipe["rank"], weight.shape, strict=True))
+    )
+    return left, right
+
+
+def factor_all_(model: nn.Module, recipe: dict[str, Any]) -> None:
+    """Factor the layers of a recipe in place."""
+    for name in recipe["layers"]:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        left, right = factors_of(layer.weight, recipe, name)
+        gain = math.sqrt(layer.weight.numel() / math.prod(recipe["rank"])) if recipe["balance"] == "size" else 1.0
+        factor_(layer, left, right, gain)
+
+
+def unfactor_all_of_(model: nn.Module, recipe: dict[str, Any]) -> None:
+    """Make the layers of a recipe plain again; those that were not factored yet stay as they are."""
+    for name in recipe["layers"]:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        unfactor_(layer)
+
+
+def linears_of(model: nn.Module, recipe: dict[str, Any], path: str | Path) -> dict[str, nn.Linear]:
+    """The layers of a recipe in a plain model.
+
+    Raises:
+        ValueError: the model has no such layers.
+    """
+    modules = dict(model.named_modules())
+    wrong = [name for name in recipe["layers"] if type(modules.get(name)) is not nn.Linear]
+    if wrong:
+        raise ValueError(f"`model` must have the linear layers of {str(path)!r}; got none at {', '.join(wrong[:4])}.")
+    found = {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
+    return {name: found[name] for name in recipe["layers"]}
+
+
+def weights_digest(layers: Any) -> str:
+    """A hash of the exact bits of the frozen weights."""
+    return digest_of([m.base if isinstance(m, KroneckerLinear) else m.weight for m in layers.values()])

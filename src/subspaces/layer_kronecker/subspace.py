@@ -1,0 +1,220 @@
+"""Below the price of a direct step: W_l = W_l0 + B_l S_l A_lᵀ with all cores S_l driven by one w."""
+
+import functools
+import glob
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subspaces import checkpoint
+from subspaces.layer_kronecker.factors import (
+    core_of,
+    factor_all_,
+    factors_of,
+    linears_of,
+    make_recipe,
+    unfactor_all_of_,
+    weights_digest,
+)
+from subspaces.layer_kronecker.linear import KroneckerLinear, set_factors_, unfactor_
+from subspaces.layout import digest_of, select
+from subspaces.projections import Projection
+from subspaces.subspace import Subspace
+
+_KEY = "layer_kronecker"  # of the recipe in a checkpoint's notes
+
+
+class LayerKronecker(Subspace):
+    """Train a model in d dimensions without forming the gradients of its wide linear layers.
+
+    W_l = W_l0 + c_l·B_l S_l A_lᵀ with frozen orthonormal A_l (in × r_in) and B_l (out × r_out) made from the seed. The
+    cores S_l (r_out × r_in), and as plain rows all other selected tensors (biases, norms, convolutions, layers with a
+    side of at most its rank), are (S, …) = (S, …)₀ + P w with one P ∈ R^{D'×d}, D' = Σ r_out·r_in + the others.
+    Everything else is as in `Subspace`: the same optimisers, files and methods. State dicts hold the dense weights.
+
+    Cost of a layer for n rows: 2n·in·out multiply-adds instead of 3n·in·out, and no pass over its weights by the
+    optimiser. Memory: W_l0 and r_in·in + r_out·out numbers, no gradients of weights. What it costs in accuracy: see
+    docs/performance.md; a larger `rank` costs less of it.
+
+    Differs from `Subspace` in that the directions of one layer have a rank ≤ min(r_out, r_in), that penalties on
+    weights given as hooks of `weight` do not reach the frozen weights, and that `theta` gives cores, not weights.
+
+    Args:
+        model: any module with a linear layer wider than `rank`. Layers whose weight is shared with another module,
+            and subclasses of nn.Linear, are moved by plain rows.
+        d: dimension, 1 ≤ d ≤ D'.
+        projection: kind of P or a `Projection` with D = D'.
+        seed: of P and of the factors.
+        rank: (r_out, r_in), or one r for both; ≥ 1. More on the side of the inputs costs the least accuracy for the
+            same number of core entries (benchmarks/layer_kronecker.py).
+        factors: "hadamard" (portable to the bit) or "orthonormal" (QR of Gaussian matrices).
+        balance: "size": c_l = √(in·out/(r_in·r_out)), all weights move alike, as under `Subspace`; "core": c_l = 1,
+            all core entries move alike, so that each layer moves by the same length.
+        only, exclude: patterns of native names, as in `Subspace`.
+        options: of `Subspace` (origin, blocks, gradients, …) and of the projection kind.
+
+    Raises:
+        ValueError: no layer is wider than `rank`; d beyond D'. The model is then as it was.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(784, 2048), nn.ReLU(), nn.Linear(2048, 10))
+        >>> subspace = LayerKronecker(model, d=750)
+        >>> optimizer = torch.optim.Adam(subspace.parameters(), lr=subspace.lr(1e-3, "adam"))
+        >>> model(torch.ones(2, 784)).square().sum().backward(); optimizer.step()
+
+    Source: cores in fixed factors as in LoRA-XS (Bałazy et al. 2024, there of an SVD), one vector behind all
+    layers as in Li et al. 2018, eq. 2.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        d: int,
+        projection: str | Projection = "hadamard",
+        seed: int = 0,
+        *,
+        rank: int | tuple[int, int] = (32, 128),
+        factors: str = "hadamard",
+        balance: str = "size",
+        only: Any = None,
+        exclude: Any = None,
+        **options: Any,
+    ):
+        chosen = list(select(model, only, exclude))
+        self._recipe = make_recipe(model, chosen, rank, factors, balance, seed)
+        try:
+            factor_all_(model, self._recipe)
+            names = [core_of(name, self._recipe) for name in chosen]
+            self._check_d(model, names, d)
+            super().__init__(model, d, projection, seed, only=[glob.escape(n) for n in names], **options)
+        except BaseException:
+            unfactor_all_of_(model, self._recipe)
+            raise
+
+    @staticmethod
+    def _check_d(model: nn.Module, names: list[str], d: int | None) -> None:
+        named = dict(model.named_parameters(remove_duplicate=False))
+        rows = sum(named[name].numel() for name in names)
+        if d is not None and d > rows:
+            raise ValueError(f"`d` must be at most {rows}, the numbers in all cores; got {d}. Raise `rank`.")
+
+    @property
+    def layers(self) -> dict[str, KroneckerLinear]:
+        """The factored layers by name."""
+        found = {name: self.model.get_submodule(name) for name in self._recipe["layers"]}
+        return {name: layer for name, layer in found.items() if isinstance(layer, KroneckerLinear)}
+
+    @property
+    def D(self) -> int:
+        """Native parameters that the coordinates stand for: weights, not cores."""
+        return self.layout.D + sum(m.base.numel() - m.core.numel() for m in self.layers.values())
+
+    @property
+    def origin(self) -> dict[str, Tensor]:
+        """Cores and other tensors at w = 0, and the frozen weights as `NAME.base`."""
+        return {**super().origin, **{f"{name}.base": layer.base.detach() for name, layer in self.layers.items()}}
+
+    def origin_digest(self) -> str:
+        """A hash of the exact bits of cores and other tensors at w = 0."""
+        return self._origin_digest or digest_of(list(super().origin.values()))
+
+    def lr(self, native: float, optimizer: str = "adam") -> float:
+        """The learning rate of w that makes steps as long as `native` does in direct training; see `Subspace.lr`.
+
+        With M = Σ c_l²·r_in·r_out + the other rows, a unit of w moves the weights by √(M/D') instead of 1:
+        √(D/d)·√(D'/M) for Adam, √(D/d)·D'/M for SGD.
+        """
+        square = self.layout.D + sum((m.scale**2 - 1) * m.core.numel() for m in self.layers.values())
+        power = {"lbfgs": 0.0, "sgd": 1.0}.get(optimizer, 0.5)
+        return super().lr(native, optimizer) * (self.layout.D / square) ** power
+
+    def summary(self) -> str:
+        """One paragraph: dimensions, factored layers, memory."""
+        cores = sum(m.core.numel() for m in self.layers.values())
+        dense = sum(m.base.numel() for m in self.layers.values())
+        extra = sum(4 * (m.left.numel() + m.right.numel()) for m in self.layers.values())
+        return (
+            f"{super().summary()}\n{len(self.layers)} linear layers of {dense:,} weights move by cores of "
+            f"{cores:,} numbers; their factors take {extra:,} bytes; {self.layout.D - cores:,} other parameters "
+            f"move by plain rows"
+        )
+
+    def __repr__(self) -> str:
+        return f"LayerKronecker({type(self.model).__name__}, {self.projection!r}, rank={self._recipe['rank']})"
+
+    # ---- moving about
+
+    def _load_origin(self, origin: dict[str, Tensor]) -> None:
+        """θ₀ by native names (a state dict), or by those of `origin`."""
+        given, bases = dict(origin), []
+        for name, layer in self.layers.items():
+            base = given.get(f"{name}.base", given.get(f"{name}.weight"))
+            if base is None or base.shape != layer.base.shape:
+                got = "nothing" if base is None else tuple(base.shape)
+                raise ValueError(f"`origin` must have '{name}.weight' of shape {tuple(layer.base.shape)}; got {got}.")
+            given.setdefault(f"{name}.core", torch.zeros_like(layer.core))
+            bases.append((layer, base))
+        super()._load_origin(given)
+        for layer, base in bases:
+            layer.base.copy_(base)
+
+    @torch.no_grad()
+    def move_origin(self, projection: Projection | None = None, *, seed: int | None = None) -> None:
+        """θ₀ ← θ and w ← 0; with a seed the cores are folded into the weights and P and all factors are redrawn."""
+        super().move_origin(projection, seed=seed)
+        if seed is not None:
+            self._recipe = {**self._recipe, "seed": seed}
+            for name, layer in self.layers.items():
+                layer.fold_()
+                set_factors_(layer, *factors_of(layer.base, self._recipe, name))
+            self._set_origin(None)
+
+    def remove(self) -> nn.Module:
+        """Take the subspace off and fold every core into its weight: a plain model. Returns the model."""
+        super().remove()
+        for layer in self.layers.values():
+            unfactor_(layer)
+        return self.model
+
+    # ---- files
+
+    def save(self, path: str | Path, *, include_origin: bool = False, extra: dict[str, Any] | None = None) -> None:
+        """Write coordinates, buffers and the recipes of P, the factors and θ₀ to a safetensors file."""
+        recipe = {**self._recipe, "weights": weights_digest(self.layers)}
+        super().save(path, include_origin=include_origin, extra={**(extra or {}), _KEY: recipe})
+
+    @classmethod
+    def load(cls, model: nn.Module, path: str | Path, projection: Projection | None = None) -> "LayerKronecker":
+        """Wrap a plain model that stands at θ₀ and set it to the saved point.
+
+        Raises:
+            ValueError: a file of another kind of subspace or not whole, another layout, other weights.
+        """
+        header, tensors = checkpoint.read(path)
+        recipe = header["extra"].get(_KEY)
+        if recipe is None:
+            raise ValueError(f"`path` must be of a LayerKronecker; got {str(path)!r}. Use Subspace.load.")
+        recipe = dict(recipe)
+        weights = recipe.pop("weights")
+        layers = linears_of(model, recipe, path)
+        if not any(name.startswith("origin.") for name in tensors) and weights_digest(layers) != weights:
+            raise ValueError(
+                f"`model` must stand at the origin of {str(path)!r}; got other weights. Build it with the seed or the "
+                f"pretrained weights that it was trained from."
+            )
+        try:
+            factor_all_(model, recipe)
+            return checkpoint.load(functools.partial(cls._around, recipe), model, path, projection)
+        except BaseException:
+            unfactor_all_of_(model, recipe)
+            raise
+
+    @classmethod
+    def _around(cls, recipe: dict[str, Any], model: nn.Module, **options: Any) -> "LayerKronecker":
+        """A subspace of a model that is factored already."""
+        subspace = cls.__new__(cls)
+        subspace._recipe = recipe
+        Subspace.__init__(subspace, model, **options)
+        return subspace

@@ -1,0 +1,1 @@
+"""Learned subspaces: trajectories, the bases taken from them, tickets. See docs/learned-subspaces.md."""

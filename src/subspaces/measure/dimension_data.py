@@ -1,0 +1,101 @@
+"""What is decided before an intrinsic dimension is measured, and what comes out."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from subspaces.dimension.estimate import DimensionEstimate
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result, environment
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is decided before the first run."""
+
+    level: float = 0.9
+    """Share of the baseline to pass."""
+    baseline: str = "auto"
+    """A score, `global` (the published one of the task), `local` (direct runs by the same code), or `auto`: global
+    where the task has one."""
+    baseline_runs: int = 3
+    """Direct runs of a local baseline; their spread enters the interval."""
+    ratio: float = 1.25
+    """Wanted width high/low of the interval."""
+    confidence: float = 0.95
+    """Probability that the interval holds."""
+    max_runs: int = 60
+    """Budget of runs in subspaces."""
+    minutes: float | None = None
+    """Budget of time; nothing is started after it."""
+    d_min: int = 1
+    """Smallest d to consider."""
+    d_max: int | None = None
+    """Largest d to consider; the number of parameters without it."""
+    start: int | None = None
+    """First d to run; √(d_min·d_max) without it."""
+    first_seed: int = 0
+    """The runs have the seeds first_seed, first_seed + 1, …; each sets projection, model and data order."""
+
+    def __post_init__(self) -> None:
+        if self.baseline not in ("auto", "global", "local"):
+            try:
+                float(self.baseline)
+            except ValueError as error:
+                raise ValueError(
+                    f"`baseline` must be auto, global, local or a number; got {self.baseline!r}."
+                ) from error
+        if self.baseline_runs < 1:
+            raise ValueError(f"`baseline_runs` must be at least 1; got {self.baseline_runs}.")
+
+
+@dataclass
+class Measurement:
+    """The estimate and what it was made of."""
+
+    config: TrainConfig
+    """The runs without their d and seeds."""
+    rule: Rule
+    D: int
+    estimate: DimensionEstimate
+    direct: list[Result] = field(default_factory=list)
+    """Runs of the local baseline."""
+    results: list[Result] = field(default_factory=list)
+    """Runs in subspaces."""
+    seconds: float = 0.0
+
+    def by_d(self) -> dict[int, list[Result]]:
+        """The runs in subspaces by dimension, smallest first."""
+        found: dict[int, list[Result]] = {}
+        for result in sorted(self.results, key=lambda r: (r.config.d or 0, r.config.seed_model)):
+            found.setdefault(result.config.d or 0, []).append(result)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: estimate, rule, config, and for each d the mean scores."""
+        rows = [
+            {
+                "d": d,
+                "runs": len(runs),
+                "score": _mean([r.score for r in runs]),
+                "test": _mean([r.test_score for r in runs]),
+            }
+            for d, runs in self.by_d().items()
+        ]
+        return {
+            "task": self.config.task,
+            "D": self.D,
+            "score_name": next((r.score_name for r in [*self.results, *self.direct]), "score"),
+            "config": self.config.to_dict(),
+            "rule": dataclasses.asdict(self.rule),
+            "estimate": self.estimate.to_dict(),
+            "tried": rows,
+            "direct": [r.score for r in self.direct],
+            "seconds": self.seconds,
+            "environment": environment(),
+        }
+
+
+def _mean(scores: list[float]) -> float | None:
+    known = [score for score in scores if score == score]
+    return sum(known) / len(known) if known else None

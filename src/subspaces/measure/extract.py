@@ -1,0 +1,230 @@
+"""A subspace from a recorded run: basis file, table of its quality, figure. The command ``subspaces extract``."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from subspaces.errors import unknown_name
+from subspaces.learned.affine import distance_to_affine, projected_coordinates, trajectory_figure
+from subspaces.learned.bases import LearnedBasis, dldr, gradient_pca, lottery_subspace, twa
+from subspaces.learned.batchnorm import refresh_batchnorm
+from subspaces.learned.frequent_directions import frequent_directions
+from subspaces.learned.trajectory import Trajectory
+from subspaces.runs.run import RESULT
+from subspaces.subspace import Subspace
+from subspaces.train.config import TrainConfig
+from subspaces.train.learned import REFRESH, enter_stored
+from subspaces.train.recording import TRAJECTORY
+from subspaces.train.records import decode_row
+from subspaces.train.setup import begin
+from subspaces.train.step import evaluate
+
+METHODS: dict[str, Callable[..., LearnedBasis]] = {
+    "dldr": dldr,
+    "lottery": lottery_subspace,
+    "twa": twa,
+    "gradient-pca": gradient_pca,
+    "frequent-directions": frequent_directions,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+    """What was extracted, how good it is, and where it lies.
+
+    Attributes:
+        basis: file of the basis.
+        figure: file of the figure.
+        method, d, D, samples: what it is.
+        singular_values, ratio: of every direction found, descending.
+        orthonormality: largest entry of |PᵀP − I|.
+        distance: ‖(I − PPᵀ)(θ_T − θ₀)‖ / ‖θ_T − θ₀‖, how much of the way of the training lies outside; None for
+            recorded gradients, which have no last iterate.
+        last_score, projected_score: test scores of the last iterate and of the point of the affine set nearest to it,
+            BatchNorm statistics re-estimated; None where the task is not known.
+    """
+
+    basis: Path
+    figure: Path
+    method: str
+    d: int
+    D: int
+    samples: int
+    singular_values: list[float]
+    ratio: list[float]
+    orthonormality: float
+    distance: float | None
+    last_score: float | None
+    projected_score: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return dataclasses.asdict(self) | {"basis": str(self.basis), "figure": str(self.figure)}
+
+
+def extract(
+    source: str | Path,
+    method: str = "dldr",
+    d: int | float = 15,
+    *,
+    out: str | Path | None = None,
+    samples: int | None = None,
+    every: int = 1,
+    data_root: str | None = None,
+) -> Extraction:
+    """Learn a subspace from the trajectory of a run.
+
+    Args:
+        source: the folder of a run with a trajectory file, or such a file.
+        method: a key of `METHODS`.
+        d: number of directions, or a variance ratio in (0, 1) (not for frequent-directions).
+        out: basis file; ``METHOD-d.safetensors`` beside the trajectory without it. The figure lies beside it.
+        samples: use only the first so many samples.
+        every: use every n-th sample.
+        data_root: folder of the data sets, for the scores.
+
+    Raises:
+        FileNotFoundError: no trajectory there.
+        ValueError: unknown method, d or samples out of range, a method that does not fit what was recorded.
+
+    Source: Li et al. (arXiv 2103.11154), §3.2; see `subspaces.learned.bases` for the others.
+    """
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    path = trajectory_path(source)
+    config = recorded_config(path.parent)
+    chosen = choose(Trajectory.open(path), samples, every)
+    gradients = config is not None and config.record_source == "gradients"
+    if gradients != (method == "gradient-pca") and config is not None:
+        raise ValueError(
+            f"`method` must fit what was recorded; got {method} of {config.record_source}. "
+            "Record with --record-source gradients for gradient-pca, and weights for all others."
+        )
+    basis = METHODS[method](chosen, d)
+    if basis.layout is None:  # a sketch of vectors knows no names
+        basis.layout, basis.buffers = chosen.layout, dict(chosen[0].buffers)
+    if basis.start is None or gradients:
+        _start_at_initialisation(basis, config, data_root)
+    target = Path(out) if out is not None else path.parent / f"{method}-{basis.d}.safetensors"
+    basis.save(target)
+    figure = target.with_suffix(".png")
+    trajectory_figure(chosen, basis, figure)
+    outside = None if gradients else distance_to_affine(chosen[-1], basis, _origin(basis)).relative
+    scores = (None, None) if config is None or gradients else _scores(config, target, chosen, data_root)
+    return Extraction(
+        basis=target, figure=figure, method=method, d=basis.d, D=basis.D, samples=len(chosen),
+        singular_values=basis.singular_values.tolist(), ratio=basis.ratio.tolist(),
+        orthonormality=orthonormality(basis), distance=outside, last_score=scores[0], projected_score=scores[1],
+    )  # fmt: skip
+
+
+def trajectory_path(source: str | Path) -> Path:
+    """The trajectory file of a run's folder, or the file itself."""
+    path = Path(source)
+    if path.is_dir():
+        path = path / TRAJECTORY
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`source` must be a run with a trajectory; got {source}, which has none. Train with --record epoch --out."
+        )
+    return path
+
+
+def recorded_config(folder: Path) -> TrainConfig | None:
+    """The config of the run in a folder; None where there is no result."""
+    try:
+        return TrainConfig.from_dict(decode_row((folder / RESULT).read_bytes())["config"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def choose(trajectory: Trajectory, samples: int | None, every: int = 1) -> Trajectory:
+    """The first samples of a trajectory, or every n-th of them."""
+    if samples is not None and not 2 <= samples <= len(trajectory):
+        raise ValueError(f"`samples` must be 2…{len(trajectory)}, those recorded; got {samples}.")
+    return trajectory.every(every, 0, samples)
+
+
+def orthonormality(basis: LearnedBasis) -> float:
+    """Largest entry of |PᵀP − I|, summed in float64."""
+    products = torch.zeros(basis.d, basis.d, dtype=torch.float64)
+    for part in basis.rows.split(1 << 16, dim=1):
+        products += part.double() @ part.double().T
+    return float((products - torch.eye(basis.d, dtype=torch.float64)).abs().max())
+
+
+def _origin(basis: LearnedBasis) -> Any:
+    return basis.mean if basis.method == "twa" else basis.start
+
+
+def _start_at_initialisation(basis: LearnedBasis, config: TrainConfig | None, root: str | None) -> None:
+    """Gradients carry no point: the subspace is laid through the initial weights of the run."""
+    if config is None:
+        raise ValueError("`source` must be the folder of a finished run, whose initial weights the subspace starts at.")
+    state = begin(config, None, root)
+    named = dict(state.model.named_parameters(remove_duplicate=False))
+    assert basis.layout is not None
+    basis.start = torch.cat([named[name].detach().float().cpu().reshape(-1) for name in basis.layout.names])
+    basis.mean = None
+
+
+def projected_score(config: TrainConfig, path: Path, chosen: Trajectory, d: int) -> float:
+    """Test score of the last iterate projected on the first d directions of a stored basis; no training."""
+    found = _scores(config, path, chosen, None, d)[1]
+    return math.nan if found is None else found
+
+
+def _scores(
+    config: TrainConfig, path: Path, chosen: Trajectory, root: str | None, d: int | None = None
+) -> tuple[Any, Any]:
+    """Test scores of the last iterate and of its projection; statistics re-estimated for both."""
+    plain = {f.name: f.default for f in dataclasses.fields(TrainConfig) if f.name.startswith("record")}
+    state = begin(dataclasses.replace(config, **plain), None, root)
+    if state.subspace is not None:
+        state.subspace.remove()
+    state.config = dataclasses.replace(state.config, subspace=str(path), d=d)
+    chosen[-1].load_into(state.model)
+    last = _score(state)
+    subspace: Subspace = enter_stored(state)
+    basis = subspace.projection
+    start = torch.cat([tensor.reshape(-1) for tensor in subspace.origin.values()])
+    with torch.no_grad():
+        subspace.coordinates.copy_(projected_coordinates(chosen[-1], basis, start))
+    subspace.sync()
+    return last, _score(state)
+
+
+def _score(state: Any) -> float | None:
+    size, batches = REFRESH
+    refresh_batchnorm(state.model, state.data.train_x[: size * batches].split(size))
+    found = evaluate(state, state.data.test_x, state.data.test_y)
+    return None if found is None else found[1]
+
+
+def rows(found: Extraction) -> list[tuple[str, str]]:
+    """The printed table: name and value."""
+    held = sum(found.ratio[: found.d])
+    shown = ", ".join(f"{value:.3g}" for value in found.singular_values[: min(found.d, 8)])
+    more = ", …" if found.d > 8 else ""
+    lines = [
+        ("directions", f"d = {found.d} of D = {found.D:,}, {found.method} of {found.samples} samples"),
+        ("singular values", shown + more),
+        ("PCA ratio", f"{held:.6f} ({', '.join(f'{x:.3g}' for x in found.ratio[: min(found.d, 8)])}{more})"),
+        ("|PᵀP − I|", f"{found.orthonormality:.2g}"),
+    ]
+    if found.distance is not None:
+        lines.append(("end of the run", f"{found.distance:.4f} of the way lies outside the subspace"))
+    if found.projected_score is not None:
+        lines.append(("test, last iterate", f"{found.last_score:.4f}"))
+        lines.append(("test, its projection", f"{found.projected_score:.4f} without training in the subspace"))
+    return lines
+
+
+def as_json(found: Extraction) -> str:
+    """The extraction as one JSON object."""
+    return json.dumps(found.to_dict())

@@ -1,0 +1,272 @@
+"""Measure the phase transition of a task: the pure search of `transition`, fed with real runs.
+
+For each burn-in time runs are placed where the thresholds of the levels are still undecided. Every run stores its whole
+loss trace, so success probabilities at any other level need no further run.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from subspaces.files import atomic_write
+from subspaces.measure.transition_data import (
+    SEED_STEP,
+    Prediction,
+    Transition,
+    dense_levels,
+    outcome_of,
+    pilot_levels,
+    stored_predictions,
+)
+from subspaces.measure.transition_rule import TransitionRule
+from subspaces.runs.pools import TRAINER, Event, Pool
+from subspaces.runs.run import load_result
+from subspaces.runs.sweep import next_events, open_pool
+from subspaces.tasks import get_task
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result
+from subspaces.transition import TransitionSearch
+
+FILE = "transition.json"
+RUNS = "runs"
+RETRY = 2.0
+"""Seconds between looks at a run that another process works on."""
+WRITE_EVERY = 20.0
+"""Seconds between records while runs go on; what is finished lies in the folders of the runs."""
+Place = tuple[int, int, int]
+"""A run: burn-in time, d, number of the run."""
+
+
+def measure_transition(
+    config: TrainConfig,
+    out: str | Path,
+    rule: TransitionRule | None = None,
+    *,
+    workers: int = 2,
+    launcher: str = "local",
+    on_event: Callable[[Event | None, Transition], Any] | None = None,
+    trainer: str = TRAINER,
+) -> Transition:
+    """Measure P_s over (d, level, burn-in) and the threshold dimensions d*(ε, t, δ), with predictions beside them.
+
+    Everything is kept below ``out``: the same call goes on where an earlier one was ended, in whatever way; other
+    levels, goals or burn-in times use the runs that are there; several processes on the same folder share the runs.
+
+    Args:
+        config: the runs; their d, burn-in, trace and seeds are set by the search.
+        out: folder for runs and measurement.
+        rule: burn-in times, levels, range of d and budget.
+        workers: local processes of one thread each.
+        launcher: local, ray or slurm.
+        on_event: called with each event of the pool and the measurement as it stands; with None at the start and before
+            the predictions.
+        trainer: ``module:function`` that does a run.
+
+    Returns:
+        The measurement. A level that no d reached, or all, is a result with the status that says so.
+
+    Raises:
+        ValueError: ``config`` has a d, burn-in or seeds, or the rule does not fit the task.
+        RuntimeError: a run failed for another reason than its loss.
+
+    Example:
+        >>> found = measure_transition(TrainConfig("digits-fc"), "demo")    # doctest: +SKIP
+        >>> found.rows()[0]["d_star"]                                       # doctest: +SKIP
+    """
+    _check(config)
+    course = _Course(config, Path(out), rule or TransitionRule(), on_event or (lambda event, found: None))
+    return course.run(workers, launcher, trainer)
+
+
+class _Course:
+    """The course of one measurement."""
+
+    def __init__(self, config: TrainConfig, out: Path, rule: TransitionRule, on_event: Callable[..., Any]) -> None:
+        self.config = dataclasses.replace(config, record_trace=True)
+        self.out, self.rule, self.on_event = out, rule, on_event
+        self.root, self.D = out / RUNS, get_task(config.task).D
+        self.range = rule.range(self.D)
+        self.started, self.before = time.perf_counter(), 0.0
+        self.levels = tuple(sorted(rule.levels))
+        self.results: dict[Place, Result] = {}
+        self.predictions: dict[int, Prediction] = {}
+        self.stored: dict[str, Any] = {}
+        self.written = time.monotonic()
+        self.foreign: dict[TrainConfig, float] = {}
+        self.working: set[TrainConfig] = set()
+
+    def run(self, workers: int, launcher: str, trainer: str) -> Transition:
+        self._recall()
+        self.on_event(None, self.measurement())
+        with open_pool(self.root, workers, launcher, trainer) as pool:
+            if not self.levels:
+                self._pilot(pool)
+            searches = {t: self._search(t) for t in self.rule.burn_in}
+            while self._keep_busy(pool, workers, searches):
+                for event in self._news(pool):
+                    if (place := self._take(event)) is not None:
+                        t, d, i = place
+                        searches[t].tell(d, i, outcome_of(self.results[place], self.rule).value)
+                    self.on_event(event, self.measurement())
+        self._write()
+        self._predict()
+        return self._write()
+
+    # ---- runs
+
+    def _search(self, t: int) -> TransitionSearch:
+        """The search of one burn-in time, told the runs that are there."""
+        rule = self.rule
+        search = TransitionSearch(
+            self.levels or (1.0,), *self.range, delta=rule.delta, points_per_octave=rule.points_per_octave,
+            first=rule.first, max_runs=rule.runs, budget=rule.budget, goal=rule.direction, at=rule.at,
+            confidence=rule.confidence,
+        )  # fmt: skip
+        for (burn_in, d, i), result in self.results.items():
+            if burn_in == t:
+                search.tell(d, i, outcome_of(result, rule).value)
+        return search
+
+    def _pilot(self, pool: Pool) -> None:
+        """One run at each d of the first round, by which the levels are chosen."""
+        places = [(t, d, 0) for t in self.rule.burn_in for d in self._search(t).first]
+        for place in places:
+            if place not in self.results:
+                self._submit(pool, self._at(*place))
+        while any(place not in self.results for place in places):
+            for config in self._due():
+                self._submit(pool, config)
+            for event in self._news(pool):
+                self._take(event)
+                self.on_event(event, self.measurement())
+        runs = [outcome_of(self.results[place], self.rule) for place in places]
+        self.levels = pilot_levels(runs, self.rule.direction)
+
+    def _keep_busy(self, pool: Pool, workers: int, searches: dict[int, TransitionSearch]) -> bool:
+        """As many runs in hand as there are workers; False when nothing is in hand and nothing is worth making."""
+        for config in self._due():
+            self._submit(pool, config)
+        over = self.rule.minutes is not None and self.elapsed() > 60 * self.rule.minutes
+        while not over and len(self.working) < workers:
+            # the burn-in time with the fewest runs first, so that a budget of time is spent evenly
+            for t in sorted(searches, key=self._runs_at):
+                if asked := searches[t].ask(1):
+                    self._submit(pool, self._at(t, *asked[0]))
+                    break
+            else:
+                break
+        if self.foreign and not self.working:
+            time.sleep(0.2)
+        return bool(self.working or self.foreign)
+
+    def _runs_at(self, t: int) -> int:
+        """Runs of a burn-in time that are done or in hand."""
+        return sum(place[0] == t for place in self.results) + sum(config.burn_in == t for config in self.working)
+
+    def _due(self) -> list[TrainConfig]:
+        """Runs of other processes that are to be looked at again."""
+        due = [config for config, when in self.foreign.items() if time.monotonic() >= when]
+        for config in due:
+            del self.foreign[config]
+        return due
+
+    def _submit(self, pool: Pool, config: TrainConfig) -> None:
+        self.working.add(config)
+        pool.submit(config)
+
+    def _news(self, pool: Pool) -> list[Event]:
+        events = next_events(pool)
+        for event in events:
+            if event.kind in ("done", "busy"):
+                self.working.discard(event.config)
+            if event.kind == "busy":
+                self.foreign[event.config] = time.monotonic() + RETRY
+        return events
+
+    def _take(self, event: Event) -> Place | None:
+        """Book a finished run."""
+        if event.result is None:
+            return None
+        place = _place(event.config)
+        self.results[place] = event.result
+        if time.monotonic() - self.written > WRITE_EVERY:
+            self._write()
+        return place
+
+    def _recall(self) -> None:
+        """The results on the disk that belong to this measurement, and the predictions of an earlier call."""
+        for path in sorted(self.root.glob("*/result.json")):
+            result = load_result(path.parent)
+            if result is None or result.config.d is None:
+                continue
+            place = _place(result.config)
+            if result.config.key() == self._at(*place).key() and self.range[0] <= place[1] <= self.range[1]:
+                self.results[place] = result
+        self.results = {p: r for p, r in self.results.items() if p[0] in self.rule.burn_in}
+        try:
+            stored = json.loads((self.out / FILE).read_bytes())
+            if stored["key"] == self.config.key():
+                self.before = stored["transition"]["seconds"]
+                self.stored = stored["transition"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # no measurement yet, or a damaged one: the runs themselves are the record
+
+    # ---- prediction and record
+
+    def _predict(self) -> None:
+        rule = self.rule
+        if not rule.predict or (rule.goal, rule.on) != ("loss", "train"):
+            return
+        levels = dense_levels(self.measurement())
+        if (kept := stored_predictions(self.stored, rule, levels)) is not None:
+            self.predictions = kept
+            return
+        self.on_event(None, self.measurement())
+        from subspaces.measure.transition_prediction import predict_transition  # torch is needed only here
+
+        self.predictions = predict_transition(
+            self.config, rule.burn_in, levels, d=self.range[1], epochs=rule.solution_epochs,
+            examples=rule.predict_examples,
+        )  # fmt: skip
+
+    def _at(self, t: int, d: int, i: int) -> TrainConfig:
+        seed = SEED_STEP * i + d
+        seeds = {"seed_projection": seed, "seed_model": seed, "seed_data": seed}
+        return dataclasses.replace(self.config, d=d, burn_in=t, **seeds)
+
+    def elapsed(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def measurement(self) -> Transition:
+        runs = [self.results[place] for place in sorted(self.results)]
+        return Transition(self.config, self.rule, self.D, self.levels, runs, self.predictions, round(self.elapsed(), 3))
+
+    def _write(self) -> Transition:
+        found = self.measurement()
+        record = {
+            "version": 1,
+            "command": " ".join(["subspaces", *sys.argv[1:]]) if "subspaces" in Path(sys.argv[0]).name else None,
+            "key": self.config.key(),
+            "transition": found.to_dict(),
+        }
+        atomic_write(self.out / FILE, json.dumps(record, indent=1, allow_nan=False).encode())
+        self.written = time.monotonic()
+        return found
+
+
+def _place(config: TrainConfig) -> Place:
+    return config.burn_in, config.d or 0, config.seed_model // SEED_STEP
+
+
+def _check(config: TrainConfig) -> None:
+    if config.d is not None:
+        raise ValueError(f"`d` must be left out: it is what varies; got {config.d}. Use --d-min and --d-max.")
+    if config.burn_in:
+        raise ValueError(f"`burn_in` must be in the rule; got {config.burn_in} in the config. Put it there.")
+    seeds = (config.seed_projection, config.seed_model, config.seed_data)
+    if any(seeds):
+        raise ValueError(f"`seed_*` must be left out: every run has its own; got {seeds}. Remove them.")

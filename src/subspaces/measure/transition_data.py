@@ -1,0 +1,227 @@
+"""What a measured phase transition is made of: runs read as outcomes, thresholds, predictions."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from subspaces.measure.transition_rule import TransitionRule
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result, environment
+from subspaces.transition import Outcome, SuccessTable, Threshold, success_probability, threshold_curve, trace_value
+
+SEED_STEP = 1_000_000
+"""Run i at dimension d has the seeds SEED_STEP·i + d, so that no two dimensions share θ₀, P or data order."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the quadratic model predicts for one burn-in time; ``d_star`` and ``upper_bound`` have one d per level."""
+
+    levels: tuple[float, ...]
+    d_star: tuple[float, ...]
+    upper_bound: tuple[float, ...]
+    radius: float
+    minimum_loss: float
+    start_loss: float
+    quadratic_start_loss: float
+    caveats: tuple[str, ...]
+
+    def at(self, level: float) -> tuple[float, float]:
+        """(d*, upper bound) at a level, between levels by interpolation in its logarithm; NaN outside."""
+        known = [i for i, d in enumerate(self.d_star) if math.isfinite(d)]
+        if not known or not self.levels[known[0]] <= level <= self.levels[known[-1]]:
+            return math.nan, math.nan
+        x = np.log([self.levels[i] for i in known])
+        d, bound = ([line[i] for i in known] for line in (self.d_star, self.upper_bound))
+        return float(np.interp(math.log(level), x, d)), float(np.interp(math.log(level), x, bound))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able values; NaN becomes None."""
+        lines = {name: [_null(d) for d in getattr(self, name)] for name in ("d_star", "upper_bound")}
+        return dataclasses.asdict(self) | lines
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Prediction":
+        """The inverse of `to_dict`."""
+        lines: dict[str, Any] = {
+            name: tuple(math.nan if d is None else d for d in fields[name]) for name in ("d_star", "upper_bound")
+        }
+        lines |= {name: tuple(fields[name]) for name in ("levels", "caveats")}
+        return cls(**(fields | lines))
+
+
+@dataclass
+class Transition:
+    """Success probabilities, thresholds and predictions of one task, and the runs that they were made of."""
+
+    config: TrainConfig
+    """The runs without their d, burn-in and seeds."""
+    rule: TransitionRule
+    D: int
+    levels: tuple[float, ...]
+    results: list[Result] = field(default_factory=list)
+    predictions: dict[int, Prediction] = field(default_factory=dict)
+    """By burn-in time."""
+    seconds: float = 0.0
+    _known: dict[tuple[str, int], list[Threshold]] = field(default_factory=dict, repr=False, compare=False)
+
+    def outcomes(self) -> list[Outcome]:
+        """Every run, reduced to the value that is compared with the levels."""
+        return [outcome_of(result, self.rule) for result in self.results]
+
+    def burn_ins(self) -> list[int]:
+        """Burn-in times that have runs."""
+        return sorted({result.config.burn_in for result in self.results})
+
+    def thresholds(self, method: str = "logistic") -> list[Threshold]:
+        """d* for every burn-in time and level."""
+        rule, now = self.rule, (method, len(self.results))
+        if now not in self._known:
+            self._known[now] = threshold_curve(
+                self.outcomes(), self.levels, goal=rule.direction, delta=rule.delta, method=method,
+                confidence=rule.confidence,
+            )  # fmt: skip
+        return self._known[now]
+
+    def table(self, burn_in: int, levels: Sequence[float] | None = None) -> SuccessTable:
+        """P_s of one burn-in time, at the levels of the rule or at others: no run is needed for them."""
+        chosen = self.levels if levels is None else levels
+        common: dict[str, Any] = {"goal": self.rule.direction, "confidence": self.rule.confidence}
+        return success_probability(self.outcomes(), chosen, burn_in=burn_in, **common)
+
+    def initial(self) -> dict[int, float]:
+        """Mean training loss of the first batch at each burn-in time: the loss where the subspace is laid."""
+        first: dict[int, list[float]] = {}
+        for result in self.results:
+            if result.trace and result.trace[0] is not None:
+                first.setdefault(result.config.burn_in, []).append(result.trace[0])
+        return {t: float(np.mean(values)) for t, values in sorted(first.items())}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record per burn-in time and level: measured by both methods, predicted, d*/D (None: unknown)."""
+        monotone = {(t.burn_in, t.level): t for t in self.thresholds("monotone")}
+        initial, rows = self.initial(), []
+        for found in self.thresholds():
+            plain = monotone[found.burn_in, found.level]
+            guess = self.predictions.get(found.burn_in)
+            predicted, bound = (math.nan, math.nan) if guess is None else guess.at(found.level)
+            rows.append({
+                "burn_in": found.burn_in, "start_loss": initial.get(found.burn_in), "level": found.level,
+                "status": found.status, "d_star": _null(found.d_star), "low": found.lower, "high": _null(found.upper),
+                "d_star_of_D": _null(found.d_star / self.D),
+                "monotone": _null(plain.d_star), "monotone_low": plain.lower, "monotone_high": _null(plain.upper),
+                "predicted": _null(predicted), "predicted_bound": _null(bound),
+                "runs": found.runs, "d_min": found.tested[0], "d_max": found.tested[-1],
+            })  # fmt: skip
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: rule, config, thresholds and predictions; the runs stay in their folders."""
+        return {
+            "task": self.config.task,
+            "D": self.D,
+            "config": self.config.to_dict(),
+            "rule": dataclasses.asdict(self.rule),
+            "levels": list(self.levels),
+            "thresholds": self.rows() if self.results and self.levels else [],
+            "predictions": {str(t): found.to_dict() for t, found in self.predictions.items()},
+            "runs": len(self.results),
+            "seconds": self.seconds,
+            "environment": environment(),
+        }
+
+
+# ---- reading runs
+
+
+def reading(result: Result, rule: TransitionRule) -> list[float]:
+    """The values of a run that are compared with a level, in the order of its steps.
+
+    The loss of a batch is noisy, so the training loss at step k is the mean over the batches of the last ``window``
+    steps; it lags behind while the loss falls. Other values are those after each epoch. A value that is not finite
+    becomes NaN, which is never a success.
+
+    Raises:
+        ValueError: the run has no trace, or ended well but is shorter than the window.
+    """
+    if (rule.goal, rule.on) != ("loss", "train"):
+        name = f"{rule.on}_{'loss' if rule.goal == 'loss' else 'score'}"
+        found = [row.get(name) for row in result.curves]
+        if result.status != "diverged" and all(value is None for value in found):
+            raise ValueError(f"`on` must be a part of the data that the runs have; got {rule.on}. Use train or test.")
+        return [math.nan if value is None else float(value) for value in found] or [math.nan]
+    trace = np.array([math.nan if value is None else value for value in result.trace], dtype=float)
+    if len(trace) >= rule.window:
+        return np.convolve(trace, np.full(rule.window, 1 / rule.window), "valid").tolist()
+    if result.status == "diverged":
+        return [math.nan]
+    raise ValueError(
+        f"`window` must be at most the {len(trace)} steps of a run; got {rule.window}. Lower it, or raise --epochs."
+    )
+
+
+def outcome_of(result: Result, rule: TransitionRule) -> Outcome:
+    """A run reduced to the number that decides success at every level."""
+    value = trace_value(reading(result, rule), goal=rule.direction, at=rule.at)
+    return Outcome(result.config.d or 0, result.config.seed_model // SEED_STEP, result.config.burn_in, value)
+
+
+# ---- levels
+
+
+def pilot_levels(outcomes: Iterable[Outcome], goal: str, count: int = 5) -> tuple[float, ...]:
+    """Levels whose thresholds lie within the range of d: what one run at each of a few d reached.
+
+    The best values so far, which are monotone in d, are interpolated at ``count`` places spread evenly over 0.3 to 0.9
+    of log d, averaged over the burn-in times, and rounded to two digits.
+
+    Raises:
+        ValueError: no run reached a finite value, or all of them the same one.
+    """
+    curves: dict[int, list[tuple[int, float]]] = {}
+    for one in sorted(outcomes, key=lambda o: o.d):
+        if math.isfinite(one.value):
+            curves.setdefault(one.burn_in, []).append((one.d, one.value))
+    if not curves:
+        raise ValueError("`levels` must be given: no run of the first round has a finite value. Try a lower --lr.")
+    at = np.linspace(0.3, 0.9, count)
+    found = np.mean([_interpolated(curve, at, goal) for curve in curves.values()], axis=0)
+    levels = sorted({float(f"{level:.2g}") for level in found})
+    if len(levels) < 2:
+        raise ValueError(f"`levels` must be given: the first runs all reached {levels[0]:g}. Widen --d-min, --d-max.")
+    return tuple(levels)
+
+
+def _interpolated(curve: list[tuple[int, float]], at: np.ndarray, goal: str) -> np.ndarray:
+    d, values = np.log([d for d, _ in curve]), np.array([value for _, value in curve])
+    best = np.minimum.accumulate(values) if goal == "below" else np.maximum.accumulate(values)
+    return np.interp(at, (d - d[0]) / max(d[-1] - d[0], 1e-12), best)
+
+
+def dense_levels(found: Transition, count: int = 36) -> list[float]:
+    """Many levels from the best to the worst value that any run reached, for heat-maps and lines."""
+    values = [one.value for one in found.outcomes() if math.isfinite(one.value)] + list(found.levels)
+    low, high = min(values), max(values)
+    spread = np.geomspace(low, high, count) if low > 0 and found.rule.goal == "loss" else np.linspace(low, high, count)
+    return sorted({*spread.tolist(), *found.levels})
+
+
+def stored_predictions(
+    stored: dict[str, Any], rule: TransitionRule, levels: list[float]
+) -> dict[int, Prediction] | None:
+    """The predictions of an earlier call, as `Transition.to_dict` wrote them, if they are what is wanted now."""
+    try:
+        found = {int(t): Prediction.from_dict(fields) for t, fields in stored["predictions"].items()}
+        settings = [stored["rule"][name] for name in ("solution_epochs", "predict_examples")]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    same = settings == [rule.solution_epochs, rule.predict_examples] and set(found) == set(rule.burn_in)
+    return found if same and all(list(one.levels) == levels for one in found.values()) else None
+
+
+def _null(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

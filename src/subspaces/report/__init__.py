@@ -1,0 +1,1 @@
+"""One page and its figures from result rows alone: `write.write_report`."""

@@ -1,0 +1,137 @@
+"""The tables of a report, and how its numbers are written."""
+
+from html import escape
+from typing import Any
+
+from subspaces.report.data import Series
+
+
+def score_text(value: float | None, name: str, digits: int = 2) -> str:
+    """A score as a percentage if it is an accuracy."""
+    if value is None or value != value:
+        return "–"
+    return f"{100 * value:.{digits}f} %" if name == "accuracy" else f"{value:.4g}"
+
+
+def bytes_text(count: int | float | None) -> str:
+    """A number of bytes in the unit that suits it."""
+    if count is None:
+        return "–"
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def time_text(seconds: int | float) -> str:
+    """A time in the unit that suits it."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Mean of the scores that are there; None without any."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def spread(values: list[float | None]) -> float | None:
+    """Standard deviation of the scores that are there; None for fewer than two."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return None
+    centre = sum(known) / len(known)
+    return (sum((value - centre) ** 2 for value in known) / (len(known) - 1)) ** 0.5
+
+
+def table(head: list[str], rows: list[list[str]], kind: str = "") -> str:
+    """An HTML table of plain text cells."""
+    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def comparison(series: list[Series]) -> str:
+    """One line per series."""
+    if len(series) < 2:
+        return ""
+    rows = []
+    for one in series:
+        found = one.estimate
+        d_int = f"{found.d_int:,}" if found and found.d_int else (found.outcome if found else "–")
+        interval = (
+            f"{found.low or found.d_min:,} – {f'{found.high:,}' if found.high else '?'}"
+            if found and found.d_int
+            else "–"
+        )
+        ratio = f"{one.D / found.d_int:,.0f}" if found and found.d_int else "–"
+        rows.append([one.label, one.task, f"{one.D:,}", d_int, interval, ratio, str(len(one.rows))])
+    return "<h2>Compared</h2>" + table(["", "task", "D", "d_int", "interval", "D/d", "runs"], rows, "first-left")
+
+
+def tried(series: Series, named: bool) -> str:
+    """One line per d, and one for direct training."""
+    name, rows = series.score_name, []
+    for d, group in series.by_d().items():
+        scores, tests = [row["score"] for row in group], [row["test_score"] for row in group]
+        losses = mean([row["curves"][-1]["train_loss"] if row["curves"] else None for row in group])
+        passed = series.estimate is not None and (mean(scores) or -1) > series.estimate.threshold
+        cells = [mean(scores), spread(scores), mean(tests)]
+        loss = "–" if losses is None else f"{losses:.4f}"
+        shown = [score_text(cell, name) for cell in cells]
+        verdict = "passes" if passed else ""
+        rows.append([f"{d:,}", str(len(group)), *shown, loss, verdict, f"{series.D / d:,.0f}", bytes_text(4 * d)])
+    if series.direct:
+        scores, tests = [row["score"] for row in series.direct], [row["test_score"] for row in series.direct]
+        shown = [score_text(cell, name) for cell in (mean(scores), spread(scores), mean(tests))]
+        size = bytes_text(series.direct[0]["sizes"].get("native"))
+        rows.append(["direct", str(len(scores)), *shown, "", "", "1", size])
+    head = ["d", "runs", f"validation {name}", "s.d.", f"test {name}", "training loss", "", "D/d", "w in bytes"]
+    title = f"Every d tried: {series.label}" if named else "Every d tried"
+    return f"<h2>{escape(title)}</h2>" + table(head, rows)
+
+
+def all_runs(series: Series, named: bool) -> str:
+    """One line per run."""
+    rows = []
+    for row in sorted(
+        [*series.rows, *series.direct], key=lambda row: (row["config"]["d"] or 1 << 62, row["config"]["seed_model"])
+    ):
+        config = row["config"]
+        seeds = f"{config['seed_projection']}/{config['seed_model']}/{config['seed_data']}"
+        d = f"{config['d']:,}" if config["d"] else "direct"
+        epochs = str(row["curves"][-1]["epoch"]) if row["curves"] else "0"
+        name = series.score_name
+        scores = [score_text(row[part], name) for part in ("score", "test_score")]
+        rows.append([d, seeds, row["status"], epochs, *scores, time_text(row["seconds"]), row["key"]])
+    head = ["d", "seeds P/θ₀/data", "status", "epochs", "validation", "test", "time", "folder"]
+    title = f"All runs: {series.label}" if named else "All runs"
+    return f"<details open><summary>{escape(title)}</summary>{table(head, rows, 'last-left')}</details>"
+
+
+def to_do_again(series: Series, named: bool) -> str:
+    """The command, the settings and the machine."""
+    row = (series.rows or series.direct)[0]
+    facts: list[tuple[str, Any]] = [
+        ("task", series.task),
+        ("projection", row["config"]["projection"] if series.rows else None),
+    ]
+    facts += [(name, value) for name, value in row["resolved"].items() if value is not None and name != "lr_scaled"]
+    default = {"task", "d", "seed_model", "seed_data", "seed_projection", "projection", *row["resolved"]}
+    plain = ("device", "threads", "dtype", "eval_every", "beta2", "l2")
+    facts += [
+        (k, v)
+        for k, v in row["config"].items()
+        if k not in default and (v not in (None, False, 0, 0.0, [], "size") or k in plain)
+    ]
+    settings = table(["setting", "value"], [[k, str(v)] for k, v in facts if v is not None], "pairs")
+    machines = {str(sorted(r["environment"].items())): r["environment"] for r in [*series.rows, *series.direct]}
+    places = "".join(
+        table(["environment", "value"], [[k, str(v)] for k, v in place.items() if v is not None], "pairs")
+        for place in machines.values()
+    )
+    command = series.record.get("command")
+    shown = f"<pre>{escape(command)}</pre>" if command else ""
+    title = f"<h3>{escape(series.label)}</h3>" if named else ""
+    return f'{title}{shown}<div class="columns">{settings}<div>{places}</div></div>'

@@ -1,0 +1,1 @@
+"""Recipes of published tables run, judged and written down: `run.reproduce`."""

@@ -1,0 +1,170 @@
+"""The figure of a recipe: published curves against measured ones with intervals, drawn from result rows alone."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+from subspaces.files import atomic_write
+from subspaces.recipes import Recipe
+from subspaces.report.figures import COLOURS, INK, MUTED, STYLE
+from subspaces.reproduce.page import Places, Row, read_rows
+
+Named = dict[str, list[Row]]
+"""Rows by the title of their series."""
+HOLLOW: dict[str, Any] = {"markersize": 5.5, "markerfacecolor": "none", "linewidth": 1}
+
+
+def write_figure(recipe: Recipe, places: Places) -> Path | None:
+    """Draw all rows of a recipe that are there; None where there are none."""
+    rows = read_rows(places.rows(recipe.name))
+    panels = _panels(recipe, rows)
+    if not panels:
+        return None
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({**STYLE, "axes.titlesize": 10}):
+        draw(panels).savefig(buffer, format="png", facecolor="white", dpi=130, metadata={"Software": None})
+    atomic_write(places.figure(recipe.name), buffer.getvalue())
+    return places.figure(recipe.name)
+
+
+def _panels(recipe: Recipe, rows: Sequence[Row]) -> list[tuple[str, str, Named]]:
+    """(kind, title, rows) of each panel: curves over d, then single points, then intrinsic dimensions."""
+    curves: dict[str, Named] = {}
+    points: Named = {}
+    dimensions: Named = {}
+    for one in recipe.series:
+        mine = [row for row in rows if row["series"] == one.name and (row["measured"] or row["outcome"] == "diverged")]
+        full = f"{one.panel}, {one.title}" if one.panel not in ("", one.title) else one.title
+        scores = [row for row in mine if not row["quantity"].startswith("d_int")]
+        if len([row for row in scores if row["d"] != "direct"]) > 1:
+            curves.setdefault(one.panel or one.title, {})[one.title] = scores
+        elif any(row["measured"] for row in scores):
+            points[full] = [row for row in scores if row["measured"]]
+        if len(mine) > len(scores):
+            dimensions[full] = [row for row in mine if row not in scores]
+    found = [
+        ("curves", title, named)
+        for title, named in curves.items()
+        if any(row["measured"] for each in named.values() for row in each)
+    ]
+    found += [("points", "single dimensions and direct training", points)] if points else []
+    return found + ([("points", "intrinsic dimension", dimensions)] if dimensions else [])
+
+
+def draw(panels: Sequence[tuple[str, str, Named]]) -> Figure:
+    """A grid of panels, at most three in a row."""
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(1.2 + 4.1 * columns, 0.5 + 3.3 * lines), layout="constrained")
+    for place, (kind, title, named) in enumerate(panels):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        axes.set_title(title)
+        (_curves if kind == "curves" else _points)(axes, named)
+    return figure
+
+
+def _curves(axes: Axes, named: Named) -> None:
+    """Score against d: filled with intervals what we measured, hollow and dashed what was published."""
+    single, drawn = len(named) == 1, set()
+    for (title, rows), colour in zip(named.items(), COLOURS * len(named), strict=False):
+        own = [row for row in rows if row["d"] != "direct" and row["measured"]]
+        arms = [_arms(row) for row in own]
+        axes.errorbar(
+            [int(row["d"]) for row in own], [float(row["measured"]) for row in own],
+            list(zip(*arms, strict=True)) or None, fmt="o-", color=colour, markersize=4.5, linewidth=1.4, capsize=2.5,
+            zorder=3, label="measured" if single else title,
+        )  # fmt: skip
+        told = tuple(
+            (int(row["d"]), float(row["published"])) for row in rows if row["published"] and row["d"] != "direct"
+        )
+        if told and told not in drawn:  # series of one panel may share their published curve
+            drawn.add(told)
+            ink = INK if single or len({_told(r) for r in named.values()}) == 1 else colour
+            axes.plot(*zip(*told, strict=True), "s--", color=ink, alpha=0.8, **HOLLOW)
+        for row in rows:
+            if row["d"] == "direct" and row["measured"]:
+                axes.axhline(float(row["measured"]), color=colour, linewidth=1, linestyle=":", zorder=1)
+            elif not row["measured"]:  # diverged: a cross at the lower edge
+                axes.plot(int(row["d"]), 0.03, "x", color=colour, markersize=7, transform=axes.get_xaxis_transform())
+    _explain(axes, named)
+    _d_axis(axes, sorted({int(row["d"]) for rows in named.values() for row in rows if row["d"] != "direct"}))
+    axes.set_xlabel("d")
+    axes.set_ylabel(_label(next(iter(named.values()))[0]))
+
+
+def _told(rows: Sequence[Row]) -> tuple[str, ...]:
+    return tuple(row["published"] for row in rows)
+
+
+def _explain(axes: Axes, named: Named) -> None:
+    """The legend, with one entry for each kind of mark that is there."""
+    rows = [row for each in named.values() for row in each]
+    if any(row["published"] and row["d"] != "direct" for row in rows):
+        axes.plot([], [], "s--", color=MUTED, label="published", **HOLLOW)
+    if any(row["d"] == "direct" for row in rows):
+        axes.plot([], [], ":", color=MUTED, linewidth=1, label="direct, measured")
+    if any(not row["measured"] for row in rows):
+        axes.plot([], [], "x", color=MUTED, label="diverged")
+    axes.legend(fontsize=8)
+
+
+def _d_axis(axes: Axes, values: Sequence[int]) -> None:
+    """A logarithmic axis with whole numbers at the values themselves, as far as they have room."""
+    axes.set_xscale("log")
+    ticks: list[int] = []
+    room = (max(values) / min(values)) ** 0.14
+    for value in values:
+        if not ticks or value >= ticks[-1] * room:
+            ticks.append(value)
+    axes.set_xticks(ticks)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _points(axes: Axes, named: Named) -> None:
+    """One line per row: the interval, the estimate and the published number."""
+    lines = [(title, row) for title, rows in named.items() for row in rows]
+    for place, (_, row) in enumerate(lines):
+        value = float(row["measured"])
+        left, right = _arms(row)
+        axes.errorbar(
+            value, place, xerr=[[left], [right]], fmt="o", color=COLOURS[0], markersize=5, capsize=2.5, zorder=3
+        )
+        if row["published"]:
+            axes.plot(float(row["published"]), place, "s", color=INK, markersize=6, markerfacecolor="none", zorder=4)
+    axes.plot([], [], "o", color=COLOURS[0], markersize=5, label="measured")
+    axes.plot([], [], "s", color=INK, label="published", **HOLLOW)
+    axes.set_yticks(range(len(lines)), [_point_name(title, row) for title, row in lines], fontsize=8)
+    axes.set_ylim(len(lines) - 0.3, -0.7)
+    if lines[0][1]["quantity"].startswith("d_int"):
+        _d_axis(axes, sorted({int(row[key]) for _, row in lines for key in ("low", "published") if row[key]}))
+    axes.set_xlabel(_label(lines[0][1]))
+    axes.legend(fontsize=8)
+
+
+def _point_name(title: str, row: Row) -> str:
+    if row["quantity"].startswith("d_int"):
+        return title
+    return f"{title}, {'direct' if row['d'] == 'direct' else 'd = ' + format(int(row['d']), ',')}"
+
+
+def _arms(row: Row) -> tuple[float, float]:
+    """Lengths of the interval to the left and right; 0 where an end is open."""
+    value = float(row["measured"])
+    return (
+        max(0.0, value - float(row["low"])) if row["low"] else 0.0,
+        max(0.0, float(row["high"]) - value) if row["high"] else 0.0,
+    )
+
+
+def _label(row: Row) -> str:
+    unit = ", %" if row["quantity"] == "accuracy" else ""
+    part = {"train": "training ", "test": "test "}.get(row["part"], "")
+    return f"{part}{row['quantity']}{unit}"

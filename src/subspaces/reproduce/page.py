@@ -1,0 +1,250 @@
+"""The page docs/reproduction.md: made of the result rows and the recipes alone, never typed by hand."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from subspaces.files import atomic_write
+from subspaces.recipes import RECIPES, Recipe, Series, load_recipe
+
+Row = dict[str, Any]
+COLUMNS: tuple[str, ...] = (
+    "recipe", "series", "task", "quantity", "part", "D", "projection", "d", "runs", "diverged", "measured", "sd", "low",
+    "high", "published", "difference", "verdict", "outcome", "literal", "threshold", "seconds", "frozen", "column_norm",
+    "settings", "config", "processor", "cores", "accelerator", "python", "torch", "commit",
+)  # fmt: skip
+VERDICTS = ("beaten", "matched", "not reached")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a reproduction keeps its things."""
+
+    results: Path
+    """Folder of the CSV files."""
+    figures: Path
+    page: Path
+    runs: Path
+
+    @classmethod
+    def of(cls, out: str | Path | None = None, *, smoke: bool = False) -> "Places":
+        """``results/``, ``docs/`` and ``runs/reproduce`` in a checkout of the project, else everything in one folder.
+
+        Args:
+            out: that folder; by default ``reproduction``, and ``runs/reproduce-smoke`` for smoke runs.
+            smoke: never writes into the checkout's ``results/`` by itself.
+        """
+        if out is None and not smoke and Path("results").is_dir() and Path("docs").is_dir():
+            return cls(Path("results"), Path("docs/figures"), Path("docs/reproduction.md"), Path("runs/reproduce"))
+        folder = Path(out or ("runs/reproduce-smoke" if smoke else "reproduction"))
+        return cls(folder, folder / "figures", folder / "reproduction.md", folder / "runs")
+
+    def rows(self, recipe: str) -> Path:
+        """The CSV file of a recipe."""
+        return self.results / f"{recipe}.csv"
+
+    def figure(self, recipe: str) -> Path:
+        """The figure of a recipe."""
+        return self.figures / f"{recipe}.png"
+
+
+# ---- rows in a file
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV file, all values as text; none where there is no file.
+
+    Raises:
+        ValueError: a file with other columns.
+    """
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if missing := set(COLUMNS) - set(reader.fieldnames or ()):
+            raise ValueError(
+                f"{path} must have the columns of a reproduction; it lacks {', '.join(sorted(missing))}. "
+                "Move it away and run the recipe again; finished runs are kept."
+            )
+        return [row for row in reader if None not in row.values()]
+
+
+def store_rows(path: Path, rows: Iterable[Row], replaced: Iterable[str] = ()) -> list[Row]:
+    """Write rows to a CSV file, in place of the earlier rows of the series ``replaced``; all rows of the file."""
+    gone = set(replaced)
+    every = [*(row for row in read_rows(path) if row["series"] not in gone), *rows]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(every)
+    atomic_write(path, text.getvalue().encode())
+    return every
+
+
+# ---- status
+
+
+def counts(rows: Iterable[Row]) -> Counter[str]:
+    """How many rows have each verdict."""
+    return Counter(row["verdict"] for row in rows if row["verdict"])
+
+
+def status(places: Places) -> list[dict[str, Any]]:
+    """One line per recipe: series run and listed, and the verdicts."""
+    lines = []
+    for name in RECIPES:
+        recipe, rows = load_recipe(name), read_rows(places.rows(name))
+        done = {row["series"] for row in rows} & {one.name for one in recipe.series}
+        found = counts(rows)
+        lines.append(
+            {"recipe": name, "title": recipe.title, "series": len(recipe.series), "run": len(done), "rows": len(rows)}
+            | {verdict: found[verdict] for verdict in VERDICTS}
+        )
+    return lines
+
+
+# ---- the page
+
+INTRODUCTION = """\
+# The published tables, reproduced
+
+This page is made by `subspaces reproduce --docs` from the rows in `results/` and the recipes in
+`src/subspaces/recipes/`; nothing on it is typed by hand. `subspaces reproduce NAME` runs a recipe again,
+`subspaces reproduce NAME --smoke` its minute's version.
+
+**Protocol.** A validation split of the training images does all the choosing (settings, intrinsic dimensions); the
+test score of the *last* epoch is reported, as the mean over runs whose seeds of projection, initial weights and data
+order all differ, with Student's 95 % interval of the mean. The published numbers are mostly of one run, and many are of
+the best epoch on the test set.
+
+**Verdicts.** *beaten*: the whole interval is better than the published number. *matched*: the mean is better, or worse
+by no more than our half-width and by no more than 0.5 points (the published noise between runs). *not reached*:
+neither. For an intrinsic dimension d, smaller is better: *beaten* if the whole interval lies below the published d,
+*matched* if the estimate does, or if the interval holds the published d.
+"""
+
+
+def write_page(places: Places) -> Path:
+    """Write the page from the rows that are there."""
+    parts = [INTRODUCTION, _summary(status(places))]
+    for name in RECIPES:
+        parts.append(_section(load_recipe(name), read_rows(places.rows(name)), places))
+    atomic_write(places.page, "\n".join(parts).encode())
+    return places.page
+
+
+def _summary(lines: list[dict[str, Any]]) -> str:
+    head = ["recipe", "", "series run", *VERDICTS]
+    rows = [
+        [f"[{n['recipe']}](#{n['recipe']})", n["title"], f"{n['run']} of {n['series']}", *(n[v] for v in VERDICTS)]
+        for n in lines
+    ]
+    return _table(head, rows, "llrrrr")
+
+
+def _section(recipe: Recipe, rows: list[Row], places: Places) -> str:
+    parts = [f"## {recipe.name}\n", f"**{recipe.title}.** {recipe.paper}.\n"]
+    parts += [f"*Claimed:* {recipe.claim.strip()}\n", f"*Our protocol:* {recipe.protocol.strip()}\n"]
+    figure = places.figure(recipe.name)
+    if rows and figure.is_file():
+        below = figure.relative_to(places.page.parent).as_posix()
+        parts.append(f"![{recipe.title}: published against measured]({below})\n")
+    done = [one for one in recipe.series if any(row["series"] == one.name for row in rows)]
+    if rows:
+        parts.append(_results(recipe, rows))
+        parts += [_account(one, [row for row in rows if row["series"] == one.name]) for one in done]
+        parts.append("\n" + _where(rows))
+    missing = [one for one in recipe.series if one not in done]
+    if missing:
+        names = "; ".join(f"`{one.name}` ({one.title})" for one in missing)
+        parts.append(f"Written, not run here: {names}.\n")
+    return "\n".join(parts)
+
+
+def _results(recipe: Recipe, rows: list[Row]) -> str:
+    scaled = any(float(row["frozen"] or 0) or abs(float(row["column_norm"] or 1) - 1) > 1e-6 for row in rows)
+    head = ["series", "", "d", "measured", "95 % interval", "published", "difference", "", "runs"]
+    head += ["frozen", "column norm"] if scaled else []
+    lines, order = [], [one.name for one in recipe.series]
+    ordered = sorted((row for row in rows if row["series"] in order), key=lambda row: order.index(row["series"]))
+    for row in ordered:
+        shown = [
+            row["series"],
+            row["quantity"],
+            _count(row["d"]),
+            _measured(row),
+            _interval(row),
+            _count(row["published"]),
+        ]
+        shown += [_signed(row["difference"]), _emphasis(row["verdict"]), row["runs"]]
+        if scaled:
+            shown += [f"{100 * float(row['frozen']):.1f} %" if row["frozen"] else "", row["column_norm"]]
+        lines.append(shown)
+    return _table(head, lines, "llrrrrrlr" + "rr" * scaled)
+
+
+def _measured(row: Row) -> str:
+    if row["measured"]:
+        extra = f" ({row['outcome']})" if row["outcome"] not in ("", "found") else ""
+        return _count(row["measured"]) + extra
+    return row["outcome"] or "–"
+
+
+def _interval(row: Row) -> str:
+    if not row["low"] and not row["high"]:
+        return ""
+    return f"{_count(row['low']) or '?'} – {_count(row['high']) or '?'}"
+
+
+def _count(text: str) -> str:
+    """Whole numbers with thousands separators, everything else as it is."""
+    return f"{int(text):,}" if text.isdigit() else text
+
+
+def _signed(text: str) -> str:
+    if not text:
+        return ""
+    number = _count(text.lstrip("-"))
+    return f"−{number}" if text.startswith("-") else f"+{number}"
+
+
+def _emphasis(verdict: str) -> str:
+    return f"**{verdict}**" if verdict == "not reached" else verdict
+
+
+def _account(series: Series, rows: Sequence[Row]) -> str:
+    """What was run, how long it took, and the note."""
+    row = next((row for row in rows if row["d"] != "direct"), rows[0])
+    part = "training" if row["part"] == "train" else "test"
+    seconds = max(float(r["seconds"]) for r in rows if not r["quantity"].startswith("d_int")) if row["d"] else 0.0
+    cost = f"; up to {seconds:.0f} s per run" if seconds >= 1 else ""
+    projection = f", `{row['projection']}`" if row["projection"] else ""
+    literal = next(
+        (f" Smallest tested d that passes (rule of Li et al.): {_count(r['literal'])}." for r in rows if r["literal"]),
+        "",
+    )
+    note = f" {series.note.strip()}" if series.note else ""
+    return (
+        f"- `{series.name}`: {series.title}; task `{series.task}`, D = {int(row['D']):,}{projection}; "
+        f"{row['settings']}; {part} score{cost}.{literal}{note}"
+    )
+
+
+def _where(rows: Sequence[Row]) -> str:
+    """Machines and versions, each once."""
+    seen = {(r["accelerator"] or r["processor"], r["cores"], r["python"], r["torch"], r["commit"]) for r in rows}
+    places = [
+        f"{what}, {cores} cores, Python {python}, torch {torch}" + (f", commit {commit}" if commit else "")
+        for what, cores, python, torch, commit in sorted(seen)
+    ]
+    return f"Run on: {'; '.join(places)}.\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], align: str) -> str:
+    marks = {"l": ":--", "r": "--:"}
+    lines = [head, [marks[a] for a in align], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"

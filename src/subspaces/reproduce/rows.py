@@ -1,0 +1,231 @@
+"""Our numbers beside the published ones: intervals, verdicts and result rows."""
+
+import dataclasses
+import functools
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from scipy import stats
+
+from subspaces.dimension.estimate import DimensionEstimate
+from subspaces.measure.dimension import Measurement
+from subspaces.recipes import Series, Wanted
+from subspaces.reproduce.page import COLUMNS, Row
+from subspaces.subspace import Subspace
+from subspaces.tasks import get_task
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result, environment
+from subspaces.train.setup import resolve
+
+NOISE = 0.5
+"""Standard deviation of one published accuracy, in points: the .3 to .5 of Li et al. 2018 between projections."""
+
+# ---- verdicts
+
+
+class Interval(NamedTuple):
+    """Mean, standard deviation and ends of the 95 % interval of the mean; None where one run cannot tell."""
+
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+
+
+def interval_of_mean(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Student's interval of the mean: mean ± t_{n−1} · sd / √n.
+
+    Args:
+        values: independent scores, at least one.
+        confidence: in (0, 1).
+
+    Example:
+        >>> interval_of_mean([0.9, 0.9, 0.9]).high
+        0.9
+    """
+    mean, n = statistics.fmean(values), len(values)
+    if n < 2:
+        return Interval(mean, None, None, None)
+    sd = statistics.stdev(values)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
+    return Interval(mean, sd, mean - half, mean + half)
+
+
+def _within(interval: Interval, top: float) -> Interval:
+    """The interval cut to the range [0, top] of scores."""
+    if interval.low is None or interval.high is None:
+        return interval
+    return interval._replace(low=max(0.0, interval.low), high=min(top, interval.high))
+
+
+def judge_score(measured: Interval, published: float | None, noise: float = NOISE) -> str:
+    """Verdict on a score, higher is better.
+
+    ``beaten``: the whole interval lies above the published score. ``matched``: the mean is above it, or below it by no
+    more than both our half-width and the noise of one published run. Else ``not reached``; empty without a published
+    score. A wide interval alone matches nothing.
+
+    Args:
+        measured: of our runs, in the units of ``published``.
+        published: the number of the paper, mostly of one run.
+        noise: standard deviation of that run.
+    """
+    if published is None:
+        return ""
+    if measured.low is not None and measured.low > published:
+        return "beaten"
+    half = math.inf if measured.low is None else measured.mean - measured.low
+    return "matched" if measured.mean >= published - min(half, noise) else "not reached"
+
+
+def judge_dimension(found: DimensionEstimate, published: int | None) -> str:
+    """Verdict on an intrinsic dimension, lower is better.
+
+    ``beaten``: the whole interval lies below the published d. ``matched``: the estimate is not above it, or it lies
+    in a closed interval. Else ``not reached``; empty without a published d.
+    """
+    if published is None:
+        return ""
+    if found.d_int is None:
+        return "not reached"
+    if found.high is not None and found.high < published:
+        return "beaten"
+    inside = found.low is not None and found.high is not None and found.low <= published <= found.high
+    return "matched" if found.d_int <= published or inside else "not reached"
+
+
+# ---- what is known of a config without training it
+
+
+class Facts(NamedTuple):
+    """Sizes and scales of a subspace: D, share of frozen parameters, column norm, coordinate rate per native rate."""
+
+    D: int
+    frozen: float
+    column_norm: float
+    rate: float
+
+
+@functools.cache
+def facts(config: TrainConfig) -> Facts:
+    """The facts of a config; its learning rate plays no part."""
+    task = get_task(config.task)
+    if config.d is None:
+        return Facts(task.D, 0.0, 1.0, 1.0)
+    subspace = Subspace(
+        task.build_model(0), d=config.d, projection=config.projection, seed=config.seed_projection,
+        only=config.only or None, exclude=config.exclude or None, blocks=config.blocks, allocation=config.allocation,
+        layer_scale=config.layer_scale, **config.options(),
+    )  # fmt: skip
+    projection = subspace.projection
+    rate = subspace.lr(1.0, config.optimizer or task.defaults.optimizer)
+    return Facts(subspace.D, projection.frozen_rows() / subspace.D, projection.column_norm, rate)
+
+
+def config_of(series: Series, d: int | None, i: int = 0) -> TrainConfig:
+    """Run i at d, its native rate worked out where the series gives that of the coordinates."""
+    config = series.config(d, i)
+    if series.coordinate_lr is None or d is None:
+        return config
+    native = series.coordinate_lr / facts(series.config(d)).rate
+    return dataclasses.replace(config, lr=float(f"{native:.6g}"))
+
+
+# ---- rows
+
+
+def _scale(score_name: str) -> float:
+    return 100.0 if score_name == "accuracy" else 1.0
+
+
+def _text(value: float | None, digits: int) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def score_row(recipe: str, series: Series, d: int | None, results: Sequence[Result]) -> Row:
+    """The row of one d: mean of the last epochs of all runs beside the published score."""
+    task, first = get_task(series.task), results[0]
+    scale, digits = _scale(task.score_name), 2 if task.score_name == "accuracy" else 4
+    trained = task.judged_on == "train"
+    scores = [scale * (r.score if trained else r.test_score) for r in results]
+    finite = [score for score in scores if math.isfinite(score)]
+    lost, published = len(scores) - len(finite), series.published.get(d)
+    measured = _within(interval_of_mean(finite), scale) if finite else Interval(math.nan, None, None, None)
+    verdict = judge_score(measured, published, NOISE * scale / 100)
+    if lost and verdict:
+        verdict = "not reached"
+    difference = measured.mean - published if published is not None and finite else None
+    known = Facts(first.D, 0.0, 1.0, 1.0) if series.source else facts(config_of(series, d))
+    return _row(
+        recipe, series, first, task.score_name,
+        part="train" if trained else "test", D=known.D, d="direct" if d is None else d, runs=len(results),
+        measured=_text(measured.mean, digits), sd=_text(measured.sd, digits), low=_text(measured.low, digits),
+        high=_text(measured.high, digits), published="" if published is None else f"{published:g}",
+        difference=_text(difference, digits), verdict=verdict, diverged=lost, outcome="diverged" if lost else "",
+        seconds=f"{statistics.fmean(r.seconds for r in results):.1f}",
+        frozen=f"{known.frozen:.4f}", column_norm=f"{known.column_norm:.4g}",
+    )  # fmt: skip
+
+
+def learned_row(recipe: str, series: Series, d: int, results: Sequence[Result], values: Sequence[float]) -> Row:
+    """The row of what was computed from the recorded runs ``results``, one value per run, without training."""
+    task, published = get_task(series.task), series.published.get(d)
+    ratio = series.measure == "pca_ratio"
+    scale = 1.0 if ratio else _scale(task.score_name)
+    digits = 6 if ratio else 2 if task.score_name == "accuracy" else 4
+    measured = interval_of_mean([scale * value for value in values])
+    return _row(
+        recipe, series, results[0], "PCA ratio" if ratio else f"{task.score_name} of the projected end",
+        part="train" if ratio else "test", D=results[0].D, d=d, runs=len(values), diverged=0,
+        measured=_text(measured.mean, digits), sd=_text(measured.sd, digits), low=_text(measured.low, digits),
+        high=_text(measured.high, digits), published="" if published is None else f"{published:g}",
+        difference="" if published is None else _text(measured.mean - published, digits),
+        verdict=judge_score(measured, published, NOISE * scale / 100), seconds="0.0", frozen="0", column_norm="1",
+        projection=series.basis,
+    )  # fmt: skip
+
+
+def dimension_row(recipe: str, series: Series, wanted: Wanted, found: Measurement) -> Row:
+    """The row of an intrinsic dimension: estimate and interval (of validation scores) beside the published one."""
+    estimate, verdict = found.estimate, judge_dimension(found.estimate, wanted.published)
+    difference = None if estimate.d_int is None or not wanted.published else estimate.d_int - wanted.published
+    return _row(
+        recipe, series, found.results[0], f"d_int{100 * wanted.level:g}", part="validation", D=found.D,
+        d="", runs=len(found.results), diverged=sum(r.status == "diverged" for r in found.results),
+        measured=estimate.d_int or "", low=estimate.low or "", high=estimate.high or "",
+        published=wanted.published or "", difference="" if difference is None else difference,
+        verdict=verdict, outcome=estimate.outcome,
+        literal=estimate.literal or "", threshold=f"{estimate.threshold:.4f}",
+        seconds=f"{sum(r.seconds for r in [*found.results, *found.direct]):.1f}",
+    )  # fmt: skip
+
+
+def _row(recipe: str, series: Series, result: Result, quantity: str, **fields: Any) -> Row:
+    """Fields that every row has: what was run, with which settings, where."""
+    place, config = result.environment or environment(), result.config
+    row = {
+        "recipe": recipe, "series": series.name, "task": series.task, "quantity": quantity,
+        "projection": series.basis if series.source else "" if config.d is None else config.projection,
+        "settings": settings(config),
+        "config": config.key(), "processor": place.get("processor"), "cores": place.get("cores"),
+        "accelerator": place.get("accelerator"), "python": place.get("python"), "torch": place.get("torch"),
+        "commit": place.get("git"), **fields,
+    }  # fmt: skip
+    return {column: "" if row.get(column) is None else row.get(column, "") for column in COLUMNS}
+
+
+def settings(config: TrainConfig) -> str:
+    """Optimiser, native rate, schedule, batch and epochs in one line."""
+    full = resolve(config)
+    words = [f"{full.optimizer} {full.lr:.3g} {full.schedule}", f"batch {full.batch_size}", f"{full.epochs} epochs"]
+    words += [f"momentum {full.momentum:g}"] if full.momentum else []
+    words += [f"l2 {full.l2:g}"] if full.l2 else []
+    words += [f"subset {full.subset:,}"] if full.subset else []
+    words += [f"shuffled labels {full.shuffle_labels:g}"] if full.shuffle_labels else []
+    words += [f"new basis every {full.redraw_every}"] if full.redraw_every else []
+    words += [f"burn-in {full.burn_in}"] if full.burn_in else []
+    words += [f"recorded every {full.record}"] if full.record else []
+    words += list(full.projection_options)
+    return ", ".join(words)

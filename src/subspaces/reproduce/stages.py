@@ -1,0 +1,158 @@
+"""Recipes of several stages: runs that record, subspaces learned from them, runs in these subspaces.
+
+A series with a `source` trains in what was learned from the runs of that series. Names of runs follow from the contents
+of the files they train in, so an interrupted recipe goes on anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from subspaces.learned.bases import LearnedBasis, dldr, load_basis, lottery_subspace
+from subspaces.learned.tickets import Ticket, magnitude_ticket
+from subspaces.learned.trajectory import Trajectory
+from subspaces.measure.dimension import RUNS
+from subspaces.measure.extract import choose, projected_score
+from subspaces.recipes import Series
+from subspaces.reproduce.figure import write_figure
+from subspaces.reproduce.page import Row
+from subspaces.reproduce.rows import learned_row, score_row
+from subspaces.runs.pools import Event
+from subspaces.runs.sweep import run_many
+from subspaces.train.config import TrainConfig
+from subspaces.train.recording import TRAJECTORY
+from subspaces.train.records import Result
+from subspaces.train.subspace_file import save_ticket
+
+if TYPE_CHECKING:
+    from subspaces.reproduce.run import Reproduction
+
+
+def run_stages(work: Reproduction, wanted: Sequence[Series]) -> list[Row]:
+    """Rows of the wanted series in their order: plain ones and sources first, then those that learn from them.
+
+    Args:
+        work: the recipe and its places.
+        wanted: series to run; sources among the recipe's series are run too, or read if they were.
+
+    Raises:
+        RuntimeError: a run failed, or a source diverged.
+    """
+    plain = [one for one in wanted if not one.source]
+    for one in wanted:
+        if one.source and (source := work.recipe.named(one.source)) not in plain:
+            plain.append(source)
+    rows = work.run(plain)
+    for one in wanted:
+        if one.source:
+            new = _Stage(work, one).run()
+            work._write(new, one)
+            rows += new
+    if any(one.source for one in wanted):
+        write_figure(work.recipe, work.places)
+    names = [one.name for one in wanted]
+    return sorted((row for row in rows if row["series"] in names), key=lambda row: names.index(row["series"]))
+
+
+class _Stage:
+    """One series with a source."""
+
+    def __init__(self, work: Reproduction, series: Series):
+        self.work, self.series = work, series
+        self.folder = work.places.runs / work.recipe.name
+        self.source = work.recipe.named(series.source)
+        self.d = tuple(d for d in series.d if d is not None)  # all of them: a recipe with "direct" here is refused
+
+    def run(self) -> list[Row]:
+        configs = [self.source.config(self.source.d[0], i) for i in range(self.series.seeds)]
+        sources = self._train(configs)
+        for result in sources:
+            if result.status == "diverged":
+                raise RuntimeError(f"`source` {self.source.name} diverged: {result.message}. Change its `train`.")
+        if self.series.measure != "score":
+            return [self._computed(d, sources) for d in self.d]
+        if self.series.basis == "imp":
+            return self._iterate(sources)
+        grid = {d: self._configs(d, [self._subspace(result, d) for result in sources]) for d in self.d}
+        done = iter(self._train([config for configs in grid.values() for config in configs]))
+        return [
+            score_row(self.work.recipe.name, self.series, d, [next(done) for _ in configs])
+            for d, configs in grid.items()
+        ]
+
+    def _train(self, configs: Sequence[TrainConfig]) -> list[Result]:
+        def tell(event: Event) -> None:
+            if self.work.on_event is not None:
+                self.work.on_event(self.series, event)
+
+        return run_many(configs, self.folder / RUNS, self.work.workers, on_event=tell, trainer=self.work.trainer)
+
+    def _configs(self, d: int, files: Sequence[Path]) -> list[TrainConfig]:
+        return [
+            dataclasses.replace(self.series.config(d, i), subspace=str(path), seed_model=0, seed_projection=0)
+            for i, path in enumerate(files)
+        ]
+
+    # ---- what is learned from a run
+
+    def _trajectory(self, result: Result) -> Trajectory:
+        whole = Trajectory.open(self.folder / RUNS / result.config.key() / TRAJECTORY)
+        return choose(whole, self.series.samples)
+
+    def _subspace(self, result: Result, d: int) -> Path:
+        """The file of a basis of all d of the series, or of a ticket of this d."""
+        name = f"{result.config.key()}-{self.series.basis}-{self.series.samples or 'all'}"
+        if self.series.basis == "ticket":
+            return self._ticket(f"{name}-{d}", result, d)
+        most = max(self.d)
+        path = self.folder / "subspaces" / f"{name}-{most}.safetensors"
+        if not path.is_file():
+            learn = dldr if self.series.basis == "dldr" else lottery_subspace
+            learn(self._trajectory(result), most).save(path)
+        return path
+
+    def _ticket(self, name: str, result: Result, d: int) -> Path:
+        path, samples = self.folder / "subspaces" / f"{name}.safetensors", self._trajectory(result)
+        return path if path.is_file() else save_ticket(path, magnitude_ticket(samples[-1], samples[0], d))
+
+    def _basis(self, result: Result, d: int) -> LearnedBasis:
+        return load_basis(self._subspace(result, d))
+
+    # ---- what needs no training
+
+    def _computed(self, d: int, sources: Sequence[Result]) -> Row:
+        if self.series.measure == "pca_ratio":
+            values = [float(self._basis(result, d).ratio[:d].sum()) for result in sources]
+        else:
+            values = [
+                projected_score(result.config, self._subspace(result, d), self._trajectory(result), d)
+                for result in sources
+            ]
+        return learned_row(self.work.recipe.name, self.series, d, sources, values)
+
+    # ---- iterative magnitude pruning
+
+    def _iterate(self, sources: Sequence[Result]) -> list[Row]:
+        """Prune, rewind, train, from the largest d to the smallest; a round starts from the survivors of the last."""
+        rewinds = [self._trajectory(result)[0] for result in sources]
+        trained = [self._trajectory(result)[-1] for result in sources]
+        alive: list[Ticket | None] = [None] * len(sources)
+        rows = []
+        for d in sorted(self.d, reverse=True):
+            files = []
+            for i, result in enumerate(sources):
+                among = None if (before := alive[i]) is None else before.rows
+                ticket = alive[i] = magnitude_ticket(trained[i], rewinds[i], d, among=among)
+                name = f"{result.config.key()}-imp-{d}-of-{'-'.join(map(str, sorted(self.d)))}.safetensors"
+                files.append(save_ticket(self.folder / "subspaces" / name, ticket))
+            configs = [dataclasses.replace(c, record="epoch") for c in self._configs(d, files)]
+            results = self._train(configs)
+            rows.append(score_row(self.work.recipe.name, self.series, d, results))
+            if any(result.status == "diverged" for result in results):
+                break
+            ends = [self.folder / RUNS / result.config.key() / TRAJECTORY for result in results]
+            trained = [Trajectory.open(path)[-1] for path in ends]
+        return rows[::-1]

@@ -1,0 +1,139 @@
+"""Runs on many machines: a Ray cluster, or Slurm jobs. Both are extras."""
+
+import os
+import sys
+import time
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+from subspaces.train.config import TrainConfig
+from subspaces.files import atomic_write
+from subspaces.runs.pools import RETRIES, TRAINER, Event, Pool
+from subspaces.train.records import encode_row
+from subspaces.runs.run import RESULT, load_result, run_once
+from subspaces.runs.worker import load_trainer
+
+
+def _remote(fields: dict[str, Any], root: str, trainer: str) -> dict[str, Any] | None:
+    """What a machine of a cluster does: one run, whose row travels back in case ``root`` is not shared."""
+    result = run_once(TrainConfig.from_dict(fields), root, wait=False, trainer=load_trainer(trainer))
+    return None if result is None else result.to_row()
+
+
+class ClusterPool(Pool):
+    """What Ray and Slurm have in common: handles of remote runs that are looked at until they are finished."""
+
+    def __init__(self, root: str | Path, workers: int, trainer: str = TRAINER) -> None:
+        super().__init__(Path(root).resolve(), workers, trainer)
+        self._handles: dict[Any, TrainConfig] = {}
+
+    def submit(self, config: TrainConfig) -> None:
+        self._handles[self._start(config)] = config
+
+    def wait(self, timeout: float) -> list[Event]:
+        return [self._collect(handle) for handle in self._finished(timeout)]
+
+    def _collect(self, handle: Any) -> Event:
+        config = self._handles.pop(handle)
+        try:
+            row = self._fetch(handle)
+        except Exception as error:  # whatever the far side raised, wrapped by its framework
+            return Event("error", config, message=str(error).strip().splitlines()[-1])
+        if row is None:
+            return Event("busy", config)
+        folder = self.root / config.key()
+        if load_result(folder) is None:
+            atomic_write(folder / RESULT, encode_row(row))
+        return Event("done", config, load_result(folder))
+
+    @abstractmethod
+    def _start(self, config: TrainConfig) -> Any: ...
+
+    @abstractmethod
+    def _finished(self, timeout: float) -> list[Any]: ...
+
+    @abstractmethod
+    def _fetch(self, handle: Any) -> dict[str, Any] | None: ...
+
+
+class RayPool(ClusterPool):
+    """Runs on the Ray cluster of ``RAY_ADDRESS``, or on one that is started on this machine."""
+
+    def __init__(self, root: str | Path, workers: int = 2, trainer: str = TRAINER) -> None:
+        super().__init__(root, workers, trainer)
+        self._ray = _extra("ray", "ray")
+        if not self._ray.is_initialized():
+            paths = os.pathsep.join(p for p in sys.path if p)
+            self._ray.init(
+                runtime_env={"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}},
+                num_cpus=None if os.environ.get("RAY_ADDRESS") else workers,
+                log_to_driver=False,
+                include_dashboard=False if not os.environ.get("RAY_ADDRESS") else None,
+            )
+        self._function = self._ray.remote(_remote)
+
+    def _start(self, config: TrainConfig) -> Any:
+        job = self._function.options(num_cpus=config.threads, max_retries=RETRIES)
+        return job.remote(config.to_dict(), str(self.root), self.trainer)
+
+    def _finished(self, timeout: float) -> list[Any]:
+        if not self._handles:
+            return []
+        return self._ray.wait(list(self._handles), num_returns=1, timeout=timeout)[0]
+
+    def _fetch(self, handle: Any) -> dict[str, Any] | None:
+        return self._ray.get(handle)
+
+    def close(self) -> None:
+        for handle in self._handles:
+            self._ray.cancel(handle, force=False)
+        self._handles = {}
+
+
+class SlurmPool(ClusterPool):
+    """One Slurm job per run, by submitit; ``cluster="local"`` tries it out without Slurm."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        workers: int = 2,
+        trainer: str = TRAINER,
+        cluster: str | None = "slurm",
+        minutes: int = 240,
+    ) -> None:
+        super().__init__(root, workers, trainer)
+        submitit = _extra("submitit", "slurm")
+        self._executor = submitit.AutoExecutor(folder=str(self.root / "slurm"), cluster=cluster)
+        self._executor.update_parameters(name="subspaces", timeout_min=minutes)
+
+    def _start(self, config: TrainConfig) -> Any:
+        self._executor.update_parameters(cpus_per_task=config.threads)
+        return self._executor.submit(_remote, config.to_dict(), str(self.root), self.trainer)
+
+    def _finished(self, timeout: float) -> list[Any]:
+        end = time.monotonic() + timeout
+        while True:
+            finished = [handle for handle in self._handles if handle.done()]
+            if finished or not self._handles or time.monotonic() >= end:
+                return finished
+            time.sleep(min(1.0, timeout))
+
+    def _fetch(self, handle: Any) -> dict[str, Any] | None:
+        return handle.result()
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.cancel()
+        self._handles = {}
+
+
+def _extra(module: str, extra: str) -> Any:
+    """An optional package, or the command that installs it."""
+    try:
+        return __import__(module)
+    except ImportError as error:
+        raise RuntimeError(
+            f"`launcher` {extra} needs the package {module}, which is not installed. "
+            f'Install it: pip install "subspaces[{extra}]"'
+        ) from error

@@ -1,0 +1,94 @@
+"""Many runs at once: done ones are read, the others shared among workers, on one machine or many."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from subspaces.runs.clusters import RayPool, SlurmPool
+from subspaces.train.config import TrainConfig
+from subspaces.errors import unknown_name
+from subspaces.runs.pools import TRAINER, Event, InlinePool, LocalPool, Pool
+from subspaces.train.records import Result
+from subspaces.runs.run import load_result
+
+Launcher = Literal["local", "ray", "slurm"]
+LAUNCHERS: dict[str, type[Pool]] = {"local": LocalPool, "ray": RayPool, "slurm": SlurmPool}
+
+
+def open_pool(root: str | Path, workers: int = 2, launcher: str = "local", trainer: str = TRAINER) -> Pool:
+    """A place to do runs in: ``local`` processes (this one if ``workers`` is 1), a ``ray`` cluster, ``slurm`` jobs.
+
+    Raises:
+        ValueError: an unknown launcher, or fewer than one worker.
+        RuntimeError: the launcher's package is not installed; the message has the command that installs it.
+    """
+    if launcher not in LAUNCHERS:
+        raise unknown_name("launcher", launcher, LAUNCHERS)
+    if launcher == "local" and workers == 1:
+        return InlinePool(root, workers, trainer)
+    return LAUNCHERS[launcher](root, workers, trainer)
+
+
+def run_many(
+    configs: Sequence[TrainConfig],
+    root: str | Path,
+    workers: int = 2,
+    launcher: Launcher = "local",
+    *,
+    on_event: Callable[[Event], Any] | None = None,
+    trainer: str = TRAINER,
+) -> list[Result]:
+    """The results of many runs, in the order of ``configs``; equal configs are run once.
+
+    Runs that are done are read; runs in the hands of another process are waited for and taken over if it dies.
+
+    Args:
+        configs: what to run.
+        root: folder of all runs; several calls, also on several machines, may share it.
+        workers: local processes of one thread each (a cluster decides for itself).
+        launcher: local, ray or slurm.
+        on_event: called with every ``Event`` as it comes, for a progress display.
+        trainer: ``module:function`` that does a run.
+
+    Raises:
+        RuntimeError: a run failed (not: diverged, which is a result); the others are kept, the same call goes on.
+    """
+    found = {config.key(): load_result(Path(root) / config.key()) for config in configs}
+    missing = {config.key(): config for config in configs if found[config.key()] is None}
+    if missing:
+        with open_pool(root, min(workers, len(missing)), launcher, trainer) as pool:
+            for config in missing.values():
+                pool.submit(config)
+            for event in events(pool, len(missing)):
+                if on_event is not None:
+                    on_event(event)
+                if event.result is not None:
+                    found[event.config.key()] = event.result
+    return [result for config in configs if (result := found[config.key()]) is not None]
+
+
+def events(pool: Pool, count: int) -> Iterator[Event]:
+    """The events of a pool until ``count`` runs are done; runs in other hands are asked for again and again."""
+    while count:
+        for event in next_events(pool):
+            count -= event.kind == "done"
+            if event.kind == "busy":
+                time.sleep(0.2)
+                pool.submit(event.config)
+            yield event
+
+
+def next_events(pool: Pool, timeout: float = 0.5) -> list[Event]:
+    """The next news of a pool.
+
+    Raises:
+        RuntimeError: a run failed; the message names it and its reason.
+    """
+    told = pool.wait(timeout)
+    for event in told:
+        if event.kind == "error":
+            raise RuntimeError(f"the run {event.config.key()} failed: {event.message}")
+        if event.kind == "done" and event.result is None:
+            raise RuntimeError(f"the result of {event.config.key()} cannot be read back from {pool.root}")
+    return told

@@ -1,0 +1,1 @@
+"""The only training loop and all that decides one run: `config`, `loop.train`, callbacks, result records."""

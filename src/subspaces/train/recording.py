@@ -1,0 +1,63 @@
+"""A training run that records its trajectory, so that a subspace can be learned from it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from subspaces.learned.trajectory import TrajectoryRecorder
+from subspaces.train.callbacks import Callback
+from subspaces.train.records import Result
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from subspaces.train.state import TrainState
+
+TRAJECTORY = "trajectory.bin"
+
+
+class RecordTrajectory(Callback):
+    """Writes the trajectory file of a run into its folder; hung in by ``TrainConfig.record``.
+
+    A resumed run drops the samples that were taken after the step from which it goes on, so that the file of an
+    interrupted run is the file of an uninterrupted one.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.recorder = folder / TRAJECTORY, None
+
+    def start(self, state: "TrainState") -> None:
+        config = state.config
+        assert config.record is not None
+        self.every = config.record if config.record == "epoch" else int(config.record)
+        if state.step == 0:
+            self.path.unlink(missing_ok=True)  # of a run that was killed before it kept a state
+        elif not self.path.is_file():
+            raise ValueError(f"`record` must go on with {self.path}, which is gone. Remove the run's folder and retry.")
+        self.recorder = TrajectoryRecorder(
+            state.model, self.every, self.path, dtype=getattr(torch, config.record_dtype),
+            source=config.record_source, resume=state.step > 0,
+        )  # fmt: skip
+        if state.step:
+            taken = state.epoch if self.every == "epoch" else state.step // int(self.every)
+            samples = taken + (config.record_source == "weights")
+            self.recorder.load_state_dict({"samples": samples, "step": state.step, "window": None, "count": 0})
+
+    def step(self, state: "TrainState", loss: "Tensor") -> None:
+        assert self.recorder is not None
+        if not bool(torch.isfinite(loss)):
+            return  # the run is about to end as diverged; the samples so far are kept
+        try:
+            self.recorder.step()
+            if state.step % state.steps_per_epoch == 0:
+                self.recorder.epoch()
+        except ValueError:  # the step itself led to NaN, which the next loss will show
+            return
+
+    def end(self, state: "TrainState", result: Result) -> None:
+        assert self.recorder is not None
+        self.recorder.close()

@@ -1,0 +1,99 @@
+"""Stored subspaces that a training can enter: learned bases and tickets, each with its origin."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from subspaces.layout import Layout
+from subspaces.learned.basis import load_basis
+from subspaces.learned.basis_file import MappedFile, read_mapped
+from subspaces.learned.samples import Sample
+from subspaces.learned.tickets import Ticket
+from subspaces.projections import Basis, Coordinates, Projection
+
+TICKET = "ticket"
+
+
+class Stored(NamedTuple):
+    """A projection P, the point θ₀ to start from, and the name of the method that made them."""
+
+    projection: Projection
+    origin: Sample
+    method: str
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    d: int
+    D: int
+
+
+def load_subspace(path: str | os.PathLike, d: int | None = None) -> Stored:
+    """The subspace in a file of `LearnedBasis.save` or `save_ticket`, ready for ``Subspace(model, …)``.
+
+    Trainable weight averaging starts from the mean of its checkpoints, all others from the first sample.
+
+    Args:
+        path: the file.
+        d: the first d directions of a basis, 1 ≤ d ≤ those stored; all without it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file, no stored origin, or d out of range.
+
+    Example:
+        >>> stored = load_subspace("basis.safetensors", d=15)                                   # doctest: +SKIP
+        >>> Subspace(model, projection=stored.projection, origin=stored.origin)                 # doctest: +SKIP
+    """
+    sizes = stored_sizes(path)
+    if d is not None and not 1 <= d <= sizes.d:
+        raise ValueError(f"`d` must be 1…{sizes.d}, the directions in {path}; got {d}. Extract more, or lower --d.")
+    tensors, metadata = read_mapped(path)
+    if metadata.get("method") == TICKET:
+        return _ticket(tensors, metadata, path, d or sizes.d)
+    basis = load_basis(path)
+    if basis.layout is None or basis.start is None:
+        raise ValueError(f"`subspace` must have an origin; {path} has none. Extract it from a recorded run.")
+    origin = basis.origin
+    if basis.method == "twa" and basis.mean is not None:
+        origin = Sample(basis.mean.clone(), basis.layout, basis.buffers, 0)
+    rows = basis.rows if d is None else basis.rows[:d]
+    return Stored(Basis(rows.T, orthonormal=False), origin, basis.method)
+
+
+def stored_sizes(path: str | os.PathLike) -> _Sizes:
+    """d and D of a stored subspace, read from the header of its file."""
+    tensors, metadata = read_mapped(path)
+    rows = tensors.get("rows")
+    if rows is None or (rows.ndim == 1 and "start" not in tensors):
+        raise ValueError(f"`subspace` must be a basis or ticket file; got {path}. Make one: subspaces extract RUN")
+    ticket = metadata.get("method") == TICKET
+    return _Sizes(rows.shape[0], tensors["start"].shape[0] if ticket else rows.shape[1])
+
+
+def save_ticket(path: str | os.PathLike, ticket: Ticket) -> Path:
+    """Write a ticket, whole or not at all: its rows (8d bytes) and its origin (4D bytes).
+
+    Raises:
+        ValueError: a ticket of bare vectors, whose tensors have no names.
+        OSError: the file cannot be written.
+    """
+    if ticket.layout is None:
+        raise ValueError("`ticket` must have names; got one of bare vectors. Make it from a recorded sample.")
+    shapes = {"rows": (torch.int64, tuple(ticket.rows.shape)), "start": (torch.float32, tuple(ticket.vector.shape))}
+    file = MappedFile(path, shapes, {"method": TICKET, "layout": ticket.layout.to_json()})
+    file.tensors["rows"].copy_(ticket.rows)
+    file.tensors["start"].copy_(ticket.vector)
+    file.finish()
+    return Path(path)
+
+
+def _ticket(tensors: dict, metadata: dict[str, str], path: str | os.PathLike, d: int) -> Stored:
+    rows, start = tensors["rows"].clone(), tensors["start"].clone()
+    if d != len(rows):
+        raise ValueError(f"`d` must be {len(rows)}, the surviving weights of the ticket {path}; got {d}. Leave it out.")
+    origin = Sample(start, Layout.from_json(metadata["layout"]), {}, 0)
+    return Stored(Coordinates(d, len(start), rows=rows), origin, TICKET)
