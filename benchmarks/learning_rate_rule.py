@@ -8,6 +8,7 @@ the same rate is the reference). Writes results/learning-rate-rule.csv and docs/
 
 import argparse
 import statistics
+from typing import Any, cast
 
 import matplotlib
 
@@ -34,7 +35,7 @@ def measure(optimizer: str, seeds: int, epochs: int) -> list[dict]:
                 config = TrainConfig(
                     task="digits-fc",
                     d=d,
-                    optimizer=optimizer,
+                    optimizer=cast(Any, optimizer),
                     lr=RATES[optimizer] * factor,
                     momentum=0.9 if optimizer == "sgd" else None,
                     epochs=epochs,

@@ -55,7 +55,7 @@ def dimensions() -> str:
 
 
 def _whole(text: str) -> str:
-    return f"{float(text):,.0f}" if text not in ("", "inf") else "–"
+    return f"{float(text):,.0f}" if text not in ("", "inf") else "open"
 
 
 def step() -> str:
