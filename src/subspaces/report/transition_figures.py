@@ -59,6 +59,9 @@ def draw_thresholds(series: dict[str, Transition], *, fraction: bool = False) ->
                 above = [d / scale if d >= 1 else math.nan for d in guess.d_star]
                 axes.plot(guess.levels, above, "--", color=colour, linewidth=1)
         axes.set_ylim(limits)
+        if len(lines) > 3:  # no room for so many names between the lines
+            axes.get_legend().remove()  # pyright: ignore[reportOptionalMemberAccess]
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
