@@ -1,7 +1,7 @@
 """Short runs that end at the accuracy of long ones: a high rate that falls to zero along a cosine.
 
 The published settings hold one small rate for 100 epochs. At dimensions near d_int90 a tenth of the steps and less,
-at a higher native rate with a cosine, reach the same scores; `benchmarks` and the reports show it. What a user sets
+at a higher native rate with a cosine, reach about the same scores near d_int90 (docs/reproduction.md; below it they fall short). What a user sets
 by hand is never changed.
 """
 
