@@ -1,8 +1,8 @@
 """Short runs that end at the accuracy of long ones: a high rate that falls to zero along a cosine.
 
 The published settings hold one small rate for 100 epochs. At dimensions near d_int90 a tenth of the steps and less,
-at a higher native rate with a cosine, reach about the same scores near d_int90 (docs/reproduction.md; below it they fall short). What a user sets
-by hand is never changed.
+at a higher native rate with a cosine, reach about the same scores near d_int90 (docs/reproduction.md; below it they
+fall short). What a user sets by hand is never changed.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ QUICK: dict[str, dict[str, Any]] = {
     # ten equations in d unknowns: badly conditioned at d = 10, so 1,000 steps at the published rate do not solve them
     "toy": {"lr": 0.5, "epochs": 4000, "eval_every": 500},
 }
-"""Tuned by the score near d_int90, seeds 0 to 2."""
+"""Picked by the score near d_int90 from a few settings, one seed each."""
 
 
 def quick(config: TrainConfig) -> TrainConfig:
