@@ -86,6 +86,8 @@ def test_missing_extras_name_the_command(tmp_path, monkeypatch, launcher, module
 
 def _sweep(root: Path, configs: str, trainer: str) -> subprocess.Popen:
     code = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # even where the tests run in the background of a shell
 from subspaces.train.config import TrainConfig
 from subspaces.runs.sweep import run_many
 run_many({configs}, {str(root)!r}, 2, trainer="fake_trainer:{trainer}")

@@ -61,6 +61,7 @@ def work(root: Path, trainer: str, jobs: "queue.Queue[str]", send: Send, busy: t
 
 def main() -> None:
     """Set up the two pipes and work until the input closes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not get between the events
     jobs: queue.Queue[str] = queue.Queue()
