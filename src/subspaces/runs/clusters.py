@@ -7,12 +7,12 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-from subspaces.train.config import TrainConfig
 from subspaces.files import atomic_write
 from subspaces.runs.pools import RETRIES, TRAINER, Event, Pool
-from subspaces.train.records import encode_row
 from subspaces.runs.run import RESULT, load_result, run_once
 from subspaces.runs.worker import load_trainer
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import encode_row
 
 
 def _remote(fields: dict[str, Any], root: str, trainer: str) -> dict[str, Any] | None:

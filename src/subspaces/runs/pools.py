@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
 from subspaces.runs.run import load_result, run_once
 from subspaces.runs.worker import load_trainer
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result
 
 TRAINER = "subspaces.train.loop:train"
 """The function that does a run; tests put another one in its place."""

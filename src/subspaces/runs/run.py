@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from subspaces.files import atomic_write
 from subspaces.runs.claims import Claim
 from subspaces.train.config import TrainConfig
-from subspaces.files import atomic_write
 from subspaces.train.records import Result, decode_row, encode_row
 
 RESULT = "result.json"

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from subspaces.runs.clusters import RayPool, SlurmPool
-from subspaces.train.config import TrainConfig
 from subspaces.errors import unknown_name
+from subspaces.runs.clusters import RayPool, SlurmPool
 from subspaces.runs.pools import TRAINER, Event, InlinePool, LocalPool, Pool
-from subspaces.train.records import Result
 from subspaces.runs.run import load_result
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result
 
 Launcher = Literal["local", "ray", "slurm"]
 LAUNCHERS: dict[str, type[Pool]] = {"local": LocalPool, "ray": RayPool, "slurm": SlurmPool}

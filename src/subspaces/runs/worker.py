@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from subspaces.runs.run import run_once
 from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
-from subspaces.runs.run import run_once
 
 Send = Callable[[dict[str, Any]], None]
 
