@@ -1,1 +1,1 @@
-"""Runs on disk: done once, written whole, shared by processes (`run`, `claims`), in pools of workers and on clusters (`sweep`)."""
+"""Runs on disk: done once, written whole, shared by processes (`run`, `claims`); workers and clusters (`sweep`)."""
