@@ -107,7 +107,8 @@ class Published:
         self.move = torch.zeros(len(rows))
 
     def flat(self, kind: str) -> Tensor:
-        return torch.cat([(p.grad if kind == "grad" else p.data).reshape(-1) for p in self.parameters])  # type: ignore
+        parts = [p.grad if kind == "grad" else p.data for p in self.parameters]
+        return torch.cat([part.reshape(-1) for part in parts if part is not None])
 
     def put(self, vector: Tensor, kind: str) -> None:
         start = 0
