@@ -34,6 +34,12 @@ def known_curve(config: TrainConfig, *, folder: Path, callbacks: Any = ()) -> Re
     return result_of(config, min(1.0, max(0.1, 0.9 + 0.12 * math.log(config.d / TRUE_D) + noise)))
 
 
+def slow_curve(config: TrainConfig, *, folder: Path, callbacks: Any = ()) -> Result:
+    """The same in a tenth of a second, so that two processes meet."""
+    time.sleep(0.1)
+    return known_curve(config, folder=folder)
+
+
 def slow_and_noisy(config: TrainConfig, *, folder: Path, callbacks: Any = ()) -> Result:
     """Half a second per run, with something printed into the worker's standard output."""
     _log(folder, config)

@@ -100,17 +100,18 @@ def test_the_record_is_json(tmp_path):
     assert record["D"] == 55210
 
 
-def test_two_processes_share_a_measurement(tmp_path):
+@pytest.mark.parametrize("baseline", ["1.0", "local"])
+def test_two_processes_share_a_measurement(tmp_path, baseline):
     code = f"""
 from subspaces.train.config import TrainConfig
 from subspaces.measure.dimension import measure_dimension
 from subspaces.measure.dimension_data import Rule
-rule = Rule(baseline="1.0", max_runs=8)
-measure_dimension(TrainConfig("digits-fc"), {str(tmp_path)!r}, rule, workers=1, trainer={TRAINER!r})
+rule = Rule(baseline={baseline!r}, max_runs=8)
+measure_dimension(TrainConfig("digits-fc"), {str(tmp_path)!r}, rule, workers=1, trainer="fake_trainer:slow_curve")
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     both = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    assert [process.wait(60) for process in both] == [0, 0]
     started = fake_trainer.logged(tmp_path / RUNS)
     assert len(started) == len(set(started))
 

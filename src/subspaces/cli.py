@@ -57,8 +57,43 @@ class Extract:
     """Print as JSON instead of a table."""
 
 
-@dataclass
-class Dimension:
+@dataclass(kw_only=True)
+class Measuring:
+    """What the commands that search have in common."""
+
+    protocol: Literal["quick", "published"] = "quick"
+    """quick: short runs with a cosine schedule, about as good at d_int; published: the task's own settings."""
+    workers: int = 2
+    """Local processes of one thread each."""
+    launcher: Literal["local", "ray", "slurm"] = "local"
+    """Where the runs are done: local processes, a Ray cluster, Slurm jobs."""
+    out: Path | None = None
+    """Folder of runs and report; `runs/TASK-COMMAND` without it."""
+    json: bool = False
+    """Print the measurement as JSON instead of text."""
+
+    def start(self, config: TrainConfig, command: str) -> tuple[TrainConfig, Path]:
+        """The runs in the protocol asked for, and the folder."""
+        from subspaces.train.protocols import quick
+
+        config = quick(config) if self.protocol == "quick" else config
+        return config, self.out or Path("runs") / f"{config.task.replace('/', '_')}-{command}"
+
+    def end(self, found: Any, out: Path, show: Callable[[Any], None]) -> int:
+        """Write the report, show what was found and end with the path of the page."""
+        from subspaces.report.write import write_report
+
+        page = write_report(out)
+        if self.json:
+            print(json.dumps(found.to_dict() | {"report": str(page)}))
+        else:
+            show(found)
+            print(page)
+        return 0
+
+
+@dataclass(kw_only=True)
+class Dimension(Measuring):
     """Measure the intrinsic dimension of a task: the smallest d whose expected score passes level × baseline.
 
     Prints the estimate with its interval and every d tried, and writes a report. The same command goes on where it
@@ -67,16 +102,6 @@ class Dimension:
 
     config: tyro.conf.OmitArgPrefixes[TrainConfig]
     rule: tyro.conf.OmitArgPrefixes[Rule] = field(default_factory=Rule)
-    protocol: Literal["quick", "published"] = "quick"
-    """quick: short runs with a cosine schedule, about as good at d_int; published: the task's own settings."""
-    workers: int = 2
-    """Local processes of one thread each."""
-    launcher: Literal["local", "ray", "slurm"] = "local"
-    """Where the runs are done: local processes, a Ray cluster, Slurm jobs."""
-    out: Path | None = None
-    """Folder of runs and report; `runs/TASK-dimension` without it."""
-    json: bool = False
-    """Print the measurement as JSON instead of text."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +121,8 @@ class TransitionRuns(TrainConfig):
         return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.__dataclass_fields__})
 
 
-@dataclass
-class Transition:
+@dataclass(kw_only=True)
+class Transition(Measuring):
     """Measure how the chance to reach a loss jumps from 0 to 1 with d: P_s and threshold dimensions d*(ε, t, δ).
 
     Runs are placed around the thresholds of the levels for each burn-in time; prints measured thresholds with their
@@ -106,16 +131,6 @@ class Transition:
 
     config: tyro.conf.OmitArgPrefixes[TransitionRuns]
     rule: tyro.conf.OmitArgPrefixes[TransitionRule] = field(default_factory=TransitionRule)
-    protocol: Literal["quick", "published"] = "quick"
-    """quick: short runs with a cosine schedule; published: the task's own settings."""
-    workers: int = 2
-    """Local processes of one thread each."""
-    launcher: Literal["local", "ray", "slurm"] = "local"
-    """Where the runs are done: local processes, a Ray cluster, Slurm jobs."""
-    out: Path | None = None
-    """Folder of runs and report; `runs/TASK-transition` without it."""
-    json: bool = False
-    """Print the measurement as JSON instead of text."""
 
 
 @dataclass
@@ -237,53 +252,49 @@ def run_extract(options: Extract) -> int:
 
 def run_dimension(options: Dimension) -> int:
     """``subspaces dimension``."""
-    from subspaces.display.progress import SearchDisplay, tried_table
+    from subspaces.display.progress import SearchDisplay
     from subspaces.measure.dimension import measure_dimension
-    from subspaces.report.write import write_report
-    from subspaces.train.protocols import quick
 
-    config = quick(options.config) if options.protocol == "quick" else options.config
-    out = options.out or Path("runs") / f"{config.task.replace('/', '_')}-dimension"
+    config, out = options.start(options.config, "dimension")
     with SearchDisplay(f"intrinsic dimension of {config.task}, kept in {out}") as display:
         found = measure_dimension(
             config, out, options.rule, workers=options.workers, launcher=options.launcher, on_event=display
         )
-    page = write_report(out)
-    if options.json:
-        print(json.dumps(found.to_dict() | {"report": str(page)}))
-        return 0
+    return options.end(found, out, _show_dimension)
+
+
+def _show_dimension(found: Any) -> None:
+    from subspaces.display.progress import tried_table
+
     screen = Console(highlight=False)
     screen.print(tried_table(found))
     screen.print(f"\n[bold]{found.estimate}[/bold]", soft_wrap=True)
     if found.estimate.d_int:
         compression = found.D / found.estimate.d_int
         screen.print(f"D = {found.D:,}, D/d = {compression:,.0f}; {found.seconds:.0f} s. Report:")
-    print(page)
-    return 0
 
 
 def run_transition(options: Transition) -> int:
     """``subspaces transition``."""
-    from subspaces.display.transition import TransitionDisplay, caveats, thresholds_table
+    from subspaces.display.transition import TransitionDisplay
     from subspaces.measure.transition import measure_transition
-    from subspaces.report.write import write_report
-    from subspaces.train.protocols import quick
 
-    config = options.config.plain()
-    config = quick(config) if options.protocol == "quick" else config
-    out = options.out or Path("runs") / f"{config.task.replace('/', '_')}-transition"
+    config, out = options.start(options.config.plain(), "transition")
     with TransitionDisplay(f"phase transition of {config.task}, kept in {out}") as display:
         found = measure_transition(
             config, out, options.rule, workers=options.workers, launcher=options.launcher, on_event=display
         )
-    page = write_report(out)
-    if options.json:
-        print(json.dumps(found.to_dict() | {"report": str(page)}))
-        return 0
+    return options.end(found, out, _show_transition)
+
+
+def _show_transition(found: Any) -> None:
+    from subspaces.display.transition import caveats, thresholds_table
+
     screen = Console(highlight=False)
     wide = screen if screen.is_terminal else Console(highlight=False, width=120)
     wide.print(thresholds_table(found))
-    rule, part = options.rule, {"train": "training", "val": "validation", "test": "test"}[options.rule.on]
+    rule = found.rule
+    part = {"train": "training", "val": "validation", "test": "test"}[rule.on]
     screen.print(
         f"d*: smallest d at which {100 * (1 - rule.delta):g} % of runs from θ_t reach that {part} {rule.goal}, with "
         f"{100 * rule.confidence:g} % interval; by a logistic and a monotone fit.",
@@ -292,8 +303,6 @@ def run_transition(options: Transition) -> int:
     for text in caveats(found):
         screen.print(f"[dim]prediction: {escape(text)}[/dim]", soft_wrap=True)
     screen.print(f"{len(found.results)} runs, {found.seconds:.0f} s, D = {found.D:,}. Report:")
-    print(page)
-    return 0
 
 
 def run_report(options: Report) -> int:

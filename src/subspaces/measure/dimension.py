@@ -5,27 +5,21 @@ never used twice; the search ends when the interval is as narrow as asked for or
 """
 
 import dataclasses
-import json
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from subspaces.dimension.search import ThresholdSearch
-from subspaces.files import atomic_write
+from subspaces.measure.course import RUNS, Course
 from subspaces.measure.dimension_data import Measurement, Rule
-from subspaces.runs.pools import TRAINER, Event, Pool
-from subspaces.runs.run import load_result
-from subspaces.runs.sweep import next_events, open_pool
+from subspaces.runs.pools import TRAINER, Event
 from subspaces.tasks import get_task
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result
 
+__all__ = ["FILE", "RUNS", "Measurement", "Rule", "measure_dimension"]
+
 FILE = "measurement.json"
-RUNS = "runs"
-RETRY = 2.0
-"""Seconds between looks at a run that another process works on."""
 
 
 def measure_dimension(
@@ -65,36 +59,36 @@ def measure_dimension(
     """
     rule = rule or Rule()
     _check(config)
-    return _Search(config, Path(out), rule, on_event or (lambda event, found: None)).run(workers, launcher, trainer)
+    return _Search(config, Path(out), rule, on_event).run(workers, launcher, trainer)
 
 
-class _Search:
+class _Search(Course):
     """The course of one measurement."""
 
-    def __init__(self, config: TrainConfig, out: Path, rule: Rule, on_event: Callable[..., Any]) -> None:
-        self.config, self.out, self.rule, self.on_event = config, out, rule, on_event
-        self.root, self.D = out / RUNS, get_task(config.task).D
-        self.started, self.before = time.perf_counter(), 0.0
+    file, entry = FILE, "measurement"
+
+    def __init__(self, config: TrainConfig, out: Path, rule: Rule, on_event: Callable[..., Any] | None) -> None:
+        super().__init__(config, out, rule.minutes, on_event)
+        self.rule, self.D = rule, get_task(config.task).D
         self.direct: list[Result] = []
         self.results: dict[tuple[int, int], Result] = {}
-        self.foreign: dict[TrainConfig, float] = {}
-        self.working: set[TrainConfig] = set()
+        self.engine: ThresholdSearch | None = None
 
     def run(self, workers: int, launcher: str, trainer: str) -> Measurement:
-        with open_pool(self.root, workers, launcher, trainer) as pool:
-            baseline = self._baseline(pool)
-            self.engine = self._engine(baseline)
-            self._recall()
-            self._tell(None)
-            while not self.engine.done:
-                self._keep_busy(pool, workers)
-                for event in self._news(pool):
-                    self._tell(event)
+        with self.doing_runs(workers, launcher, trainer):
+            engine = self.engine = self._engine(self._baseline())
+            self._recall(engine)
+            self._write()
+            self.on_event(None, self.measurement())
+            while not engine.done:
+                self._keep_busy(engine, workers)
+                if self.in_hand:
+                    self.proceed()
         return self._write()
 
     # ---- baseline
 
-    def _baseline(self, pool: Pool) -> float | list[float]:
+    def _baseline(self) -> float | list[float]:
         wanted, task = self.rule.baseline, get_task(self.config.task)
         if wanted == "auto":
             wanted = "global" if task.global_baseline is not None else "local"
@@ -104,24 +98,14 @@ class _Search:
             return task.global_baseline
         if wanted != "local":
             return float(wanted)
-        configs = [self._at(None, self.rule.first_seed + i) for i in range(self.rule.baseline_runs)]
-        found = {config: load_result(self.root / config.key()) for config in configs}
-        for config in configs:
-            if found[config] is None:
-                self._submit(pool, config)
-        while any(result is None for result in found.values()):
-            for event in self._news(pool):
-                if event.result is not None:
-                    found[event.config] = event.result
-                    self.direct = [result for result in found.values() if result is not None]
-                self.on_event(event, None)
-        self.direct = [result for result in found.values() if result is not None]
+        found = self.finish(self._at(None, self.rule.first_seed + i) for i in range(self.rule.baseline_runs))
+        self.direct = list(found.values())
         return [result.score for result in self.direct]
 
     # ---- search
 
     def _engine(self, baseline: float | list[float]) -> ThresholdSearch:
-        """The search where an earlier call left it, or a new one that is told what is known already."""
+        """The search, with the runs pending that an earlier call asked for."""
         rule = self.rule
         d_max = min(rule.d_max or self.D, self.D)
         engine = ThresholdSearch(
@@ -135,66 +119,42 @@ class _Search:
             start=min(rule.start or _guess(self.D, rule.d_min, d_max), d_max),
             first_seed=rule.first_seed,
         )
-        try:
-            stored = json.loads((self.out / FILE).read_bytes())
-            self.before = stored["measurement"]["seconds"]
-            if stored["state"]["settings"] == engine.settings and stored["key"] == self.config.key():
-                return ThresholdSearch.from_state(stored["state"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # no measurement yet, or a damaged one: the runs themselves are the record
+        state = self.recall().get("state", {})
+        if state.get("settings") == engine.settings:
+            return ThresholdSearch.from_state({**state, "told": []})  # what is known stands in the runs
         return engine
 
-    def _recall(self) -> None:
+    def _recall(self, engine: ThresholdSearch) -> None:
         """Tell the results on the disk that belong to this measurement, whoever made them."""
-        low, high = self.engine.settings["d_min"], self.engine.settings["d_max"]
-        for path in sorted(self.root.glob("*/result.json")):
-            result = load_result(path.parent)
-            if result is None or result.config.d is None:
-                continue
-            d, seed = result.config.d, result.config.seed_model
-            if result.config.key() == self._at(d, seed).key() and low <= d <= high:
-                self.results[d, seed] = result
-                self.engine.tell(d, seed, result.score)
+        low, high = engine.settings["d_min"], engine.settings["d_max"]
+        for result in self.stored():
+            d, seed = result.config.d or 0, result.config.seed_model
+            if low <= d <= high and result.config.key() == self._at(d, seed).key():
+                self._tell(engine, result)
 
-    def _keep_busy(self, pool: Pool, workers: int) -> None:
-        """As many runs in hand as there are workers; those of other processes are looked at again now and then."""
-        now = time.monotonic()
-        for config, due in list(self.foreign.items()):
-            if now >= due:
-                del self.foreign[config]
-                self._submit(pool, config)
-        for d, seed in self.engine.state()["pending"]:  # of an earlier call
-            config = self._at(d, seed)
-            if len(self.working) < workers and config not in self.working and config not in self.foreign:
-                self._submit(pool, config)
-        if self.rule.minutes is not None and self.elapsed() > 60 * self.rule.minutes:
-            self.engine.close()
-        for d, seed in self.engine.ask(max(0, workers - len(self.working))):
-            self._submit(pool, self._at(d, seed))
-        if not self.working:
-            time.sleep(0.2)
+    def _keep_busy(self, engine: ThresholdSearch, workers: int) -> None:
+        """As many runs in hand as there are workers, those that an earlier call asked for first."""
+        if self.over:
+            engine.close()
+            return
+        for d, seed in engine.state()["pending"]:
+            if len(self.working) < workers and (config := self._at(d, seed)) not in self.in_hand:
+                self.submit(config)
+        for d, seed in engine.ask(max(0, workers - len(self.working))):
+            self.submit(self._at(d, seed))
 
-    def _submit(self, pool: Pool, config: TrainConfig) -> None:
-        self.working.add(config)
-        pool.submit(config)
-
-    def _news(self, pool: Pool) -> list[Event]:
-        events = next_events(pool)
-        for event in events:
-            if event.kind in ("done", "busy"):
-                self.working.discard(event.config)
-            if event.kind == "busy":
-                self.foreign[event.config] = time.monotonic() + RETRY
-        return events
-
-    def _tell(self, event: Event | None) -> None:
-        if event is not None and event.result is not None and event.config.d is not None:
-            d, seed = event.config.d, event.config.seed_model
-            self.results[d, seed] = event.result
-            self.engine.tell(d, seed, event.result.score)
-        if event is None or event.kind == "done":
+    def take(self, event: Event) -> None:
+        if event.result is not None and self.engine is not None:
+            self._tell(self.engine, event.result)
             self._write()
-        self.on_event(event, self.measurement())
+        elif event.result is not None:
+            self.direct.append(event.result)
+        self.on_event(event, None if self.engine is None else self.measurement())
+
+    def _tell(self, engine: ThresholdSearch, result: Result) -> None:
+        d, seed = result.config.d or 0, result.config.seed_model
+        self.results[d, seed] = result
+        engine.tell(d, seed, result.score)
 
     # ---- record
 
@@ -202,25 +162,17 @@ class _Search:
         seeds = {"seed_projection": seed, "seed_model": seed, "seed_data": seed}
         return dataclasses.replace(_direct(self.config) if d is None else self.config, d=d, **seeds)
 
-    def elapsed(self) -> float:
-        return self.before + time.perf_counter() - self.started
-
     def measurement(self) -> Measurement:
+        assert self.engine is not None
         runs = [self.results[pair] for pair in sorted(self.results)]
         return Measurement(
             self.config, self.rule, self.D, self.engine.estimate(), self.direct, runs, round(self.elapsed(), 3)
         )
 
     def _write(self) -> Measurement:
+        assert self.engine is not None
         found = self.measurement()
-        record = {
-            "version": 1,
-            "command": " ".join(["subspaces", *sys.argv[1:]]) if "subspaces" in Path(sys.argv[0]).name else None,
-            "key": self.config.key(),
-            "state": self.engine.state(),
-            "measurement": found.to_dict(),
-        }
-        atomic_write(self.out / FILE, json.dumps(record, indent=1, allow_nan=False).encode())
+        self.write(found.to_dict(), state=self.engine.state())
         return found
 
 

@@ -5,14 +5,12 @@ loss trace, so success probabilities at any other level need no further run.
 """
 
 import dataclasses
-import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from subspaces.files import atomic_write
+from subspaces.measure.course import RUNS, Course
 from subspaces.measure.transition_data import (
     SEED_STEP,
     Prediction,
@@ -23,18 +21,15 @@ from subspaces.measure.transition_data import (
     stored_predictions,
 )
 from subspaces.measure.transition_rule import TransitionRule
-from subspaces.runs.pools import TRAINER, Event, Pool
-from subspaces.runs.run import load_result
-from subspaces.runs.sweep import next_events, open_pool
+from subspaces.runs.pools import TRAINER, Event
 from subspaces.tasks import get_task
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result
 from subspaces.transition import TransitionSearch
 
+__all__ = ["FILE", "RUNS", "measure_transition"]
+
 FILE = "transition.json"
-RUNS = "runs"
-RETRY = 2.0
-"""Seconds between looks at a run that another process works on."""
 WRITE_EVERY = 20.0
 """Seconds between records while runs go on; what is finished lies in the folders of the runs."""
 Place = tuple[int, int, int]
@@ -78,40 +73,35 @@ def measure_transition(
         >>> found.rows()[0]["d_star"]                                       # doctest: +SKIP
     """
     _check(config)
-    course = _Course(config, Path(out), rule or TransitionRule(), on_event or (lambda event, found: None))
+    course = _Search(config, Path(out), rule or TransitionRule(), on_event)
     return course.run(workers, launcher, trainer)
 
 
-class _Course:
+class _Search(Course):
     """The course of one measurement."""
 
-    def __init__(self, config: TrainConfig, out: Path, rule: TransitionRule, on_event: Callable[..., Any]) -> None:
-        self.config = dataclasses.replace(config, record_trace=True)
-        self.out, self.rule, self.on_event = out, rule, on_event
-        self.root, self.D = out / RUNS, get_task(config.task).D
+    file, entry = FILE, "transition"
+
+    def __init__(self, config: TrainConfig, out: Path, rule: TransitionRule, on_event: Callable[..., Any] | None):
+        super().__init__(dataclasses.replace(config, record_trace=True), out, rule.minutes, on_event)
+        self.rule, self.D = rule, get_task(config.task).D
         self.range = rule.range(self.D)
-        self.started, self.before = time.perf_counter(), 0.0
         self.levels = tuple(sorted(rule.levels))
         self.results: dict[Place, Result] = {}
+        self.searches: dict[int, TransitionSearch] = {}
         self.predictions: dict[int, Prediction] = {}
-        self.stored: dict[str, Any] = {}
+        self.known: dict[str, Any] = {}
         self.written = time.monotonic()
-        self.foreign: dict[TrainConfig, float] = {}
-        self.working: set[TrainConfig] = set()
 
     def run(self, workers: int, launcher: str, trainer: str) -> Transition:
         self._recall()
         self.on_event(None, self.measurement())
-        with open_pool(self.root, workers, launcher, trainer) as pool:
+        with self.doing_runs(workers, launcher, trainer):
             if not self.levels:
-                self._pilot(pool)
-            searches = {t: self._search(t) for t in self.rule.burn_in}
-            while self._keep_busy(pool, workers, searches):
-                for event in self._news(pool):
-                    if (place := self._take(event)) is not None:
-                        t, d, i = place
-                        searches[t].tell(d, i, outcome_of(self.results[place], self.rule).value)
-                    self.on_event(event, self.measurement())
+                self._pilot()
+            self.searches = {t: self._search(t) for t in self.rule.burn_in}
+            while self._keep_busy(workers):
+                self.proceed()
         self._write()
         self._predict()
         return self._write()
@@ -131,89 +121,46 @@ class _Course:
                 search.tell(d, i, outcome_of(result, rule).value)
         return search
 
-    def _pilot(self, pool: Pool) -> None:
+    def _pilot(self) -> None:
         """One run at each d of the first round, by which the levels are chosen."""
         places = [(t, d, 0) for t in self.rule.burn_in for d in self._search(t).first]
-        for place in places:
-            if place not in self.results:
-                self._submit(pool, self._at(*place))
-        while any(place not in self.results for place in places):
-            for config in self._due():
-                self._submit(pool, config)
-            for event in self._news(pool):
-                self._take(event)
-                self.on_event(event, self.measurement())
-        runs = [outcome_of(self.results[place], self.rule) for place in places]
-        self.levels = pilot_levels(runs, self.rule.direction)
+        found = self.finish(self._at(*place) for place in places)
+        self.levels = pilot_levels([outcome_of(run, self.rule) for run in found.values()], self.rule.direction)
 
-    def _keep_busy(self, pool: Pool, workers: int, searches: dict[int, TransitionSearch]) -> bool:
+    def _keep_busy(self, workers: int) -> bool:
         """As many runs in hand as there are workers; False when nothing is in hand and nothing is worth making."""
-        for config in self._due():
-            self._submit(pool, config)
-        over = self.rule.minutes is not None and self.elapsed() > 60 * self.rule.minutes
-        while not over and len(self.working) < workers:
+        while not self.over and len(self.working) < workers:
             # the burn-in time with the fewest runs first, so that a budget of time is spent evenly
-            for t in sorted(searches, key=self._runs_at):
-                if asked := searches[t].ask(1):
-                    self._submit(pool, self._at(t, *asked[0]))
+            for t in sorted(self.searches, key=self._runs_at):
+                if asked := self.searches[t].ask(1):
+                    self.submit(self._at(t, *asked[0]))
                     break
             else:
                 break
-        if self.foreign and not self.working:
-            time.sleep(0.2)
-        return bool(self.working or self.foreign)
+        return bool(self.in_hand)
 
     def _runs_at(self, t: int) -> int:
         """Runs of a burn-in time that are done or in hand."""
         return sum(place[0] == t for place in self.results) + sum(config.burn_in == t for config in self.working)
 
-    def _due(self) -> list[TrainConfig]:
-        """Runs of other processes that are to be looked at again."""
-        due = [config for config, when in self.foreign.items() if time.monotonic() >= when]
-        for config in due:
-            del self.foreign[config]
-        return due
-
-    def _submit(self, pool: Pool, config: TrainConfig) -> None:
-        self.working.add(config)
-        pool.submit(config)
-
-    def _news(self, pool: Pool) -> list[Event]:
-        events = next_events(pool)
-        for event in events:
-            if event.kind in ("done", "busy"):
-                self.working.discard(event.config)
-            if event.kind == "busy":
-                self.foreign[event.config] = time.monotonic() + RETRY
-        return events
-
-    def _take(self, event: Event) -> Place | None:
-        """Book a finished run."""
-        if event.result is None:
-            return None
-        place = _place(event.config)
-        self.results[place] = event.result
-        if time.monotonic() - self.written > WRITE_EVERY:
-            self._write()
-        return place
+    def take(self, event: Event) -> None:
+        if event.result is not None:
+            t, d, i = place = _place(event.config)
+            self.results[place] = event.result
+            if t in self.searches:
+                self.searches[t].tell(d, i, outcome_of(event.result, self.rule).value)
+            if time.monotonic() - self.written > WRITE_EVERY:
+                self._write()
+        self.on_event(event, self.measurement())
 
     def _recall(self) -> None:
         """The results on the disk that belong to this measurement, and the predictions of an earlier call."""
-        for path in sorted(self.root.glob("*/result.json")):
-            result = load_result(path.parent)
-            if result is None or result.config.d is None:
-                continue
-            place = _place(result.config)
-            if result.config.key() == self._at(*place).key() and self.range[0] <= place[1] <= self.range[1]:
+        for result in self.stored():
+            t, d, _ = place = _place(result.config)
+            wanted = t in self.rule.burn_in and self.range[0] <= d <= self.range[1]
+            if wanted and result.config.key() == self._at(*place).key():
                 self.results[place] = result
-        self.results = {p: r for p, r in self.results.items() if p[0] in self.rule.burn_in}
-        try:
-            stored = json.loads((self.out / FILE).read_bytes())
-            if stored["key"] == self.config.key():
-                self.before = stored["transition"]["seconds"]
-                self.stored = stored["transition"]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # no measurement yet, or a damaged one: the runs themselves are the record
+        self.known = self.recall().get(self.entry, {})
 
     # ---- prediction and record
 
@@ -222,7 +169,7 @@ class _Course:
         if not rule.predict or (rule.goal, rule.on) != ("loss", "train"):
             return
         levels = dense_levels(self.measurement())
-        if (kept := stored_predictions(self.stored, rule, levels)) is not None:
+        if (kept := stored_predictions(self.known, rule, levels)) is not None:
             self.predictions = kept
             return
         self.on_event(None, self.measurement())
@@ -238,22 +185,13 @@ class _Course:
         seeds = {"seed_projection": seed, "seed_model": seed, "seed_data": seed}
         return dataclasses.replace(self.config, d=d, burn_in=t, **seeds)
 
-    def elapsed(self) -> float:
-        return self.before + time.perf_counter() - self.started
-
     def measurement(self) -> Transition:
         runs = [self.results[place] for place in sorted(self.results)]
         return Transition(self.config, self.rule, self.D, self.levels, runs, self.predictions, round(self.elapsed(), 3))
 
     def _write(self) -> Transition:
         found = self.measurement()
-        record = {
-            "version": 1,
-            "command": " ".join(["subspaces", *sys.argv[1:]]) if "subspaces" in Path(sys.argv[0]).name else None,
-            "key": self.config.key(),
-            "transition": found.to_dict(),
-        }
-        atomic_write(self.out / FILE, json.dumps(record, indent=1, allow_nan=False).encode())
+        self.write(found.to_dict())
         self.written = time.monotonic()
         return found
 

@@ -1,0 +1,137 @@
+"""The course of a measurement: runs are asked for, done and told, on a folder that other processes may share.
+
+What is measured, and which run comes next, is the business of `dimension` and `transition`.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from subspaces.files import atomic_write
+from subspaces.runs.pools import Event
+from subspaces.runs.run import load_result
+from subspaces.runs.sweep import next_events, open_pool
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result
+
+RUNS = "runs"
+"""Folder of the runs, below that of the measurement."""
+RETRY = 2.0
+"""Seconds between looks at a run that another process works on."""
+
+
+class Course:
+    """Runs in hand, runs of other processes, time spent and the record; a subclass has `take` and decides the rest.
+
+    Args:
+        config: what names the measurement: its runs without d and seeds.
+        out: folder of runs and record.
+        minutes: budget of time, or None.
+        on_event: called with each event and the measurement as it stands.
+    """
+
+    file: ClassVar[str]
+    """Name of the record in ``out``."""
+    entry: ClassVar[str]
+    """Where the measurement stands in the record."""
+
+    def __init__(
+        self, config: TrainConfig, out: Path, minutes: float | None, on_event: Callable[..., Any] | None
+    ) -> None:
+        self.config, self.out, self.root, self.minutes = config, out, out / RUNS, minutes
+        self.on_event = on_event or (lambda event, found: None)
+        self.working: set[TrainConfig] = set()
+        self.foreign: dict[TrainConfig, float] = {}
+        self.started, self.before = time.perf_counter(), 0.0
+
+    def take(self, event: Event) -> None:
+        """Book an event of the pool and pass it on."""
+        raise NotImplementedError
+
+    # ---- runs
+
+    @contextlib.contextmanager
+    def doing_runs(self, workers: int, launcher: str, trainer: str) -> Iterator[None]:
+        """Workers for the time of a ``with`` block."""
+        with open_pool(self.root, workers, launcher, trainer) as self.pool:
+            yield
+
+    def submit(self, config: TrainConfig) -> None:
+        """Take a run into hand."""
+        self.working.add(config)
+        self.pool.submit(config)
+
+    @property
+    def in_hand(self) -> set[TrainConfig]:
+        """Runs that are being done, here or by other processes."""
+        return self.working | self.foreign.keys()
+
+    def proceed(self) -> None:
+        """Take the next events; runs of other processes are asked for now and then, and taken over if those died."""
+        for config in [c for c, due in self.foreign.items() if time.monotonic() >= due]:
+            del self.foreign[config]
+            self.submit(config)
+        if not self.working:
+            time.sleep(0.2)
+        for event in next_events(self.pool):
+            if event.kind in ("done", "busy"):
+                self.working.discard(event.config)
+            if event.kind == "busy":
+                self.foreign[event.config] = time.monotonic() + RETRY
+            self.take(event)
+
+    def finish(self, configs: Iterable[TrainConfig]) -> dict[TrainConfig, Result]:
+        """The results of runs without which nothing goes on; meanwhile everything else in hand goes on too."""
+        wanted = list(dict.fromkeys(configs))
+        for config in wanted:
+            if self.result(config) is None and config not in self.in_hand:
+                self.submit(config)
+        while self.in_hand.intersection(wanted):
+            self.proceed()
+        return {config: result for config in wanted if (result := self.result(config)) is not None}
+
+    def result(self, config: TrainConfig) -> Result | None:
+        """The result of a run, if it is done."""
+        return load_result(self.root / config.key())
+
+    def stored(self) -> Iterator[Result]:
+        """Results in subspaces that are on the disk, whoever made them."""
+        for path in sorted(self.root.glob("*/result.json")):
+            result = load_result(path.parent)
+            if result is not None and result.config.d is not None:
+                yield result
+
+    # ---- time and record
+
+    def elapsed(self) -> float:
+        """Seconds of all calls."""
+        return self.before + time.perf_counter() - self.started
+
+    @property
+    def over(self) -> bool:
+        """Whether the budget of time is spent."""
+        return self.minutes is not None and self.elapsed() > 60 * self.minutes
+
+    def recall(self) -> dict[str, Any]:
+        """The record of an earlier call; empty if there is none, or it is damaged, or of another config.
+
+        Nothing is lost then: the runs themselves are the record.
+        """
+        try:
+            record = json.loads((self.out / self.file).read_bytes())
+            if record["key"] == self.config.key():
+                self.before = float(record[self.entry]["seconds"])
+                return record
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return {}
+
+    def write(self, found: dict[str, Any], **more: Any) -> None:
+        """Write the record, whole or not at all."""
+        called = " ".join(["subspaces", *sys.argv[1:]]) if "subspaces" in Path(sys.argv[0]).name else None
+        record = {"version": 1, "command": called, "key": self.config.key(), **more, self.entry: found}
+        atomic_write(self.out / self.file, json.dumps(record, indent=1, allow_nan=False).encode())
