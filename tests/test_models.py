@@ -20,6 +20,7 @@ from subspaces.models import (
     make_model,
 )
 from subspaces.models.fc_lenet import WideConv2d
+from subspaces.models.resnet import PadShortcut
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 # published_results §1 of the literature: (model, options, D on MNIST, D on CIFAR-10); None where none is published
@@ -267,3 +268,16 @@ def test_weights_files_load_and_wrong_ones_are_refused(tmp_path):
         load_weights(target, tmp_path / "tensor.th")
     with pytest.raises(FileNotFoundError, match="none at"):
         load_weights(target, tmp_path / "no.th")
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_padded_shortcut_takes_every_second_pixel_and_keeps_the_memory_format_of_gradients(size):
+    shortcut = PadShortcut(2, 4, 2)
+    x = torch.randn(3, 2, size, size).to(memory_format=torch.channels_last).requires_grad_()
+    y = shortcut(x)
+    assert torch.equal(y[:, 1:3], x[:, :, ::2, ::2]) and not y[:, [0, 3]].any()
+    y.backward(gradient := torch.randn_like(y))
+    expected = torch.zeros_like(x)
+    expected[:, :, ::2, ::2] = gradient[:, 1:3]
+    assert x.grad is not None and torch.equal(x.grad, expected)
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)

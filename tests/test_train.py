@@ -329,6 +329,32 @@ def test_schedules(schedule, step, warmup, expected):
     assert factor(schedule, step, 100, warmup) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("step", "expected"), [(0, 1.0), (66, 1.0), (67, 0.1), (89, 0.1), (90, 0.01), (99, 0.01)])
+def test_milestones_take_the_place_of_half_and_three_quarters(step, expected):
+    assert factor("step", step, 100, milestones=(67, 90)) == pytest.approx(expected)
+
+
+def test_milestones_are_epochs_of_the_run():
+    config = dataclasses.replace(TINY, optimizer="sgd", lr=0.1, epochs=3, schedule="step", milestones=(1,))
+    rates = [row["lr"] for row in train(config).curves]
+    assert rates[0] == pytest.approx(rates[1]) and rates[1] == pytest.approx(rates[2])
+    constant = train(dataclasses.replace(config, schedule="constant", milestones=())).curves[0]["lr"]
+    assert rates[0] == pytest.approx(constant / 10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"milestones": (2, 1), "schedule": "step"}, "in ascending order"),
+        ({"milestones": (0,), "schedule": "step"}, "epochs ≥ 1"),
+        ({"milestones": (1,), "schedule": "cosine"}, "`milestones` must go with schedule step"),
+    ],
+)
+def test_milestones_that_mean_nothing_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        train(dataclasses.replace(TINY, **fields))
+
+
 def test_a_task_may_be_judged_on_training_data():
     result = train(TrainConfig("fake_network:memory", d=50, epochs=2, lr=1e-2))
     assert result.score != result.curves[-1]["val_score"]

@@ -1,13 +1,15 @@
 """What a recipe looks like while it runs, and the tables that the command prints."""
 
-from collections.abc import Sequence
+from collections.abc import math
+import Sequence
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from subspaces.display.progress import console
 from subspaces.recipes import Series
-from subspaces.reproduce.page import VERDICTS, Places, Row, status
+from subspaces.reproduce.page import VERDICTS, status
+from subspaces.reproduce.places import Places, Row
 from subspaces.runs.pools import Event
 
 
@@ -43,7 +45,8 @@ class ReproduceDisplay:
         self._count += 1
         result, config = event.result, event.config
         where = "direct" if config.d is None else f"d = {config.d:,}"
-        score = "diverged" if result.status == "diverged" else f"{result.score_name} {result.score:.4f}"
+        shown = result.test_score if math.isnan(result.score) else result.score  # recipes that set nothing aside
+        score = "diverged" if result.status == "diverged" else f"{result.score_name} {shown:.4f}"
         text = f"{series.name} {where}: {score} in {result.seconds:.1f} s"
         if self.screen.is_terminal:
             self._bar.update(self._task, completed=self._count, last=text)

@@ -1,12 +1,14 @@
 """Course of the learning rate over a run."""
 
 import math
+from collections.abc import Sequence
 
 
-def factor(schedule: str, step: int, total: int, warmup: int = 0) -> float:
+def factor(schedule: str, step: int, total: int, warmup: int = 0, milestones: Sequence[int] = ()) -> float:
     """Learning rate at ``step`` as a fraction of its top.
 
-    With s = step/total: ``constant`` 1; ``cosine`` (1 + cos πs)/2; ``step`` 1, 0.1, 0.01 from s = 0, ½, ¾;
+    With s = step/total: ``constant`` 1; ``cosine`` (1 + cos πs)/2; ``step`` 1, 0.1, 0.01 from s = 0, ½, ¾,
+    or 0.1ᵏ after k milestones (published schedules, such as epochs 100 and 150, in steps);
     ``onecycle`` from 0.04 to 1 in a half cosine over s < 0.3, then down to 0 in a half cosine (Smith 2018).
     A warm-up multiplies by (step + 1)/warmup while step < warmup.
 
@@ -15,6 +17,7 @@ def factor(schedule: str, step: int, total: int, warmup: int = 0) -> float:
         step: number of steps taken, 0 ≤ step < total.
         total: number of steps of the run.
         warmup: steps of the warm-up.
+        milestones: for ``step``, the steps from which the rate is a tenth of what it was.
 
     Returns:
         A number in [0, 1].
@@ -25,6 +28,8 @@ def factor(schedule: str, step: int, total: int, warmup: int = 0) -> float:
         return rise
     if schedule == "cosine":
         return rise * (1 + math.cos(math.pi * s)) / 2
+    if schedule == "step" and milestones:
+        return rise * 0.1 ** sum(step >= milestone for milestone in milestones)
     if schedule == "step":
         return rise * (1.0 if s < 0.5 else 0.1 if s < 0.75 else 0.01)
     if schedule == "onecycle":

@@ -28,7 +28,9 @@ def epoch_order(state: TrainState, epoch: int) -> Tensor:
 
 def learning_rate(state: TrainState) -> float:
     """The optimiser's rate for the next step."""
-    return state.lr * factor(state.config.schedule or "constant", state.step, state.total_steps, state.config.warmup)
+    config = state.config
+    milestones = [epoch * state.steps_per_epoch for epoch in config.milestones]
+    return state.lr * factor(config.schedule or "constant", state.step, state.total_steps, config.warmup, milestones)
 
 
 def take_step(state: TrainState, order: Tensor, batch: int, lr: float) -> tuple[Tensor, Tensor]:
@@ -42,6 +44,8 @@ def take_step(state: TrainState, order: Tensor, batch: int, lr: float) -> tuple[
     inputs, targets = state.data.train_x.index_select(0, index), state.data.train_y.index_select(0, index)
     if config.augment:
         inputs = augment(inputs, state.generator)
+        if config.channels_last:  # the gather made them contiguous: the first convolution would reorder them
+            inputs = inputs.to(memory_format=torch.channels_last)
     optimizer.zero_grad(set_to_none=True)
     if config.optimizer in LONG_STEPS:
         return take_long_step(state, inputs, targets, lambda: _forward_format(state))
