@@ -275,9 +275,11 @@ def test_padded_shortcut_takes_every_second_pixel_and_keeps_the_memory_format_of
     shortcut = PadShortcut(2, 4, 2)
     x = torch.randn(3, 2, size, size).to(memory_format=torch.channels_last).requires_grad_()
     y = shortcut(x)
-    assert torch.equal(y[:, 1:3], x[:, :, ::2, ::2]) and not y[:, [0, 3]].any()
+    assert torch.equal(y[:, 1:3], x[:, :, ::2, ::2])
+    assert not y[:, [0, 3]].any()
     y.backward(gradient := torch.randn_like(y))
     expected = torch.zeros_like(x)
     expected[:, :, ::2, ::2] = gradient[:, 1:3]
-    assert x.grad is not None and torch.equal(x.grad, expected)
+    assert x.grad is not None
+    assert torch.equal(x.grad, expected)
     assert x.grad.is_contiguous(memory_format=torch.channels_last)

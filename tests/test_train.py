@@ -337,7 +337,8 @@ def test_milestones_take_the_place_of_half_and_three_quarters(step, expected):
 def test_milestones_are_epochs_of_the_run():
     config = dataclasses.replace(TINY, optimizer="sgd", lr=0.1, epochs=3, schedule="step", milestones=(1,))
     rates = [row["lr"] for row in train(config).curves]
-    assert rates[0] == pytest.approx(rates[1]) and rates[1] == pytest.approx(rates[2])
+    assert rates[0] == pytest.approx(rates[1])
+    assert rates[1] == pytest.approx(rates[2])
     constant = train(dataclasses.replace(config, schedule="constant", milestones=())).curves[0]["lr"]
     assert rates[0] == pytest.approx(constant / 10)
 

@@ -1,7 +1,7 @@
 """What a recipe looks like while it runs, and the tables that the command prints."""
 
-from collections.abc import math
-import Sequence
+import math
+from collections.abc import Sequence
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
