@@ -17,6 +17,7 @@ from subspaces.kernels import native_library, triton_library
 from subspaces.kernels.native_library import NativeMap, Segments
 from subspaces.kernels.random_bits import check_seed
 from subspaces.kernels.triton_library import TritonMap
+from subspaces.projections import operators
 
 SPEC_VERSION = 1  # docs/projection-spec.md
 _CHUNK_ROWS = 1 << 22  # rows worked on at once by the reference: bounds its temporary memory
@@ -54,6 +55,7 @@ class Projection(abc.ABC):
         self.d, self.D, self.seed = d, int(D), check_seed(seed)
         self._tables: dict[Any, Any] = {}
         self._segments: dict[Any, Segments] = {}
+        self._identity = operators.register(self)
 
     # ---- what a subclass gives
 
@@ -79,6 +81,11 @@ class Projection(abc.ABC):
         return {}
 
     @property
+    def seeded(self) -> bool:
+        """Whether `spec` alone rebuilds this map; False if it is made of given data."""
+        return True
+
+    @property
     def stored_bytes(self) -> int:
         """Bytes that must be held to apply P, beyond the seed (tables kept only for speed do not count)."""
         return 0
@@ -102,30 +109,39 @@ class Projection(abc.ABC):
     def __call__(self, w: Shaped[Tensor, "*batch d"]) -> Shaped[Tensor, "*batch D"]:
         """The lift w ↦ P w along the last axis. Differentiable to any order, composes with `torch.func`."""
         self._check(w, "w", self.d)
-        return _LinearMap.apply(w, self, False, 0, self.D)
+        return self._map(w, False, 0, self.D)
 
     def adjoint(self, g: Shaped[Tensor, "*batch D"]) -> Shaped[Tensor, "*batch d"]:
         """The exact transpose g ↦ Pᵀ g along the last axis. Differentiable to any order."""
         self._check(g, "g", self.D)
-        return _LinearMap.apply(g, self, True, 0, self.D)
+        return self._map(g, True, 0, self.D)
 
     def lift_rows(self, w: Shaped[Tensor, "*batch d"], start: int, stop: int) -> Shaped[Tensor, "*batch rows"]:
         """Rows [start, stop) of P w: what belongs to one tensor or one shard of it."""
         self._check(w, "w", self.d)
         if not 0 <= start <= stop <= self.D:
             raise ValueError(f"`start`, `stop` must satisfy 0 ≤ start ≤ stop ≤ {self.D}; got {start}, {stop}.")
-        return _LinearMap.apply(w, self, False, start, stop)
+        return self._map(w, False, start, stop)
 
     def adjoint_rows(self, g: Shaped[Tensor, "*batch rows"], start: int) -> Shaped[Tensor, "*batch d"]:
         """P[start : start + n]ᵀ g for n given rows of a gradient; the parts of all rows add up to `adjoint`."""
         stop = start + g.shape[-1]
         if not 0 <= start <= stop <= self.D:
             raise ValueError(f"`start` must leave room for {g.shape[-1]} rows in {self.D}; got {start}.")
-        return _LinearMap.apply(g, self, True, start, stop)
+        return self._map(g, True, start, stop)
 
     def to_dense(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
         """P as a (D, d) matrix, for inspection and tests. Memory: D·d numbers."""
         return self(torch.eye(self.d, dtype=dtype, device=device)).T.contiguous()
+
+    def _map(self, x: Tensor, transposed: bool, start: int, stop: int) -> Tensor:
+        """Rows of P or Pᵀ: one operator of torch, with forward-mode derivatives where no compiler looks on."""
+        if not torch.compiler.is_compiling():
+            return _LinearMap.apply(x, self, transposed, start, stop)
+        name = operators.name_of(self._identity)
+        if transposed:
+            return operators.ADJOINT(x, name, start, self.d)
+        return operators.LIFT(x, name, start, stop)
 
     # ---- many tensors at once: what a training step needs
 
@@ -194,6 +210,10 @@ class Projection(abc.ABC):
         return isinstance(other, Projection) and self.spec == other.spec
 
     __hash__ = object.__hash__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._identity = operators.register(self)  # a copy outlives the original
 
     # ---- helpers of subclasses
 
@@ -299,7 +319,10 @@ class _LinearMap(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, projection: Projection, transposed: bool, start: int, stop: int) -> Tensor:
-        return projection._apply(x, transposed, start, stop)
+        with torch._C._AutoDispatchBelowAutograd():  # this class is the derivative
+            if transposed:
+                return operators.ADJOINT(x, projection._identity, start, projection.d)
+            return operators.LIFT(x, projection._identity, start, stop)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -60,6 +60,10 @@ class Basis(Projection):
     def options(self) -> dict[str, Any]:
         return {"sha256": self.digest()}
 
+    @property
+    def seeded(self) -> bool:
+        return False
+
     def digest(self) -> str:
         """A hash of the matrix, so that a checkpoint can name the basis that it belongs to."""
         raw = self.rows.contiguous().view(torch.uint8).cpu().numpy()
@@ -130,6 +134,10 @@ class Orthonormal(Projection):
         if self.through is None:
             return {}
         return {"through": hashlib.sha256(self.through.detach().float().cpu().numpy().tobytes()).hexdigest()[:32]}
+
+    @property
+    def seeded(self) -> bool:
+        return self.through is None
 
     @property
     def stored_bytes(self) -> int:

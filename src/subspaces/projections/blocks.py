@@ -77,6 +77,10 @@ class Blocks(Projection):
         return {"parts": [part.spec for part in self.parts], "ranges": self.ranges}
 
     @property
+    def seeded(self) -> bool:
+        return all(part.seeded for part in self.parts)
+
+    @property
     def stored_bytes(self) -> int:
         return sum(part.stored_bytes for part in self.parts)
 

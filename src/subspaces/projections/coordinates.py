@@ -41,6 +41,10 @@ class Coordinates(Projection):
         return {"sha256": hashlib.sha256(self.rows.numpy().tobytes()).hexdigest()[:32]}
 
     @property
+    def seeded(self) -> bool:
+        return not self.given
+
+    @property
     def stored_bytes(self) -> int:
         return 8 * self.d if self.given else 0
 
