@@ -9,7 +9,8 @@ from subspaces.cli import main
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.projections import PROJECTIONS, make_projection
 from subspaces.recipes import RECIPES, Series, load_recipe
-from subspaces.reproduce.page import COLUMNS, Places, read_rows, status, store_rows
+from subspaces.reproduce.page import status
+from subspaces.reproduce.places import COLUMNS, Places, read_rows, store_rows
 from subspaces.reproduce.rows import (
     Interval,
     config_of,
@@ -22,7 +23,7 @@ from subspaces.reproduce.rows import (
 from subspaces.reproduce.run import redraw, reproduce
 from subspaces.tasks import get_task
 
-EVERY = [(name, series) for name in RECIPES for series in load_recipe(name).series]
+EVERY = [(name, series) for name in RECIPES for series in load_recipe(name).series if series.kind == "table"]
 IDS = [f"{name}-{series.name}" for name, series in EVERY]
 
 RECIPE = """

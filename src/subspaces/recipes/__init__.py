@@ -2,7 +2,9 @@
 
 A recipe says what is claimed, how our protocol differs, and lists series. A series is one network on one task, trained
 at some dimensions d (or directly), with the published numbers beside it; it may ask for the intrinsic dimension too.
-`python -m pydoc subspaces.recipes` and the files beside this one are the format's documentation.
+With a `transition` table a series asks for threshold dimensions over burn-in times and loss levels instead, with a
+`wells` table for those of a quadratic well; all series of a recipe are of one kind.
+`python -m pydoc subspaces.recipes.series` and the files beside this one are the format's documentation.
 """
 
 import dataclasses
@@ -10,98 +12,15 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from subspaces.errors import unknown_name
-from subspaces.train.config import TrainConfig
+from subspaces.recipes.series import Kind, Series, Smoke, TransitionWanted, Wanted, WellsWanted
+
+__all__ = ["RECIPES", "Recipe", "Series", "Smoke", "TransitionWanted", "Wanted", "WellsWanted", "load_recipe"]
 
 FOLDER = Path(__file__).parent
 RECIPES: dict[str, Path] = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
-SUBSPACE_ONLY = (
-    "projection", "projection_options", "only", "exclude", "blocks", "allocation", "layer_scale", "burn_in",
-    "redraw_every",
-)  # fmt: skip
-SEED_STEP = 1_000_000
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """An intrinsic dimension to measure, with the published one."""
-
-    published: int | None = None
-    """d_int of the paper."""
-    level: float = 0.9
-    """Share of the baseline to pass."""
-    baseline: str = "global"
-    """`global`, `local` (direct runs by the same code) or a score."""
-    max_runs: int = 24
-    """Budget of runs in subspaces; those of the series' own d count."""
-    ratio: float = 1.25
-    """Wanted width high/low of the interval."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """One network on one task at several d."""
-
-    name: str
-    title: str
-    """What a reader of the paper would call it."""
-    task: str
-    """Name of the task; `subspaces list tasks`."""
-    d: tuple[int | None, ...]
-    """Dimensions to train at; None (`"direct"` in the file) trains all parameters."""
-    seeds: int = 3
-    """Runs at each d. Run i at d has the seeds 1,000,000·i + d (direct: i), so no two runs share theirs."""
-    published: Mapping[int | None, float] = field(default_factory=dict)
-    """Published score at d: accuracies in per cent."""
-    train: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of TrainConfig that differ from the task's settings."""
-    direct: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields for direct training."""
-    coordinate_lr: float | None = None
-    """Rate of the coordinates themselves, as in a published code, in place of a native `lr`."""
-    source: str = ""
-    """Name of a series that records its runs: run i here trains in the subspace learned from run i there."""
-    basis: Literal["dldr", "lottery", "ticket", "imp"] = "dldr"
-    """What is learned from it: directions, or a ticket by one-shot or iterative magnitude pruning (round by round along
-    `d`, from the largest to the smallest)."""
-    samples: int | None = None
-    """Learn from the first so many samples; all of them without it."""
-    measure: Literal["score", "pca_ratio", "projection"] = "score"
-    """Of a series with a source: the score after training, the share of the variance that d directions hold, or the
-    score of the last iterate projected on the subspace, without training in it."""
-    dimension: Wanted | None = None
-    panel: str = ""
-    """Series of one panel share a part of the figure; its own name without it."""
-    note: str = ""
-    default: bool = True
-    """Whether it runs without being named."""
-
-    def config(self, d: int | None, i: int = 0) -> TrainConfig:
-        """Run number i at dimension d (None: direct); with `coordinate_lr`, its `lr` is still to be filled in."""
-        fields = dict(self.train)
-        if d is None:
-            fields = {k: v for k, v in fields.items() if k not in SUBSPACE_ONLY} | dict(self.direct)
-        seed = i if d is None else SEED_STEP * i + d
-        return TrainConfig(self.task, d=d, seed_projection=seed, seed_model=seed, seed_data=seed, **fields)
-
-    def search_config(self) -> TrainConfig:
-        """The runs of a search for the intrinsic dimension: without d and seeds."""
-        return TrainConfig(self.task, **self.train)
-
-
-@dataclass(frozen=True)
-class Smoke:
-    """The version that takes a minute: it shows that everything runs, its numbers mean nothing."""
-
-    seeds: int = 1
-    points: int = 2
-    """Dimensions of each series: the first, the last and what lies evenly between; direct training besides."""
-    max_runs: int = 4
-    series: tuple[str, ...] = ()
-    """Only these; all default ones without it."""
-    train: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +36,11 @@ class Recipe:
     """Where our protocol differs from the published one."""
     series: tuple[Series, ...]
     smoke: Smoke = field(default_factory=Smoke)
+
+    @property
+    def kind(self) -> Kind:
+        """What is done with all of its series."""
+        return self.series[0].kind
 
     def choose(self, names: Sequence[str] = (), *, everything: bool = False) -> tuple[Series, ...]:
         """The series of these names; without names those that run by default, or all of them."""
@@ -148,7 +72,12 @@ def _small(series: Series, smoke: Smoke) -> Series:
     wanted = series.dimension and dataclasses.replace(series.dimension, max_runs=smoke.max_runs)
     train = {**series.train, **smoke.train}
     direct = {k: v for k, v in series.direct.items() if k not in smoke.train}
-    return dataclasses.replace(series, d=tuple(points), seeds=smoke.seeds, train=train, direct=direct, dimension=wanted)
+    transition = series.transition and dataclasses.replace(series.transition, **smoke.transition)
+    wells = series.wells and dataclasses.replace(series.wells, **smoke.wells)
+    return dataclasses.replace(
+        series, d=tuple(points), seeds=smoke.seeds, train=train, direct=direct, dimension=wanted,
+        transition=transition, wells=wells,
+    )  # fmt: skip
 
 
 def _spread(count: int, wanted: int) -> list[int]:
@@ -200,28 +129,40 @@ def _recipe(name: str, table: dict[str, Any]) -> Recipe:
             raise unknown_name("source", one.source, names)
         if one.source and not next(other.train.get("record") for other in series if other.name == one.source):
             raise ValueError(f'`source` of {one.name!r} must record; add record = "epoch" to `train` of it.')
-    smoke = _filled(Smoke, {**smoke, "series": tuple(smoke.get("series", ()))}, "[smoke]")
+    if len(kinds := {one.kind for one in series}) > 1:
+        raise ValueError(f"`series` must all be of one kind; got {' and '.join(sorted(kinds))}. Make two recipes.")
+    smoke = {**smoke, "series": tuple(smoke.get("series", ()))}
+    smoke |= {key: _tuples(smoke[key]) for key in ("train", "transition", "wells") if key in smoke}
+    smoke = _filled(Smoke, smoke, "[smoke]")
     return _filled(Recipe, {**table, "name": name, "series": series, "smoke": smoke}, "the recipe")
 
 
 def _series(table: dict[str, Any], common: dict[str, Any]) -> Series:
     where = f"[[series]] {table.get('name', '')!r}"
     fields = {"title": table.get("name", ""), **table}
-    fields["train"] = {**common, **table.get("train", {})}
+    fields["train"] = _tuples({**common, **table.get("train", {})})
     fields["d"] = tuple(_dimension(d, where) for d in table.get("d", ()))
     fields["published"] = {_dimension(d, where): float(v) for d, v in table.get("published", {}).items()}
     if isinstance(table.get("dimension"), dict):
         wanted = dict(table["dimension"])
         wanted["baseline"] = str(wanted.get("baseline", Wanted.baseline))
         fields["dimension"] = _filled(Wanted, wanted, f"dimension of {where}")
+    for key, cls in (("transition", TransitionWanted), ("wells", WellsWanted)):
+        if isinstance(table.get(key), dict):
+            fields[key] = _filled(cls, _tuples(table[key]), f"{key} of {where}")
     series = _filled(Series, fields, where)
+    for key in () if series.kind == "wells" else ("task",) if series.kind == "transition" else ("task", "d"):
+        if key not in table:
+            raise ValueError(f"{where}: `{key}` must be given.")
+    if series.kind != "table" and (series.d or series.dimension or series.source):
+        raise ValueError(f"{where}: `d`, `dimension`, `source` must be left out with `{series.kind}`. Remove them.")
     if series.source and (None in series.d or series.dimension):
         raise ValueError(f'{where}: `d` must be numbers, without `dimension`, with `source`; got "direct". Remove it.')
     if missing := [_typed(d) for d in series.published if d not in series.d]:
         raise ValueError(f"{where}: `published` must be at d of the series; got {missing} besides. Add them to `d`.")
     if series.coordinate_lr is not None and (series.dimension or "lr" in series.train):
         raise ValueError(f"{where}: `coordinate_lr` must stand without `lr` and `dimension`. Remove one.")
-    for d in series.d or (1,):
+    for d in () if series.kind == "wells" else series.d or (1,):
         series.config(d)  # a mistake in `train` is told now, not after an hour
     return series
 
@@ -237,6 +178,10 @@ def _dimension(typed: Any, where: str) -> int | None:
 
 def _typed(d: int | None) -> str:
     return "direct" if d is None else str(d)
+
+
+def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
 
 
 def _filled(cls: Any, fields: dict[str, Any], where: str) -> Any:

@@ -1,7 +1,7 @@
 """The figure of a recipe: published curves against measured ones with intervals, drawn from result rows alone."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,37 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from subspaces.files import atomic_write
 from subspaces.recipes import Recipe
+from subspaces.recipes.series import Kind
 from subspaces.report.figures import COLOURS, INK, MUTED, STYLE
-from subspaces.reproduce.page import Places, Row, read_rows
+from subspaces.reproduce import transition_figure, wells_figure
+from subspaces.reproduce.places import Places, Row, read_rows
 
 Named = dict[str, list[Row]]
 """Rows by the title of their series."""
 HOLLOW: dict[str, Any] = {"markersize": 5.5, "markerfacecolor": "none", "linewidth": 1}
 
 
-def write_figure(recipe: Recipe, places: Places) -> Path | None:
-    """Draw all rows of a recipe that are there; None where there are none."""
-    rows = read_rows(places.rows(recipe.name))
-    panels = _panels(recipe, rows)
-    if not panels:
-        return None
-    buffer = io.BytesIO()
+def write_figure(recipe: Recipe, places: Places) -> list[Path]:
+    """Draw all rows of a recipe that are there; the files, none where there are no rows."""
+    rows, paths = read_rows(places.rows(recipe.name)), []
     with matplotlib.rc_context({**STYLE, "axes.titlesize": 10}):
-        draw(panels).savefig(buffer, format="png", facecolor="white", dpi=130, metadata={"Software": None})
-    atomic_write(places.figure(recipe.name), buffer.getvalue())
-    return places.figure(recipe.name)
+        for name, figure in FIGURES[recipe.kind](recipe, rows).items():
+            paths.append(save_figure(figure, places.figure(recipe.name + name)))
+    return paths
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white", dpi=130, metadata={"Software": None})
+    atomic_write(path, buffer.getvalue())
+    return path
+
+
+def table_figures(recipe: Recipe, rows: Sequence[Row]) -> dict[str, Figure]:
+    """The one figure of a published table: curves over d, single points, intrinsic dimensions."""
+    panels = _panels(recipe, rows)
+    return {"": draw(panels)} if panels else {}
 
 
 def _panels(recipe: Recipe, rows: Sequence[Row]) -> list[tuple[str, str, Named]]:
@@ -168,3 +180,11 @@ def _label(row: Row) -> str:
     unit = ", %" if row["quantity"] == "accuracy" else ""
     part = {"train": "training ", "test": "test "}.get(row["part"], "")
     return f"{part}{row['quantity']}{unit}"
+
+
+FIGURES: dict[Kind, Callable[[Recipe, Sequence[Row]], dict[str, Figure]]] = {
+    "table": table_figures,
+    "transition": transition_figure.figures,
+    "wells": wells_figure.figures,
+}
+"""The figures of each kind of recipe, by what is added to the recipe's name."""

@@ -1,89 +1,18 @@
 """The page docs/reproduction.md: made of the result rows and the recipes alone, never typed by hand."""
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from subspaces.files import atomic_write
 from subspaces.recipes import RECIPES, Recipe, Series, load_recipe
+from subspaces.recipes.series import Kind
+from subspaces.reproduce import transition_page, wells_page
+from subspaces.reproduce.markdown import count, interval, signed, table
+from subspaces.reproduce.places import Places, Row, read_rows
 
-Row = dict[str, Any]
-COLUMNS: tuple[str, ...] = (
-    "recipe", "series", "task", "quantity", "part", "D", "projection", "d", "runs", "diverged", "measured", "sd", "low",
-    "high", "published", "difference", "verdict", "outcome", "literal", "threshold", "seconds", "frozen", "column_norm",
-    "settings", "config", "processor", "cores", "accelerator", "python", "torch", "commit",
-)  # fmt: skip
 VERDICTS = ("beaten", "matched", "not reached")
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a reproduction keeps its things."""
-
-    results: Path
-    """Folder of the CSV files."""
-    figures: Path
-    page: Path
-    runs: Path
-
-    @classmethod
-    def of(cls, out: str | Path | None = None, *, smoke: bool = False) -> "Places":
-        """``results/``, ``docs/`` and ``runs/reproduce`` in a checkout of the project, else everything in one folder.
-
-        Args:
-            out: that folder; by default ``reproduction``, and ``runs/reproduce-smoke`` for smoke runs.
-            smoke: never writes into the checkout's ``results/`` by itself.
-        """
-        if out is None and not smoke and Path("results").is_dir() and Path("docs").is_dir():
-            return cls(Path("results"), Path("docs/figures"), Path("docs/reproduction.md"), Path("runs/reproduce"))
-        folder = Path(out or ("runs/reproduce-smoke" if smoke else "reproduction"))
-        return cls(folder, folder / "figures", folder / "reproduction.md", folder / "runs")
-
-    def rows(self, recipe: str) -> Path:
-        """The CSV file of a recipe."""
-        return self.results / f"{recipe}.csv"
-
-    def figure(self, recipe: str) -> Path:
-        """The figure of a recipe."""
-        return self.figures / f"{recipe}.png"
-
-
-# ---- rows in a file
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file, all values as text; none where there is no file.
-
-    Raises:
-        ValueError: a file with other columns.
-    """
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if missing := set(COLUMNS) - set(reader.fieldnames or ()):
-            raise ValueError(
-                f"{path} must have the columns of a reproduction; it lacks {', '.join(sorted(missing))}. "
-                "Move it away and run the recipe again; finished runs are kept."
-            )
-        return [row for row in reader if None not in row.values()]
-
-
-def store_rows(path: Path, rows: Iterable[Row], replaced: Iterable[str] = ()) -> list[Row]:
-    """Write rows to a CSV file, in place of the earlier rows of the series ``replaced``; all rows of the file."""
-    gone = set(replaced)
-    every = [*(row for row in read_rows(path) if row["series"] not in gone), *rows]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(every)
-    atomic_write(path, text.getvalue().encode())
-    return every
-
 
 # ---- status
 
@@ -143,26 +72,31 @@ def _summary(lines: list[dict[str, Any]]) -> str:
         [f"[{n['recipe']}](#{n['recipe']})", n["title"], f"{n['run']} of {n['series']}", *(n[v] for v in VERDICTS)]
         for n in lines
     ]
-    return _table(head, rows, "llrrrr")
+    return table(head, rows, "llrrrr")
 
 
 def _section(recipe: Recipe, rows: list[Row], places: Places) -> str:
     parts = [f"## {recipe.name}\n", f"**{recipe.title}.** {recipe.paper}.\n"]
     parts += [f"*Claimed:* {recipe.claim.strip()}\n", f"*Our protocol:* {recipe.protocol.strip()}\n"]
-    figure = places.figure(recipe.name)
-    if rows and figure.is_file():
+    for figure in _figures(recipe, places) if rows else []:
         below = figure.relative_to(places.page.parent).as_posix()
-        parts.append(f"![{recipe.title}: published against measured]({below})\n")
+        parts.append(f"![{recipe.title}: {CAPTIONS[recipe.kind]}]({below})\n")
     done = [one for one in recipe.series if any(row["series"] == one.name for row in rows)]
     if rows:
-        parts.append(_results(recipe, rows))
-        parts += [_account(one, [row for row in rows if row["series"] == one.name]) for one in done]
+        parts.append(RESULTS[recipe.kind](recipe, rows))
+        parts += [ACCOUNTS[recipe.kind](one, [row for row in rows if row["series"] == one.name]) for one in done]
         parts.append("\n" + _where(rows))
     missing = [one for one in recipe.series if one not in done]
     if missing:
         names = "; ".join(f"`{one.name}` ({one.title})" for one in missing)
         parts.append(f"Written, not run here: {names}.\n")
     return "\n".join(parts)
+
+
+def _figures(recipe: Recipe, places: Places) -> list[Path]:
+    """The recipe's own figure, then those whose names continue its name by a kind's suffix."""
+    paths = [places.figure(recipe.name + suffix) for suffix in SUFFIXES[recipe.kind]]
+    return [path for path in paths if path.is_file()]
 
 
 def _results(recipe: Recipe, rows: list[Row]) -> str:
@@ -175,41 +109,23 @@ def _results(recipe: Recipe, rows: list[Row]) -> str:
         shown = [
             row["series"],
             row["quantity"],
-            _count(row["d"]),
+            count(row["d"]),
             _measured(row),
-            _interval(row),
-            _count(row["published"]),
+            interval(row),
+            count(row["published"]),
         ]
-        shown += [_signed(row["difference"]), _emphasis(row["verdict"]), row["runs"]]
+        shown += [signed(row["difference"]), _emphasis(row["verdict"]), row["runs"]]
         if scaled:
             shown += [f"{100 * float(row['frozen']):.1f} %" if row["frozen"] else "", row["column_norm"]]
         lines.append(shown)
-    return _table(head, lines, "llrrrrrlr" + "rr" * scaled)
+    return table(head, lines, "llrrrrrlr" + "rr" * scaled)
 
 
 def _measured(row: Row) -> str:
     if row["measured"]:
         extra = f" ({row['outcome']})" if row["outcome"] not in ("", "found") else ""
-        return _count(row["measured"]) + extra
+        return count(row["measured"]) + extra
     return row["outcome"] or "–"
-
-
-def _interval(row: Row) -> str:
-    if not row["low"] and not row["high"]:
-        return ""
-    return f"{_count(row['low']) or '?'} – {_count(row['high']) or '?'}"
-
-
-def _count(text: str) -> str:
-    """Whole numbers with thousands separators, everything else as it is."""
-    return f"{int(text):,}" if text.isdigit() else text
-
-
-def _signed(text: str) -> str:
-    if not text:
-        return ""
-    number = _count(text.lstrip("-"))
-    return f"−{number}" if text.startswith("-") else f"+{number}"
 
 
 def _emphasis(verdict: str) -> str:
@@ -224,7 +140,7 @@ def _account(series: Series, rows: Sequence[Row]) -> str:
     cost = f"; up to {seconds:.0f} s per run" if seconds >= 1 else ""
     projection = f", `{row['projection']}`" if row["projection"] else ""
     literal = next(
-        (f" Smallest tested d that passes (rule of Li et al.): {_count(r['literal'])}." for r in rows if r["literal"]),
+        (f" Smallest tested d that passes (rule of Li et al.): {count(r['literal'])}." for r in rows if r["literal"]),
         "",
     )
     note = f" {series.note.strip()}" if series.note else ""
@@ -244,7 +160,26 @@ def _where(rows: Sequence[Row]) -> str:
     return f"Run on: {'; '.join(places)}.\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], align: str) -> str:
-    marks = {"l": ":--", "r": "--:"}
-    lines = [head, [marks[a] for a in align], *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+RESULTS: dict[Kind, Callable[[Recipe, list[Row]], str]] = {
+    "table": _results,
+    "transition": transition_page.results,
+    "wells": wells_page.results,
+}
+"""The table of each kind of recipe."""
+ACCOUNTS: dict[Kind, Callable[[Series, Sequence[Row]], str]] = {
+    "table": _account,
+    "transition": transition_page.account,
+    "wells": wells_page.account,
+}
+"""What is said of a series: what was run, how long it took, and the note."""
+SUFFIXES: dict[Kind, tuple[str, ...]] = {
+    "table": ("",),
+    "transition": ("", "-thresholds"),
+    "wells": ("", "-heatmap", "-curves", "-widths", "-measured"),
+}
+"""Figures in the order of the page, by what is added to the recipe's name."""
+CAPTIONS: dict[Kind, str] = {
+    "table": "published against measured",
+    "transition": "measured and predicted",
+    "wells": "exact, predicted and measured",
+}

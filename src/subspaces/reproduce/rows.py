@@ -12,7 +12,7 @@ from scipy import stats
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.measure.dimension import Measurement
 from subspaces.recipes import Series, Wanted
-from subspaces.reproduce.page import COLUMNS, Row
+from subspaces.reproduce.places import COLUMNS, Row
 from subspaces.subspace import Subspace
 from subspaces.tasks import get_task
 from subspaces.train.config import TrainConfig
@@ -158,7 +158,7 @@ def score_row(recipe: str, series: Series, d: int | None, results: Sequence[Resu
         verdict = "not reached"
     difference = measured.mean - published if published is not None and finite else None
     known = Facts(first.D, 0.0, 1.0, 1.0) if series.source else facts(config_of(series, d))
-    return _row(
+    return row_of(
         recipe, series, first, task.score_name,
         part="train" if trained else "test", D=known.D, d="direct" if d is None else d, runs=len(results),
         measured=_text(measured.mean, digits), sd=_text(measured.sd, digits), low=_text(measured.low, digits),
@@ -176,7 +176,7 @@ def learned_row(recipe: str, series: Series, d: int, results: Sequence[Result], 
     scale = 1.0 if ratio else _scale(task.score_name)
     digits = 6 if ratio else 2 if task.score_name == "accuracy" else 4
     measured = interval_of_mean([scale * value for value in values])
-    return _row(
+    return row_of(
         recipe, series, results[0], "PCA ratio" if ratio else f"{task.score_name} of the projected end",
         part="train" if ratio else "test", D=results[0].D, d=d, runs=len(values), diverged=0,
         measured=_text(measured.mean, digits), sd=_text(measured.sd, digits), low=_text(measured.low, digits),
@@ -191,7 +191,7 @@ def dimension_row(recipe: str, series: Series, wanted: Wanted, found: Measuremen
     """The row of an intrinsic dimension: estimate and interval (of validation scores) beside the published one."""
     estimate, verdict = found.estimate, judge_dimension(found.estimate, wanted.published)
     difference = None if estimate.d_int is None or not wanted.published else estimate.d_int - wanted.published
-    return _row(
+    return row_of(
         recipe, series, found.results[0], f"d_int{100 * wanted.level:g}", part="validation", D=found.D,
         d="", runs=len(found.results), diverged=sum(r.status == "diverged" for r in found.results),
         measured=estimate.d_int or "", low=estimate.low or "", high=estimate.high or "",
@@ -202,8 +202,10 @@ def dimension_row(recipe: str, series: Series, wanted: Wanted, found: Measuremen
     )  # fmt: skip
 
 
-def _row(recipe: str, series: Series, result: Result, quantity: str, **fields: Any) -> Row:
-    """Fields that every row has: what was run, with which settings, where."""
+def row_of(
+    recipe: str, series: Series, result: Result, quantity: str, columns: Sequence[str] = COLUMNS, **fields: Any
+) -> Row:
+    """A row of these columns with the fields that every row has: what was run, with which settings, where."""
     place, config = result.environment or environment(), result.config
     row = {
         "recipe": recipe, "series": series.name, "task": series.task, "quantity": quantity,
@@ -213,7 +215,7 @@ def _row(recipe: str, series: Series, result: Result, quantity: str, **fields: A
         "accelerator": place.get("accelerator"), "python": place.get("python"), "torch": place.get("torch"),
         "commit": place.get("git"), **fields,
     }  # fmt: skip
-    return {column: "" if row.get(column) is None else row.get(column, "") for column in COLUMNS}
+    return {column: "" if row.get(column) is None else row.get(column, "") for column in columns}
 
 
 def settings(config: TrainConfig) -> str:

@@ -11,10 +11,14 @@ from typing import Any
 
 from subspaces.measure.dimension import RUNS, Measurement, Rule, measure_dimension
 from subspaces.recipes import RECIPES, Recipe, Series, Wanted, load_recipe
+from subspaces.recipes.series import Kind
 from subspaces.reproduce.figure import write_figure
-from subspaces.reproduce.page import Places, Row, store_rows, write_page
+from subspaces.reproduce.page import write_page
+from subspaces.reproduce.places import COLUMNS, Places, Row, store_rows
 from subspaces.reproduce.rows import config_of, dimension_row, score_row
 from subspaces.reproduce.stages import run_stages
+from subspaces.reproduce.transition import run_transitions
+from subspaces.reproduce.wells import run_wells
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.run import load_result
 from subspaces.runs.sweep import run_many
@@ -44,7 +48,7 @@ class Reproduction:
             configs = waiting[one.name]
             if one.name not in finished and all(config.key() in done for config in configs.values()):
                 finished[one.name] = self._rows(one, configs, done)
-                self._write(finished[one.name], one)
+                self.write(finished[one.name], one)
 
         def tell(event: Event) -> None:
             if self.on_event is not None and event.config.key() in owner:
@@ -64,8 +68,8 @@ class Reproduction:
         for one in series:
             if one.dimension is not None:
                 finished[one.name] = [*finished[one.name], self._measure(one, one.dimension)]
-                self._write(finished[one.name], one)
-        write_figure(self.recipe, self.places)
+                self.write(finished[one.name], one)
+        self.draw()
         return [row for one in series for row in finished[one.name]]
 
     def _grid(self, series: Series) -> dict[tuple[int | None, int], TrainConfig]:
@@ -93,8 +97,21 @@ class Reproduction:
         found = measure_dimension(config, folder, rule, workers=self.workers, on_event=tell, trainer=self.trainer)
         return dimension_row(self.recipe.name, series, wanted, found)
 
-    def _write(self, rows: list[Row], series: Series) -> None:
-        store_rows(self.places.rows(self.recipe.name), rows, [series.name])
+    def write(self, rows: list[Row], series: Series, columns: Sequence[str] = COLUMNS) -> None:
+        """Store the rows of a series in place of its earlier ones."""
+        store_rows(self.places.rows(self.recipe.name), rows, [series.name], columns)
+
+    def draw(self) -> None:
+        """Draw the figures of the recipe from its rows."""
+        write_figure(self.recipe, self.places)
+
+
+KINDS: dict[Kind, Callable[[Reproduction, Sequence[Series]], list[Row]]] = {
+    "table": run_stages,
+    "transition": run_transitions,
+    "wells": run_wells,
+}
+"""What does the work of each kind of recipe."""
 
 
 def reproduce(
@@ -138,7 +155,7 @@ def reproduce(
     wanted = chosen.series if smoke else chosen.choose(series, everything=everything)
     if on_start is not None:
         on_start(sum(len(one.d) * one.seeds for one in wanted))
-    rows = run_stages(Reproduction(chosen, places, workers, trainer, on_event), wanted)
+    rows = KINDS[chosen.kind](Reproduction(chosen, places, workers, trainer, on_event), wanted)
     write_page(places)
     return rows
 

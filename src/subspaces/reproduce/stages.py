@@ -17,8 +17,7 @@ from subspaces.learned.trajectory import Trajectory
 from subspaces.measure.dimension import RUNS
 from subspaces.measure.extract import choose, projected_score
 from subspaces.recipes import Series
-from subspaces.reproduce.figure import write_figure
-from subspaces.reproduce.page import Row
+from subspaces.reproduce.places import Row
 from subspaces.reproduce.rows import learned_row, score_row
 from subspaces.runs.pools import Event
 from subspaces.runs.sweep import run_many
@@ -49,10 +48,10 @@ def run_stages(work: Reproduction, wanted: Sequence[Series]) -> list[Row]:
     for one in wanted:
         if one.source:
             new = _Stage(work, one).run()
-            work._write(new, one)
+            work.write(new, one)
             rows += new
     if any(one.source for one in wanted):
-        write_figure(work.recipe, work.places)
+        work.draw()
     names = [one.name for one in wanted]
     return sorted((row for row in rows if row["series"] in names), key=lambda row: names.index(row["series"]))
 

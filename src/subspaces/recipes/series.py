@@ -1,0 +1,147 @@
+"""What a recipe lists: series of runs at some d, transitions to measure, wells to compute."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from subspaces.train.config import TrainConfig
+
+SUBSPACE_ONLY = (
+    "projection", "projection_options", "only", "exclude", "blocks", "allocation", "layer_scale", "burn_in",
+    "redraw_every",
+)  # fmt: skip
+SEED_STEP = 1_000_000
+Kind = Literal["table", "transition", "wells"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An intrinsic dimension to measure, with the published one."""
+
+    published: int | None = None
+    """d_int of the paper."""
+    level: float = 0.9
+    """Share of the baseline to pass."""
+    baseline: str = "global"
+    """`global`, `local` (direct runs by the same code) or a score."""
+    max_runs: int = 24
+    """Budget of runs in subspaces; those of the series' own d count."""
+    ratio: float = 1.25
+    """Wanted width high/low of the interval."""
+
+
+@dataclass(frozen=True)
+class TransitionWanted:
+    """Threshold dimensions d*(ε, t) to measure: the burn-in times t, the levels ε and how many runs may be spent."""
+
+    levels: tuple[float, ...]
+    """Training losses ε that were chosen before any run."""
+    added: tuple[float, ...] = ()
+    """Levels that were chosen after data had been seen; rows and page say so."""
+    burn_in: tuple[int, ...] = (0,)
+    """Steps of direct training before the subspace is laid; 0 is a random start."""
+    accuracies: tuple[float, ...] = ()
+    """Test accuracies after the last epoch, judged from the same runs."""
+    d_min: int = 4
+    d_max: int = 4096
+    runs: int = 5
+    """Most runs at one d."""
+    budget: int = 40
+    """Most runs for one burn-in time."""
+    window: int = 50
+    """Steps over whose batches the training loss is averaged before it is compared with a level."""
+    predict: bool = True
+    """Put predictions beside the measured thresholds."""
+
+
+@dataclass(frozen=True)
+class WellsWanted:
+    """A quadratic well L = ½ Σ λ_i y_i², λ_i ∝ i^(−exponent), whose success probabilities are known exactly."""
+
+    exponent: float
+    fractions: tuple[float, ...]
+    """Levels as fractions of the loss at the start."""
+    measured: int = 4
+    """The first so many levels are measured, too, by runs that a search places."""
+    D: int = 500
+    R: float = 1.0
+    """Distance from the start to the bottom."""
+    draws: int = 200
+    """Random subspaces of which the exact probabilities are fractions."""
+    runs: int = 20
+    """Most runs at one d of the search."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One network on one task at several d."""
+
+    name: str
+    title: str
+    """What a reader of the paper would call it."""
+    task: str = ""
+    """Name of the task; `subspaces list tasks`. A well needs none."""
+    d: tuple[int | None, ...] = ()
+    """Dimensions to train at; None (`"direct"` in the file) trains all parameters. A transition or a well has none."""
+    seeds: int = 3
+    """Runs at each d. Run i at d has the seeds 1,000,000·i + d (direct: i), so no two runs share theirs."""
+    published: Mapping[int | None, float] = field(default_factory=dict)
+    """Published score at d: accuracies in per cent."""
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of TrainConfig that differ from the task's settings."""
+    direct: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields for direct training."""
+    coordinate_lr: float | None = None
+    """Rate of the coordinates themselves, as in a published code, in place of a native `lr`."""
+    source: str = ""
+    """Name of a series that records its runs: run i here trains in the subspace learned from run i there."""
+    basis: Literal["dldr", "lottery", "ticket", "imp"] = "dldr"
+    """What is learned from it: directions, or a ticket by one-shot or iterative magnitude pruning (round by round along
+    `d`, from the largest to the smallest)."""
+    samples: int | None = None
+    """Learn from the first so many samples; all of them without it."""
+    measure: Literal["score", "pca_ratio", "projection"] = "score"
+    """Of a series with a source: the score after training, the share of the variance that d directions hold, or the
+    score of the last iterate projected on the subspace, without training in it."""
+    dimension: Wanted | None = None
+    transition: TransitionWanted | None = None
+    wells: WellsWanted | None = None
+    panel: str = ""
+    """Series of one panel share a part of the figure; its own name without it."""
+    note: str = ""
+    default: bool = True
+    """Whether it runs without being named."""
+
+    @property
+    def kind(self) -> Kind:
+        """What is done with the series."""
+        return "transition" if self.transition else "wells" if self.wells else "table"
+
+    def config(self, d: int | None, i: int = 0) -> TrainConfig:
+        """Run number i at dimension d (None: direct); with `coordinate_lr`, its `lr` is still to be filled in."""
+        fields = dict(self.train)
+        if d is None:
+            fields = {k: v for k, v in fields.items() if k not in SUBSPACE_ONLY} | dict(self.direct)
+        seed = i if d is None else SEED_STEP * i + d
+        return TrainConfig(self.task, d=d, seed_projection=seed, seed_model=seed, seed_data=seed, **fields)
+
+    def search_config(self) -> TrainConfig:
+        """The runs of a search for an intrinsic dimension or a threshold: without d and seeds."""
+        return TrainConfig(self.task, **self.train)
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """The version that takes a minute: it shows that everything runs, its numbers mean nothing."""
+
+    seeds: int = 1
+    points: int = 2
+    """Dimensions of each series: the first, the last and what lies evenly between; direct training besides."""
+    max_runs: int = 4
+    transition: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of every transition that differ."""
+    wells: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of every well that differ."""
+    series: tuple[str, ...] = ()
+    """Only these; all default ones without it."""
+    train: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,130 @@
+"""The figures of a transition recipe, drawn from its rows: heat-maps of P_s, and thresholds against level and start."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from subspaces.recipes import Recipe, Series
+from subspaces.reproduce.places import Row
+from subspaces.reproduce.transition import RUN
+from subspaces.transition import Outcome, Threshold, success_probability, threshold_curve
+from subspaces.transition.figures import COLOURS, plot_thresholds, success_heatmap
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A series as its rows tell it: the runs by their training loss, the levels, what was predicted."""
+
+    title: str
+    D: int
+    outcomes: list[Outcome]
+    levels: list[float]
+    predicted: dict[tuple[int, float], float]
+    """(burn-in, level) → predicted d*; what is missing has no prediction."""
+    initial: dict[int, float]
+    """Burn-in → mean loss at the start."""
+    thresholds: list[Threshold]
+
+    @classmethod
+    def of(cls, series: Series, rows: Sequence[Row]) -> "Drawn | None":
+        """The series from all rows of the recipe; None where it has not been run."""
+        mine = [row for row in rows if row["series"] == series.name and row["part"] == "train"]
+        runs = [row for row in mine if row["quantity"] == RUN]
+        found = [row for row in mine if row["quantity"] != RUN]
+        if not runs or not found:
+            return None
+        outcomes = [
+            Outcome(int(row["d"]), i, int(row["burn_in"]), float(row["measured"] or math.inf))
+            for i, row in enumerate(runs)
+        ]
+        levels = sorted({float(row["level"]) for row in found})
+        return cls(
+            title=series.title,
+            D=int(found[0]["D"]),
+            outcomes=outcomes,
+            levels=levels,
+            predicted={
+                (int(r["burn_in"]), float(r["level"])): float(r["predicted"]) for r in found if r["predicted"]
+            },
+            initial={int(r["burn_in"]): float(r["start_loss"]) for r in found},
+            thresholds=threshold_curve(outcomes, levels, method="logistic", delta=float(found[0]["delta"])),
+        )  # fmt: skip
+
+    def line(self, t: int, levels: Sequence[float]) -> list[float]:
+        """Predicted d* at other levels: interpolated in log ε, cut to the range of d; NaN outside."""
+        known = [(e, self.predicted[t, e]) for e in self.levels if (t, e) in self.predicted]
+        if len(known) < 2:
+            return [math.nan] * len(levels)
+        x, y = np.log([e for e, _ in known]), np.array([d for _, d in known])
+        d = np.interp(np.log(levels), x, y, left=math.nan, right=math.nan)
+        tested = [one.d for one in self.outcomes]
+        return [float(v) if min(tested) <= v <= max(tested) else math.nan for v in d]
+
+
+def figures(recipe: Recipe, rows: Sequence[Row]) -> dict[str, Figure]:
+    """Figures by what is added to the recipe's name; none where nothing has been run."""
+    found = [one for one in (Drawn.of(series, rows) for series in recipe.series) if one is not None]
+    return {"": heatmaps(found), "-thresholds": thresholds(found)} if found else {}
+
+
+def heatmaps(series: Sequence[Drawn]) -> Figure:
+    """P_s over (d, ε): a row for every series, a panel for every start."""
+    columns = max(len(one.initial) for one in series)
+    figure = Figure(figsize=(1 + 3.9 * columns, 3.7 * len(series)), layout="constrained")
+    for i, one in enumerate(series):
+        finite = [o.value for o in one.outcomes if math.isfinite(o.value)] + one.levels
+        levels = sorted({*np.geomspace(min(finite), max(finite), 40).tolist(), *one.levels})
+        for j, t in enumerate(sorted(one.initial)):
+            axes = figure.add_subplot(len(series), columns, 1 + i * columns + j)
+            axes.grid(False)
+            reached = [o for o in one.thresholds if o.burn_in == t and o.status == "reached"]
+            line = one.line(t, levels)
+            predicted = {"predicted": line} if sum(map(math.isfinite, line)) > 1 else {}
+            before = len(figure.axes)
+            table = success_probability(one.outcomes, levels, burn_in=t)
+            success_heatmap(table, reached, predicted=predicted, level_name="training loss ε", ax=axes)
+            start = one.initial[t]
+            if table.levels[0] < start < table.levels[-1]:
+                axes.axhline(start, color="0.7", linewidth=0.9, linestyle=(0, (2, 2)))
+            axes.set_title(f"{one.title}, {_start(t)}", fontsize=9)
+            for bar in figure.axes[before:] if j < len(one.initial) - 1 else []:
+                bar.remove()  # one colour scale for a row is enough
+    return figure
+
+
+def thresholds(series: Sequence[Drawn]) -> Figure:
+    """d* against the level (top) and against the loss at the start (bottom), one column for every series."""
+    figure = Figure(figsize=(1 + 3.9 * len(series), 7.4), layout="constrained")
+    for i, one in enumerate(series):
+        top = figure.add_subplot(2, len(series), 1 + i)
+        starts = sorted(one.initial)
+        plot_thresholds({_start(t): [o for o in one.thresholds if o.burn_in == t] for t in starts}, ax=top)
+        _predictions(top, one, starts)
+        top.set_title(f"{one.title}, D = {one.D:,}", fontsize=9)
+        if len(starts) > 1:
+            bottom = figure.add_subplot(2, len(series), 1 + len(series) + i)
+            lines = {f"ε = {e:g}": [o for o in one.thresholds if o.level == e] for e in one.levels}
+            plot_thresholds(lines, x="initial", initial=one.initial, ax=bottom)
+            values = [one.initial[t] for t in starts]
+            bottom.set_xticks(values, [f"{value:.2g}" for value in values])
+            bottom.set_xticks([], minor=True)
+    return figure
+
+
+def _predictions(axes: Axes, one: Drawn, starts: Sequence[int]) -> None:
+    """Predicted thresholds, dashed in the colour of the start."""
+    for t, colour in zip(starts, COLOURS, strict=False):
+        known = [(e, d) for e in one.levels if (d := one.predicted.get((t, e), 0)) >= 1]
+        if known:
+            axes.plot(*zip(*known, strict=True), "--", color=colour, linewidth=1.1)
+    if one.predicted:
+        axes.plot([], [], "--", color="0.4", label="predicted")
+        axes.legend(fontsize="small")
+
+
+def _start(t: int) -> str:
+    return "random start" if t == 0 else f"after {t:,} steps"
