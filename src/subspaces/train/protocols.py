@@ -13,8 +13,8 @@ from subspaces.train.config import TrainConfig
 
 QUICK: dict[str, dict[str, Any]] = {
     "digits-fc": {"lr": 1e-2, "batch_size": 32, "epochs": 20},
-    "mnist-fc": {"lr": 6e-3, "batch_size": 64, "epochs": 6},
-    "mnist-lenet": {"lr": 1e-2, "batch_size": 64, "epochs": 4},
+    "mnist-fc": {"lr": 1e-2, "epochs": 8},
+    "mnist-lenet": {"lr": 3e-2, "epochs": 4},
     # ten equations in d unknowns: badly conditioned at d = 10, so 1,000 steps at the published rate do not solve them
     "toy": {"lr": 0.5, "epochs": 4000, "eval_every": 500},
 }
