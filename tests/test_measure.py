@@ -100,6 +100,30 @@ def test_the_record_is_json(tmp_path):
     assert record["D"] == 55210
 
 
+def test_hopeless_runs_are_stopped_while_bracketing(tmp_path):
+    rule = Rule(baseline="1.0", stop_early=True, start=1)
+    found = measure(tmp_path, rule, trainer="fake_trainer:learning")
+    stopped = [run for run in found.results if run.status == "stopped"]
+    assert {run.config.d for run in stopped} == {1, 2, 4, 8}
+    assert {(run.d, run.status) for run in found.estimate.runs if run.d < 9} == {(d, "stopped") for d in (1, 2, 4, 8)}
+    assert found.estimate.outcome == "found"
+    assert found.estimate.low is not None
+    assert found.estimate.low <= fake_trainer.TRUE_D <= (found.estimate.high or 0)
+    row = found.to_dict()["tried"][0]
+    assert (row["d"], row["runs"], row["stopped"], row["score"]) == (1, 1, 1, None)
+    again = measure(tmp_path, rule, trainer="fake_trainer:fails")
+    assert again.estimate == found.estimate
+
+
+def test_stopped_runs_are_no_results_for_a_measurement_that_wants_them_whole(tmp_path):
+    first = measure(tmp_path, Rule(baseline="1.0", stop_early=True, start=1), trainer="fake_trainer:learning")
+    easier = Rule(baseline="0.5", stop_early=True, start=1)
+    assert all(run.status == "done" for run in measure(tmp_path, easier, trainer="fake_trainer:learning").results)
+    whole = measure(tmp_path, Rule(baseline="1.0", start=1), trainer="fake_trainer:learning")
+    assert all(run.status == "done" for run in whole.results)
+    assert len(whole.results) > sum(run.status == "done" for run in first.results)
+
+
 @pytest.mark.parametrize("baseline", ["1.0", "local"])
 def test_two_processes_share_a_measurement(tmp_path, baseline):
     code = f"""

@@ -17,6 +17,7 @@ from subspaces.files import atomic_write
 from subspaces.runs import claims
 from subspaces.runs.claims import Claim
 from subspaces.runs.run import load_result, load_rows, run_once, status
+from subspaces.runs.terms import Terms
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result, decode_row, encode_row
 
@@ -138,6 +139,42 @@ def test_a_damaged_result_is_named_set_aside_and_done_again(tmp_path):
     assert path.with_name("result.json.corrupt").stat().st_size == 100
     assert fake_trainer.logged(tmp_path) == [CONFIG.key(), other.key(), CONFIG.key()]
     assert len(list(load_rows(tmp_path))) == 2
+
+
+def test_a_run_that_is_given_up_is_no_result_and_goes_on_to_the_bit(tmp_path):
+    config = TrainConfig("digits-fc-16x1", d=2, epochs=10, batch_size=64)
+    folder, terms = tmp_path / config.key(), Terms(threshold=0.99)
+    stopped = run_once(config, tmp_path, terms=terms)
+    assert stopped is not None
+    assert (stopped.status, len(stopped.curves)) == ("stopped", 4)
+    assert "given up after 4 evaluations: no hope of accuracy 0.99" in stopped.message
+    assert sorted(path.name for path in folder.iterdir()) == ["state.safetensors", "stopped.json"]
+    again = run_once(config, tmp_path, terms=terms, trainer=fake_trainer.fails)
+    assert again is not None
+    assert again.curves == stopped.curves
+    assert load_result(folder, Terms(threshold=0.999)) is not None  # it would have been given up there too
+    assert load_result(folder, Terms(threshold=0.05)) is None
+    assert load_result(folder) is None
+    assert list(load_rows(tmp_path)) == []
+    (row,) = load_rows(tmp_path, stopped=True)
+    assert (row["status"], row["score"], row["test_score"]) == ("stopped", None, None)
+    whole, alone = run_once(config, tmp_path), run_once(config, tmp_path / "alone")
+    assert whole is not None
+    assert alone is not None
+    times = {"seconds": 0.0}
+    assert [row | times for row in whole.curves] == [row | times for row in alone.curves]
+    assert sorted(path.name for path in folder.iterdir()) == ["result.json", "subspace.safetensors"]
+
+
+def test_rows_of_a_later_version_are_refused_not_thrown_away(tmp_path):
+    run_once(CONFIG, tmp_path, trainer=fake_trainer.known_curve)
+    path = tmp_path / CONFIG.key() / "result.json"
+    row = decode_row(path.read_bytes())
+    row["config"]["colour"] = "red"
+    path.write_bytes(encode_row(row))
+    with pytest.raises(ValueError, match=r"colour.*update"):
+        load_result(path.parent)
+    assert path.exists()
 
 
 def test_reports_pass_over_damaged_rows(tmp_path):

@@ -122,6 +122,11 @@ class ThresholdSearch:
         """Whether the outcome is settled or the budget spent."""
         return self._outcome != "running"
 
+    @property
+    def bracketing(self) -> bool:
+        """Whether a d that passes above one that does not is still looked for: no run there needs to be exact."""
+        return None in self._now.bracket
+
     def estimate(self) -> DimensionEstimate:
         """What is known now; `outcome` is ``running`` until `done`."""
         view, base = self._now, self.baseline

@@ -109,7 +109,7 @@ class SearchDisplay:
             self._parts.pop(key, None)
         if event.kind == "done" and event.result is not None:
             result = event.result
-            verdict = "diverged" if result.status == "diverged" else _percent(result.score, result.score_name)
+            verdict = _percent(result.score, result.score_name) if result.status == "done" else result.status
             now = "" if found is None else f"; now {str(found.estimate).partition(':')[0]}"
             self._say(f"{label}, seed {event.config.seed_model}: {verdict} in {result.seconds:.1f} s{now}")
 
@@ -139,13 +139,14 @@ def tried_table(found: Measurement, rows: int | None = None) -> Table:
         groups = sorted(near)
     for d, results in groups:
         name = results[0].score_name
-        scores = [r.score for r in results if r.score == r.score]
-        tests = [r.test_score for r in results if r.test_score == r.test_score]
+        whole = [r for r in results if r.status != "stopped"]
+        scores = [r.score for r in whole if r.score == r.score]
+        tests = [r.test_score for r in whole if r.test_score == r.test_score]
         mean = sum(scores) / len(scores) if scores else float("nan")
         spread = (sum((s - mean) ** 2 for s in scores) / (len(scores) - 1)) ** 0.5 if len(scores) > 1 else None
         passes = "[green]passes[/green]" if mean > found.estimate.threshold else ""
         test = _percent(sum(tests) / len(tests), name) if tests else "–"
-        shown = _percent(mean, name) if scores else "diverged"
+        shown = _percent(mean, name) if scores else "diverged" if whole else "stopped"
         around = "" if spread is None else _percent(spread, name)
         table.add_row(f"{d:,}", str(len(results)), shown, around, test, passes, f"{found.D / d:,.0f}")
     return table

@@ -15,6 +15,7 @@ from subspaces.files import atomic_write
 from subspaces.runs.pools import Event
 from subspaces.runs.run import load_result
 from subspaces.runs.sweep import next_events, open_pool
+from subspaces.runs.terms import PLAIN, Terms
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result
 
@@ -52,6 +53,10 @@ class Course:
         """Book an event of the pool and pass it on."""
         raise NotImplementedError
 
+    def terms(self, config: TrainConfig) -> Terms:
+        """On which terms a run is done."""
+        return PLAIN
+
     # ---- runs
 
     @contextlib.contextmanager
@@ -63,7 +68,7 @@ class Course:
     def submit(self, config: TrainConfig) -> None:
         """Take a run into hand."""
         self.working.add(config)
-        self.pool.submit(config)
+        self.pool.submit(config, self.terms(config))
 
     @property
     def in_hand(self) -> set[TrainConfig]:
@@ -96,14 +101,14 @@ class Course:
 
     def result(self, config: TrainConfig) -> Result | None:
         """The result of a run, if it is done."""
-        return load_result(self.root / config.key())
+        return load_result(self.root / config.key(), self.terms(config))
 
-    def stored(self) -> Iterator[Result]:
-        """Results in subspaces that are on the disk, whoever made them."""
-        for path in sorted(self.root.glob("*/result.json")):
-            result = load_result(path.parent)
-            if result is not None and result.config.d is not None:
-                yield result
+    def stored(self, terms: Terms = PLAIN) -> Iterator[Result]:
+        """Results in subspaces that are on the disk, whoever made them; those given up only if ``terms`` accept it."""
+        for folder in sorted(path for path in self.root.glob("*") if path.is_dir()):
+            known = load_result(folder, terms)
+            if known is not None and known.config.d is not None:
+                yield known
 
     # ---- time and record
 

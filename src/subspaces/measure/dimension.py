@@ -13,6 +13,7 @@ from subspaces.dimension.search import ThresholdSearch
 from subspaces.measure.course import RUNS, Course
 from subspaces.measure.dimension_data import Measurement, Rule
 from subspaces.runs.pools import TRAINER, Event
+from subspaces.runs.terms import PLAIN, Terms
 from subspaces.tasks import get_task
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result
@@ -73,10 +74,18 @@ class _Search(Course):
         self.direct: list[Result] = []
         self.results: dict[tuple[int, int], Result] = {}
         self.engine: ThresholdSearch | None = None
+        self.giving_up = PLAIN
+
+    def terms(self, config: TrainConfig) -> Terms:
+        """Runs that only bracket the crossing may be given up; those of the fit must be whole."""
+        bracketing = config.d is not None and self.engine is not None and self.engine.bracketing
+        return self.giving_up if bracketing else PLAIN
 
     def run(self, workers: int, launcher: str, trainer: str) -> Measurement:
         with self.doing_runs(workers, launcher, trainer):
             engine = self.engine = self._engine(self._baseline())
+            if self.rule.stop_early and engine.threshold.value > 0:  # NaN: every baseline run failed
+                self.giving_up = Terms(threshold=engine.threshold.value)
             self._recall(engine)
             self._write()
             self.on_event(None, self.measurement())
@@ -127,7 +136,7 @@ class _Search(Course):
     def _recall(self, engine: ThresholdSearch) -> None:
         """Tell the results on the disk that belong to this measurement, whoever made them."""
         low, high = engine.settings["d_min"], engine.settings["d_max"]
-        for result in self.stored():
+        for result in self.stored(self.giving_up):
             d, seed = result.config.d or 0, result.config.seed_model
             if low <= d <= high and result.config.key() == self._at(d, seed).key():
                 self._tell(engine, result)
@@ -154,7 +163,7 @@ class _Search(Course):
     def _tell(self, engine: ThresholdSearch, result: Result) -> None:
         d, seed = result.config.d or 0, result.config.seed_model
         self.results[d, seed] = result
-        engine.tell(d, seed, result.score)
+        engine.tell(d, seed, result.score, stopped=result.status == "stopped")
 
     # ---- record
 

@@ -34,6 +34,9 @@ class Rule:
     """Largest d to consider; the number of parameters without it."""
     start: int | None = None
     """First d to run; √(d_min·d_max) without it."""
+    stop_early: bool = False
+    """While the crossing is not bracketed, give runs up that are hopeless (docs/decision-rule.md): they count as not
+    passing. It pays where runs are long and the first d is far too small."""
     first_seed: int = 0
     """The runs have the seeds first_seed, first_seed + 1, …; each sets projection, model and data order."""
 
@@ -77,8 +80,9 @@ class Measurement:
             {
                 "d": d,
                 "runs": len(runs),
-                "score": _mean([r.score for r in runs]),
-                "test": _mean([r.test_score for r in runs]),
+                "stopped": sum(r.status == "stopped" for r in runs),
+                "score": _mean([r.score for r in runs if r.status != "stopped"]),
+                "test": _mean([r.test_score for r in runs if r.status != "stopped"]),
             }
             for d, runs in self.by_d().items()
         ]

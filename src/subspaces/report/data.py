@@ -77,7 +77,7 @@ def gather(folders: list[Path], level: float = 0.9) -> list[Series]:
 def _series_of(folder: Path, level: float) -> list[Series]:
     groups: dict[str, list[dict[str, Any]]] = {}
     direct: dict[str, list[dict[str, Any]]] = {}
-    for row in load_rows(folder):
+    for row in load_rows(folder, stopped=True):
         if row["config"]["d"] is None:
             direct.setdefault(row["config"]["task"], []).append(row)
         else:

@@ -75,13 +75,15 @@ def tried(series: Series, named: bool) -> str:
     name, rows = series.score_name, []
     for d, group in series.by_d().items():
         scores, tests = [row["score"] for row in group], [row["test_score"] for row in group]
-        losses = mean([row["curves"][-1]["train_loss"] if row["curves"] else None for row in group])
+        whole = [row for row in group if row["status"] != "stopped"]
+        losses = mean([row["curves"][-1]["train_loss"] if row["curves"] else None for row in whole])
         passed = series.estimate is not None and (mean(scores) or -1) > series.estimate.threshold
         cells = [mean(scores), spread(scores), mean(tests)]
         loss = "–" if losses is None else f"{losses:.4f}"
         shown = [score_text(cell, name) for cell in cells]
-        verdict = "passes" if passed else ""
-        rows.append([f"{d:,}", str(len(group)), *shown, loss, verdict, f"{series.D / d:,.0f}", bytes_text(4 * d)])
+        verdict = "passes" if passed else "" if whole else "given up"
+        count = f"{len(group)}" + (f" ({len(group) - len(whole)} stopped)" if len(whole) < len(group) else "")
+        rows.append([f"{d:,}", count, *shown, loss, verdict, f"{series.D / d:,.0f}", bytes_text(4 * d)])
     if series.direct:
         scores, tests = [row["score"] for row in series.direct], [row["test_score"] for row in series.direct]
         shown = [score_text(cell, name) for cell in (mean(scores), spread(scores), mean(tests))]

@@ -7,17 +7,18 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-from subspaces.files import atomic_write
 from subspaces.runs.pools import RETRIES, TRAINER, Event, Pool
-from subspaces.runs.run import RESULT, load_result, run_once
+from subspaces.runs.run import load_result, run_once, store_result
+from subspaces.runs.terms import PLAIN, Terms
 from subspaces.runs.worker import load_trainer
 from subspaces.train.config import TrainConfig
-from subspaces.train.records import encode_row
+from subspaces.train.records import Result
 
 
-def _remote(fields: dict[str, Any], root: str, trainer: str) -> dict[str, Any] | None:
+def _remote(fields: dict[str, Any], root: str, trainer: str, terms: dict[str, Any]) -> dict[str, Any] | None:
     """What a machine of a cluster does: one run, whose row travels back in case ``root`` is not shared."""
-    result = run_once(TrainConfig.from_dict(fields), root, wait=False, trainer=load_trainer(trainer))
+    config = TrainConfig.from_dict(fields)
+    result = run_once(config, root, wait=False, terms=Terms(**terms), trainer=load_trainer(trainer))
     return None if result is None else result.to_row()
 
 
@@ -26,16 +27,16 @@ class ClusterPool(Pool):
 
     def __init__(self, root: str | Path, workers: int, trainer: str = TRAINER) -> None:
         super().__init__(Path(root).resolve(), workers, trainer)
-        self._handles: dict[Any, TrainConfig] = {}
+        self._handles: dict[Any, tuple[TrainConfig, Terms]] = {}
 
-    def submit(self, config: TrainConfig) -> None:
-        self._handles[self._start(config)] = config
+    def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
+        self._handles[self._start(config, terms)] = (config, terms)
 
     def wait(self, timeout: float) -> list[Event]:
         return [self._collect(handle) for handle in self._finished(timeout)]
 
     def _collect(self, handle: Any) -> Event:
-        config = self._handles.pop(handle)
+        config, terms = self._handles.pop(handle)
         try:
             row = self._fetch(handle)
         except Exception as error:  # whatever the far side raised, wrapped by its framework
@@ -43,12 +44,11 @@ class ClusterPool(Pool):
         if row is None:
             return Event("busy", config)
         folder = self.root / config.key()
-        if load_result(folder) is None:
-            atomic_write(folder / RESULT, encode_row(row))
-        return Event("done", config, load_result(folder))
+        found = load_result(folder, terms)
+        return Event("done", config, found or store_result(Result.from_row(row), folder, terms))
 
     @abstractmethod
-    def _start(self, config: TrainConfig) -> Any: ...
+    def _start(self, config: TrainConfig, terms: Terms) -> Any: ...
 
     @abstractmethod
     def _finished(self, timeout: float) -> list[Any]: ...
@@ -73,9 +73,9 @@ class RayPool(ClusterPool):
             )
         self._function = self._ray.remote(_remote)
 
-    def _start(self, config: TrainConfig) -> Any:
+    def _start(self, config: TrainConfig, terms: Terms) -> Any:
         job = self._function.options(num_cpus=config.threads, max_retries=RETRIES)
-        return job.remote(config.to_dict(), str(self.root), self.trainer)
+        return job.remote(config.to_dict(), str(self.root), self.trainer, terms.to_dict())
 
     def _finished(self, timeout: float) -> list[Any]:
         if not self._handles:
@@ -107,9 +107,9 @@ class SlurmPool(ClusterPool):
         self._executor = submitit.AutoExecutor(folder=str(self.root / "slurm"), cluster=cluster)
         self._executor.update_parameters(name="subspaces", timeout_min=minutes)
 
-    def _start(self, config: TrainConfig) -> Any:
+    def _start(self, config: TrainConfig, terms: Terms) -> Any:
         self._executor.update_parameters(cpus_per_task=config.threads)
-        return self._executor.submit(_remote, config.to_dict(), str(self.root), self.trainer)
+        return self._executor.submit(_remote, config.to_dict(), str(self.root), self.trainer, terms.to_dict())
 
     def _finished(self, timeout: float) -> list[Any]:
         end = time.monotonic() + timeout

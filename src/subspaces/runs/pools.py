@@ -5,6 +5,7 @@ the disk are the only shared state, and any number of pools may work on the same
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import queue
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subspaces.runs.run import load_result, run_once
+from subspaces.runs.terms import PLAIN, Terms
 from subspaces.runs.worker import load_trainer
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result
@@ -47,7 +49,7 @@ class Pool(ABC):
         self.root, self.workers, self.trainer = Path(root), workers, trainer
 
     @abstractmethod
-    def submit(self, config: TrainConfig) -> None:
+    def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
         """Take a run on."""
 
     @abstractmethod
@@ -70,16 +72,16 @@ class InlinePool(Pool):
 
     def __init__(self, root: str | Path, workers: int = 1, trainer: str = TRAINER) -> None:
         super().__init__(root, workers, trainer)
-        self._jobs: list[TrainConfig] = []
+        self._jobs: list[tuple[TrainConfig, Terms]] = []
 
-    def submit(self, config: TrainConfig) -> None:
-        self._jobs.append(config)
+    def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
+        self._jobs.append((config, terms))
 
     def wait(self, timeout: float) -> list[Event]:
         if not self._jobs:
             return []
-        config = self._jobs.pop(0)
-        result = run_once(config, self.root, wait=False, trainer=load_trainer(self.trainer))
+        config, terms = self._jobs.pop(0)
+        result = run_once(config, self.root, wait=False, terms=terms, trainer=load_trainer(self.trainer))
         return [Event("busy" if result is None else "done", config, result)]
 
     def close(self) -> None:
@@ -91,12 +93,12 @@ class LocalPool(Pool):
 
     def __init__(self, root: str | Path, workers: int = 2, trainer: str = TRAINER) -> None:
         super().__init__(root, workers, trainer)
-        self._jobs: list[tuple[TrainConfig, int]] = []
+        self._jobs: list[_Job] = []
         self._events: queue.Queue[tuple[_Process, dict[str, Any]]] = queue.Queue()
         self._processes: list[_Process] = []
 
-    def submit(self, config: TrainConfig) -> None:
-        self._jobs.append((config, 0))
+    def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
+        self._jobs.append(_Job(config, terms))
         self._dispatch()
 
     def _dispatch(self) -> None:
@@ -107,7 +109,7 @@ class LocalPool(Pool):
                     return
                 free = _Process(self.root, self.trainer, self._events)
                 self._processes.append(free)
-            free.take(*self._jobs.pop(0))
+            free.take(self._jobs.pop(0))
 
     def wait(self, timeout: float) -> list[Event]:
         events = []
@@ -122,13 +124,13 @@ class LocalPool(Pool):
             return self._bury(process)
         if process.job is None:
             return None
-        config = process.job
+        config, terms = process.job.config, process.job.terms
         if event["event"] == "progress":
             return Event("progress", config, part=event["part"])
         process.job = None
         self._dispatch()
         if event["event"] == "done":
-            return Event("done", config, load_result(self.root / config.key()))
+            return Event("done", config, load_result(self.root / config.key(), terms))
         return Event(event["event"], config, message=event.get("message", ""))
 
     def _bury(self, process: "_Process") -> Event | None:
@@ -139,15 +141,15 @@ class LocalPool(Pool):
         code = process.popen.returncode
         if process.job is None:
             return None
-        if process.tries < RETRIES:
-            self._jobs.insert(0, (process.job, process.tries + 1))
+        if process.job.tries < RETRIES:
+            self._jobs.insert(0, dataclasses.replace(process.job, tries=process.job.tries + 1))
             self._dispatch()
             return None
         why = f"signal {-code}" if code < 0 else f"exit status {code}"
         if code == -9:
             why += ", as when memory runs out; fewer `workers` need less of it"
         tail = f" Its last words: {process.last_words()}" if process.last_words() else ""
-        return Event("error", process.job, message=f"its process ended {RETRIES + 1} times ({why}).{tail}")
+        return Event("error", process.job.config, message=f"its process ended {RETRIES + 1} times ({why}).{tail}")
 
     def close(self) -> None:
         for process in self._processes:
@@ -157,12 +159,19 @@ class LocalPool(Pool):
         self._processes, self._jobs = [], []
 
 
+@dataclass(frozen=True)
+class _Job:
+    config: TrainConfig
+    terms: Terms
+    tries: int = 0
+    """Processes that died of it."""
+
+
 class _Process:
     """One worker process and the thread that listens to it."""
 
     def __init__(self, root: Path, trainer: str, events: "queue.Queue[tuple[_Process, dict[str, Any]]]") -> None:
-        self.job: TrainConfig | None = None
-        self.tries = 0
+        self.job: _Job | None = None
         self._errors: list[str] = []
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -197,11 +206,11 @@ class _Process:
     def last_words(self) -> str:
         return " / ".join(line for line in self._errors[-3:] if line)
 
-    def take(self, config: TrainConfig, tries: int) -> None:
-        self.job, self.tries = config, tries
+    def take(self, job: _Job) -> None:
+        self.job = job
         assert self.popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is gone, which the listener tells
-            self.popen.stdin.write(json.dumps(config.to_dict()) + "\n")
+            self.popen.stdin.write(json.dumps(job.config.to_dict() | {"terms": job.terms.to_dict()}) + "\n")
             self.popen.stdin.flush()
 
     def dismiss(self) -> None:

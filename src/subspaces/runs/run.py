@@ -1,21 +1,24 @@
 """A run is absent, started or done: one folder, one claim, one result row.
 
 The folder ``ROOT/KEY`` (the key is the hash of the config) holds ``result.json`` when the run is done, a ``claim``
-while somebody works on it, and the training state of a run that was interrupted.
+while somebody works on it, and the training state of a run that was interrupted. A run that was given up as
+hopeless is not done: ``stopped.json`` has its row, for those who would have given it up too, and its state is kept.
 """
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from subspaces.files import atomic_write
 from subspaces.runs.claims import Claim
+from subspaces.runs.terms import PLAIN, Terms
+from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result, decode_row, encode_row
 
-RESULT = "result.json"
+RESULT, GIVEN_UP, STATE = "result.json", "stopped.json", "state.safetensors"
 Trainer = Callable[..., Result]
 
 
@@ -24,7 +27,9 @@ def run_once(
     root: str | Path,
     *,
     wait: bool = True,
+    terms: Terms = PLAIN,
     trainer: Trainer | None = None,
+    callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> Result | None:
     """The result of ``config``: read if it is there, resumed if it was started, else trained.
@@ -36,8 +41,10 @@ def run_once(
         config: what to run.
         root: folder of all runs.
         wait: while another process works on it, wait for its result (True) or return None at once (False).
+        terms: whether to give it up where it is hopeless, and where to log it.
         trainer: what to call in place of ``subspaces.train.loop.train``.
-        options: passed to the trainer (``callbacks``, ``resume``).
+        callbacks: hung into the training.
+        options: passed to the trainer (``resume``).
 
     Returns:
         The result, or None if another process works on the run and ``wait`` is false.
@@ -47,25 +54,42 @@ def run_once(
     """
     folder = Path(root) / config.key()
     while True:
-        result = load_result(folder)
+        result = load_result(folder, terms)
         if result is not None:
             return result
         with Claim(folder) as claim:
             if claim.held:
                 # the run may have been finished between the look above and the claim
-                return load_result(folder) or _train_and_store(config, folder, trainer, options)
+                options["callbacks"] = [*callbacks, *terms.callbacks(folder)]
+                return load_result(folder, terms) or _train_and_store(config, folder, terms, trainer, options)
         if not wait:
             return None
         time.sleep(0.2)
 
 
-def _train_and_store(config: TrainConfig, folder: Path, trainer: Trainer | None, options: dict[str, Any]) -> Result:
+def _train_and_store(
+    config: TrainConfig, folder: Path, terms: Terms, trainer: Trainer | None, options: dict[str, Any]
+) -> Result:
     if trainer is None:
         from subspaces.train.loop import train as trainer  # torch is needed only where something is trained
     result = trainer(config, folder=folder, **options)
+    return store_result(result, folder, terms)
+
+
+def store_result(result: Result, folder: str | Path, terms: Terms = PLAIN) -> Result:
+    """Write the row of a run into its folder, whole or not at all; what it leaves no use for is removed.
+
+    A run that was given up by ``terms`` is kept beside the place of a result, where nobody takes it for one.
+    """
+    folder = Path(folder)
+    if result.status == "stopped" and terms.accept(result):
+        name = result.score_name
+        result.message = f"given up after {len(result.curves)} evaluations: no hope of {name} {terms.threshold:.4g}"
+        atomic_write(folder / GIVEN_UP, encode_row(result.to_row()))
+        return result
     atomic_write(folder / RESULT, encode_row(result.to_row()))
-    for leftover in folder.glob("state.safetensors"):
-        leftover.unlink(missing_ok=True)
+    for leftover in (STATE, GIVEN_UP):
+        (folder / leftover).unlink(missing_ok=True)
     return result
 
 
@@ -77,30 +101,51 @@ def status(config: TrainConfig, root: str | Path) -> str:
     return "started" if folder.exists() else "absent"
 
 
-def load_result(folder: str | Path) -> Result | None:
+def load_result(folder: str | Path, terms: Terms = PLAIN) -> Result | None:
     """The result in a run's folder; None if the run is not done.
+
+    A run that was given up counts as done for ``terms`` by which it would have been given up too.
 
     A result file that is cut off or altered is renamed to ``result.json.corrupt`` with a warning that names it,
     and the run counts as not done.
+
+    Raises:
+        ValueError: the result was written by a later version, whose fields this one does not know.
     """
-    path = Path(folder) / RESULT
+    result = _read_result(Path(folder) / RESULT)
+    if result is not None or terms.threshold is None:
+        return result
+    stopped = _read_result(Path(folder) / GIVEN_UP)
+    return stopped if stopped is not None and terms.accept(stopped) else None
+
+
+def _read_result(path: Path) -> Result | None:
     try:
-        content = path.read_bytes()
+        row = decode_row(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        return Result.from_row(decode_row(content))
-    except (ValueError, KeyError, TypeError) as error:
-        aside = path.with_name(RESULT + ".corrupt")
+    except ValueError as error:
+        aside = path.with_name(path.name + ".corrupt")
         path.replace(aside)
-        warnings.warn(f"{path}: {error}. It was renamed to {aside.name}; the run is done again.", stacklevel=2)
+        warnings.warn(f"{path}: {error}. It was renamed to {aside.name}; the run is done again.", stacklevel=3)
         return None
+    return Result.from_row(row)
 
 
-def load_rows(root: str | Path) -> Iterator[dict[str, Any]]:
-    """All readable result rows below ``root``, in the order of their keys; damaged ones are named and passed over."""
-    for path in sorted(Path(root).rglob(RESULT)):
+def load_rows(root: str | Path, *, stopped: bool = False) -> Iterator[dict[str, Any]]:
+    """All readable result rows below ``root``, in the order of their keys; damaged ones are named and passed over.
+
+    Args:
+        root: folder of runs, or one above it.
+        stopped: also the runs that were given up and not finished since; their scores are None, since they have none.
+    """
+    paths = [*Path(root).rglob(RESULT), *(Path(root).rglob(GIVEN_UP) if stopped else ())]
+    for path in sorted(paths):
+        if path.name == GIVEN_UP and (path.parent / RESULT).exists():
+            continue
         try:
-            yield decode_row(path.read_bytes())
+            row = decode_row(path.read_bytes())
         except ValueError as error:
             warnings.warn(f"{path}: {error}. It is left out.", stacklevel=2)
+            continue
+        yield row | {"score": None, "test_score": None} if path.name == GIVEN_UP else row

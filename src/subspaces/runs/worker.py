@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.runs.run import run_once
+from subspaces.runs.terms import Terms
 from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
 
@@ -50,8 +51,10 @@ def work(root: Path, trainer: str, jobs: "queue.Queue[str]", send: Send, busy: t
         line = jobs.get()
         busy.set()
         try:
-            config = TrainConfig.from_dict(json.loads(line))
-            result = run_once(config, root, wait=False, trainer=train, callbacks=[ProgressSender(send)])
+            fields = json.loads(line)
+            terms = Terms(**fields.pop("terms", {}))
+            config = TrainConfig.from_dict(fields)
+            result = run_once(config, root, wait=False, terms=terms, trainer=train, callbacks=[ProgressSender(send)])
             send({"event": "busy" if result is None else "done"})
         except Exception as error:
             send({"event": "error", "message": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()})
