@@ -346,6 +346,20 @@ def test_any_number_of_threads_gives_the_same_bits(isa, kind):
         assert torch.equal(out, results[0][1])
 
 
+@pytest.mark.parametrize("d", [750, 8_190, 17_000])
+def test_dense_in_panels_of_columns(isa, d):
+    """Rows that are made in one piece or in several, some of them far out, against NumPy."""
+    D, first, n, seed = 2**31, 2**30 + 77, 150, 9
+    width = 32 * -(-d // 32)
+    P = np_signs(seed, SIGNS, first * width, n * width).reshape(n, width)[:, :d] / math.sqrt(D)
+    projection, w, g = NativeMap.dense(d, D, seed), torch.randn(d), torch.randn(n)
+    theta, out = torch.zeros(n), torch.zeros(d)
+    projection.write_(Segments([theta], [first]), w)
+    projection.fold_(out, Segments([g], [first]))
+    for got, truth in ((theta, P @ w.double().numpy()), (out, P.T @ g.double().numpy())):
+        assert np.abs(got.numpy() - truth).max() <= 1e-5 * np.abs(truth).max()
+
+
 def test_far_rows():
     """Rows beyond 2^33 of a map with 10^10 rows: nothing is made for the rows before them."""
     d, D, first, n, seed = 10**6, 10**10, 2**33 + 77, 3000, 42

@@ -14,15 +14,15 @@ INLINE vq times(vq a, uint32_t m)
 #endif
 }
 
-#define GROUPS 2 /* vectors of counters side by side: their rounds fill each other's waits */
+#define GROUPS 4 /* vectors of counters side by side: their rounds fill each other's waits */
 
-/* GROUPS L blocks from `first` on -> their words in order. Only the low halves of the lanes count between rounds. */
-INLINE void philox_lanes(uint64_t first, uint64_t seed, uint64_t stream, uint32_t *out)
+/* groups L blocks from `first` on -> their words in order. Only the low halves of the lanes count between rounds. */
+INLINE void philox_lanes(uint64_t first, uint64_t seed, uint64_t stream, uint32_t *out, const int groups)
 {
     const vq lane = {LANES64};
     vq a[GROUPS], b[GROUPS], c[GROUPS], d[GROUPS];
     vq k0 = (vq){0} + seed, k1 = (vq){0} + (seed >> 32);
-    UNROLL for (int g = 0; g < GROUPS; g++)
+    UNROLL for (int g = 0; g < groups; g++)
     {
         a[g] = lane + (first + (uint64_t)g * L);
         b[g] = a[g] >> 32;
@@ -31,7 +31,7 @@ INLINE void philox_lanes(uint64_t first, uint64_t seed, uint64_t stream, uint32_
     }
     UNROLL for (int round = 0; round < 10; round++)
     {
-        UNROLL for (int g = 0; g < GROUPS; g++)
+        UNROLL for (int g = 0; g < groups; g++)
         {
             const vq p = times(a[g], 0xD2511F53u), q = times(c[g], 0xCD9E8D57u);
             a[g] = (q >> 32) ^ b[g] ^ k0;
@@ -42,7 +42,7 @@ INLINE void philox_lanes(uint64_t first, uint64_t seed, uint64_t stream, uint32_
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    UNROLL for (int g = 0; g < GROUPS; g++)
+    UNROLL for (int g = 0; g < groups; g++)
     {
         const vq front = (a[g] & 0xffffffffu) | (b[g] << 32), back = (c[g] & 0xffffffffu) | (d[g] << 32);
         *(vu_mem *)(out + 2 * W * g) = (vu)MERGE(front, back, FIRST_HALVES);
@@ -54,11 +54,13 @@ static void philox(uint64_t seed, uint64_t stream, uint64_t first_block, int64_t
 {
     int64_t i = 0;
     for (; i + GROUPS * L <= blocks; i += GROUPS * L)
-        philox_lanes(first_block + (uint64_t)i, seed, stream, out + 4 * i);
-    if (i < blocks) {
-        uint32_t last[4 * GROUPS * L];
-        philox_lanes(first_block + (uint64_t)i, seed, stream, last);
-        memcpy(out + 4 * i, last, 16 * (size_t)(blocks - i));
+        philox_lanes(first_block + (uint64_t)i, seed, stream, out + 4 * i, GROUPS);
+    for (; i + 2 * L <= blocks; i += 2 * L)
+        philox_lanes(first_block + (uint64_t)i, seed, stream, out + 4 * i, 2);
+    for (; i < blocks; i += L) {
+        uint32_t last[4 * L];
+        philox_lanes(first_block + (uint64_t)i, seed, stream, last, 1);
+        memcpy(out + 4 * i, last, 16 * (size_t)smaller(L, blocks - i));
     }
 }
 

@@ -128,11 +128,21 @@ static int fold_at_once(fold_work *work, float *out)
     return SUBSPACES_OK;
 }
 
+/* Where the accumulator has a column of `dense`. */
+static int64_t dense_place(int64_t column, int64_t lanes)
+{
+    const int64_t word = column / 32, q = word % lanes;
+    return lanes == 1 ? column : ((word - q) * 32) + column % 32 * lanes + q;
+}
+
 /* out += total, with the two copies of a doubled column put together again */
 static void settle(const plan *exact, const fold_work *work, float *out)
 {
     const int64_t d = exact->p.d;
-    if (work->plan->wrap == exact->wrap) /* not doubled */
+    if (exact->p.kind == SUBSPACES_DENSE)
+        for (int64_t j = 0; j < d; j++)
+            out[j] = (float)((double)out[j] + work->total[dense_place(j, work->k->dense_lanes)]);
+    else if (work->plan->wrap == exact->wrap) /* not doubled */
         for (int64_t j = 0; j < d; j++)
             out[j] = (float)((double)out[j] + work->total[j]);
     else

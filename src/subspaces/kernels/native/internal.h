@@ -17,11 +17,14 @@ enum { SIGNS = 1, ROTATION = 2, PERMUTATION = 3, SLOTS = 5, SIGNS_G = 7 }; /* st
 #define MAX_BLOCK 8192 /* largest Hadamard block: 32 KiB of float32, a first-level cache */
 #define ROW_TILE 2048  /* rows that go through the cache together */
 #define SPAN 8         /* a cost of O(d) is paid once for this many rows per column */
+#define DENSE_ROWS 64  /* of `dense`, whose sign bits are made together */
+#define DENSE_PANEL 256 /* sign words of a row that are made together */
+#define DENSE_PAD 16   /* sign words of a row are padded to a multiple of this: the lanes of the widest vectors */
 #define MAX_DOUBLE 4096 /* largest d that is worth doubling: 2 d floats stay in the cache */
 
 /* bytes of scratch memory per thread, checked in body.h */
 #define ROTATION_SCRATCH (MAX_BLOCK * 4 + MAX_BLOCK / 8 + 512)
-#define DENSE_SCRATCH 4608
+#define DENSE_SCRATCH 133760
 #define SPARSE_SCRATCH 13312
 
 /* A projection cut into tiles of consecutive rows: no row of one tile depends on another tile. */
@@ -34,7 +37,7 @@ typedef struct {
     int64_t tail;             /* hadamard: first row after the whole blocks */
     int64_t low, high, wrap;  /* hadamard: columns in [low, high) have scale[1], the others below wrap scale[0] */
     float scale[2];           /* others: scale[0] */
-    int64_t words, panel;     /* dense: words per row and per panel of columns */
+    int64_t words;            /* dense: per row */
     int64_t strata;           /* sparse */
 } plan;
 
@@ -43,6 +46,9 @@ typedef struct {
     void (*philox)(uint64_t seed, uint64_t stream, uint64_t first_block, int64_t blocks, uint32_t *out);
     void (*hadamard)(const float *src, float *dst, int64_t m, int64_t count, const uint32_t *signs_before,
                      const uint32_t *signs_after);
+    /* dense: the form of `words` sign words' worth of coordinates that its lift reads, form floats per word */
+    void (*dense_prepare)(const float *w, int64_t words, float *to);
+    int64_t dense_form, dense_lanes; /* lanes: word q of column c of the accumulator is at c lanes + q; 1: in order */
     void (*pass)(float *x, int radix, int64_t stride, int64_t from, int64_t to);
     void (*multiply)(float *x, int64_t n, float factor);
     void (*load)(float *y, const void *src, int dtype, int64_t n);

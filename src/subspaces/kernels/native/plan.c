@@ -43,14 +43,11 @@ void double_columns(plan *plan)
 static void plan_dense(plan *plan)
 {
     plan->words = (plan->p.d + 31) / 32;
-    plan->panel = smaller(plan->words, 256);
-    if (plan->words <= 1024) /* several rows of all columns at a time */
-        plan->panel = plan->words;
-    plan->width = 32 * plan->words;
+    plan->width = 32 * ((plan->words + DENSE_PAD - 1) / DENSE_PAD * DENSE_PAD);
     plan->tile_rows = 256;
     plan->scale[0] = (float)(1 / sqrt((double)plan->p.D));
     plan->scratch_bytes = DENSE_SCRATCH;
-    plan->row_cost = 1 + (double)plan->words / 4;
+    plan->row_cost = 1 + (double)plan->words;
 }
 
 static void plan_sparse(plan *plan)

@@ -24,9 +24,11 @@ typedef uint16_t vh_mem __attribute__((vector_size(2 * W), aligned(2), may_alias
 #if defined(__clang__) || __GNUC__ >= 12
 #define SWAP(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
 #define MERGE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define MERGE32 MERGE
 #else
 #define SWAP(v, ...) __builtin_shuffle(v, (vi){__VA_ARGS__})
 #define MERGE(a, b, ...) __builtin_shuffle(a, b, (vq){__VA_ARGS__})
+#define MERGE32(a, b, ...) __builtin_shuffle(a, b, (vu){__VA_ARGS__})
 #endif
 
 #if W == 16

@@ -76,20 +76,35 @@ static void *write_worker(void *context)
     return NULL;
 }
 
-/* w times its scale: padded with zeros to whole sign words (dense), or twice (hadamard); the plan is changed to it */
-static float *prepared(plan *plan, const float *w)
+/* hadamard: w times its scale, twice; the plan is changed to it */
+static float *doubled(plan *plan, const float *w)
 {
-    const int64_t d = plan->p.d, doubled = plan->p.kind == SUBSPACES_HADAMARD;
-    float *copy = calloc((size_t)(doubled ? 2 * d : plan->width), sizeof(float));
+    const int64_t d = plan->p.d;
+    float *copy = malloc(2 * sizeof(float) * (size_t)d);
     if (!copy)
         return NULL;
     for (int64_t j = 0; j < d; j++)
-        copy[j] = w[j] * (doubled ? column_scale(plan, j) : plan->scale[0]);
-    if (doubled) {
-        memcpy(copy + d, copy, sizeof(float) * (size_t)d);
-        double_columns(plan);
-    }
+        copy[j] = copy[j + d] = w[j] * column_scale(plan, j);
+    double_columns(plan);
     return copy;
+}
+
+/* dense: w times its scale, padded to whole sign words, in the form that the kernel reads */
+static float *formed(const plan *plan, const kernels *k, const float *w)
+{
+    float *padded = calloc((size_t)plan->words, 32 * sizeof(float));
+    float *form = malloc((size_t)plan->words * (size_t)k->dense_form * sizeof(float));
+    if (padded && form) {
+        for (int64_t j = 0; j < plan->p.d; j++)
+            padded[j] = w[j] * plan->scale[0];
+        k->dense_prepare(padded, plan->words, form);
+    }
+    if (!padded) {
+        free(form);
+        form = NULL;
+    }
+    free(padded);
+    return form;
 }
 
 static int origins_valid(const subspaces_segments *s)
@@ -115,10 +130,11 @@ int subspaces_write(const subspaces_projection *p, const subspaces_segments *seg
     status = make_runs(&runs, segments, &plan);
     if (status != SUBSPACES_OK)
         return status;
-    const int prepare = p->kind == SUBSPACES_DENSE || doubling_pays(&plan, runs.rows);
-    float *copy = prepare ? prepared(&plan, w) : NULL;
+    const kernels *k = current_kernels();
+    const int dense = p->kind == SUBSPACES_DENSE, prepare = dense || doubling_pays(&plan, runs.rows);
+    float *copy = dense ? formed(&plan, k, w) : prepare ? doubled(&plan, w) : NULL;
     if (copy || !prepare) {
-        write_work work = {.plan = &plan, .k = current_kernels(), .runs = &runs, .w = copy ? copy : w, .mode = mode};
+        write_work work = {.plan = &plan, .k = k, .runs = &runs, .w = copy ? copy : w, .mode = mode};
         work.items_per_job = larger(1, 65536 / plan.tile_rows);
         run_threads(worth_threads(p->threads, (double)runs.rows * plan.row_cost), write_worker, &work);
         if (work.done < runs.items)
