@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from subspaces import Subspace
-from subspaces.layer_kronecker.subspace import LayerKronecker
+from subspaces.subspace.layer_kronecker.subspace import LayerKronecker
 from subspaces.tasks import get_task
 
 D_OF_FC = 750

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from subspaces import Subspace
-from subspaces.layer_kronecker.linear import KroneckerLinear, unfactor_all_
-from subspaces.layer_kronecker.subspace import LayerKronecker
+from subspaces.projections import OneHot
+from subspaces.subspace.layer_kronecker.linear import KroneckerLinear, _outward, unfactor_all_
+from subspaces.subspace.layer_kronecker.subspace import LayerKronecker
 from subspaces.train.step import add_penalty
 
 
@@ -39,6 +40,12 @@ def _trained(subspace: Subspace, steps: int = 5, rate: float = 1e-2, dtype: torc
     return subspace
 
 
+def _left(subspace: LayerKronecker) -> torch.Tensor:
+    left = subspace.layers["0"].left
+    assert left is not None
+    return left.detach()
+
+
 def _dense(subspace: LayerKronecker, w: torch.Tensor) -> dict[str, torch.Tensor]:
     """The explicit map w ↦ θ by native names."""
     offset = subspace.projection.to_dense(w.dtype) @ w
@@ -48,13 +55,13 @@ def _dense(subspace: LayerKronecker, w: torch.Tensor) -> dict[str, torch.Tensor]
         tensor = origin + offset[start : start + origin.numel()].view(shape)
         if name.endswith(".core"):
             layer = subspace.layers[name.removesuffix(".core")]
-            name, tensor = name.replace("core", "weight"), layer.base + layer.left @ tensor @ layer.right
+            name, tensor = name.replace("core", "weight"), layer.base + _outward(tensor, layer.left, layer.right)
         found[name] = tensor
     return found
 
 
 @pytest.mark.parametrize("factors", ["hadamard", "orthonormal"])
-@pytest.mark.parametrize("rank", [6, (3, 11)])
+@pytest.mark.parametrize("rank", [6, (3, 11), (100, 5), (5, 100)])
 @pytest.mark.parametrize("balance", ["size", "core"])
 def test_outputs_and_gradient_are_those_of_the_dense_definition(factors, rank, balance):
     subspace = _wrapped(dtype=torch.float64, factors=factors, rank=rank, balance=balance)
@@ -80,23 +87,35 @@ def test_outputs_and_gradient_are_those_of_the_dense_definition(factors, rank, b
 
 def test_factors_are_orthonormal_and_no_weight_has_a_gradient():
     subspace = _wrapped(rank=(5, 9))
-    for layer in subspace.layers.values():
+    for layer in (subspace.layers["0"], subspace.layers["3"]):
+        assert layer.left is not None
+        assert layer.right is not None
         torch.testing.assert_close(layer.left.T @ layer.left / layer.scale**2, torch.eye(5), rtol=0, atol=1e-5)
         torch.testing.assert_close(layer.right @ layer.right.T, torch.eye(9), rtol=0, atol=1e-5)
     _trained(subspace)
-    assert [layer.base.grad for layer in subspace.layers.values()] == [None, None]
+    assert [layer.base.grad for layer in subspace.layers.values()] == [None, None, None]
     assert not any(layer.base.requires_grad for layer in subspace.layers.values())
     assert bool(subspace.layers["0"].core.any())
 
 
 def test_only_wide_linear_layers_are_factored_and_the_rest_moves_by_plain_rows():
     subspace = _wrapped()
-    assert list(subspace.layers) == ["0", "3"]
-    assert "5.weight" in subspace.layout.names  # 4 outputs: not above the rank
+    assert list(subspace.layers) == ["0", "3", "5"]
     assert "2.weight" in subspace.layout.names
     assert sum(p.numel() for p in _network().parameters()) == subspace.D
-    assert subspace.layout.D == 2 * 36 + 30 + 2 * 30 + 4 * 20 + 4
-    assert "2 linear layers of 1,320 weights" in subspace.summary()
+    assert subspace.layout.D == 2 * 36 + 30 + 2 * 30 + 4 * 6 + 4
+    assert "3 linear layers of 1,400 weights" in subspace.summary()
+    higher = _wrapped(rank=(6, 11))  # a core of 4·11 > 80/2 numbers would spare nothing
+    assert list(higher.layers) == ["0", "3"]
+    assert "5.weight" in higher.layout.names
+
+
+def test_a_side_no_longer_than_its_rank_is_kept_whole():
+    subspace = _wrapped(rank=(4, 6))
+    last = subspace.layers["5"]
+    assert last.left is None
+    assert last.core.shape == (4, 6)
+    assert _wrapped(rank=(6, 100)).layers["0"].right is None
 
 
 @pytest.mark.parametrize("balance", ["size", "core"])
@@ -167,6 +186,63 @@ def test_saved_and_loaded_model_gives_the_same_outputs_to_the_bit(tmp_path, incl
     w = loaded.coordinates.detach().clone()
     _trained(loaded.model.train() and loaded, 1)
     assert not torch.equal(loaded.coordinates, w)
+
+
+def test_it_is_a_projection_by_name_and_a_file_gives_back_the_form(tmp_path):
+    subspace = Subspace(_network(), 40, "layer-kronecker", 3, rank=(3, 9), inner="onehot", balance="core")
+    assert type(subspace) is LayerKronecker
+    assert type(subspace.projection) is OneHot
+    assert Subspace.largest_d(_network(), "layer-kronecker", rank=(3, 9)) == subspace.layout.D
+    assert Subspace.largest_d(_network()) == subspace.D
+    _trained(subspace)
+    subspace.save(tmp_path / "k.safetensors")
+    loaded = Subspace.load(_network(), tmp_path / "k.safetensors")
+    x, _ = _batch()
+    assert type(loaded) is LayerKronecker
+    assert torch.equal(loaded.model.eval()(x), subspace.model.eval()(x))
+    assert {n: tuple(t.shape) for n, t in subspace.native_origin().items()} == {
+        n: tuple(t.shape) for n, t in _network().named_parameters()
+    }
+    assert all(torch.equal(t, subspace.native_origin()[n]) for n, t in _network().named_parameters())
+    with pytest.raises(ValueError, match="Did you mean 'layer-kronecker'"):
+        Subspace(_network(), 40, "layer-kroneker")
+
+
+def test_a_model_that_is_one_linear_layer(tmp_path):
+    def layer() -> nn.Linear:
+        torch.manual_seed(2)
+        return nn.Linear(24, 4)
+
+    subspace = LayerKronecker(layer(), 20, rank=6)
+    assert list(subspace.layers) == [""]
+    _trained(subspace)
+    subspace.save(tmp_path / "k.safetensors", include_origin=True)
+    loaded = Subspace.load(layer(), tmp_path / "k.safetensors")
+    assert torch.equal(loaded.model.state_dict()["weight"], subspace.model.state_dict()["weight"])
+    assert list(subspace.native_origin()) == ["bias", "weight"]
+
+
+def test_penalty_on_cores_is_that_of_the_dense_weights():
+    subspace, rate = _wrapped(dtype=torch.float64, rank=(100, 5)), 0.05
+    with torch.no_grad():
+        subspace.coordinates.normal_(0, 0.1)
+    x, y = _batch(dtype=torch.float64)
+    F.cross_entropy(subspace.model(x), y).backward()
+    assert subspace.coordinates.grad is not None
+    expected = subspace.coordinates.grad.clone()
+    layers = list(subspace.layers.values())
+    w = subspace.coordinates.detach().requires_grad_()
+    cores = [name for name in subspace.theta(w) if name.endswith("core")]
+    squares = torch.stack([
+        (layer.base + _outward(subspace.theta(w)[name], layer.left, layer.right)).square().sum()
+        for layer, name in zip(layers, cores, strict=True)
+    ])  # fmt: skip
+    expected += torch.autograd.grad(rate * squares.sum(), w)[0]
+    subspace.penalise(rate)
+    for _ in range(2):
+        subspace.coordinates.grad = None
+        F.cross_entropy(subspace.model(x), y).backward()
+        torch.testing.assert_close(subspace.coordinates.grad, expected)
 
 
 def test_loading_into_other_weights_or_another_kind_is_refused_and_leaves_the_model_plain(tmp_path):
@@ -298,10 +374,10 @@ def test_moving_the_origin_keeps_the_point_and_redraws_the_factors():
     expected = subspace.model.eval()(x).detach()
     subspace.move_origin()
     assert torch.equal(subspace.model(x), expected)
-    old = subspace.layers["0"].left.detach().clone()
+    old = _left(subspace).clone()
     subspace.move_origin(seed=17)
     torch.testing.assert_close(subspace.model(x), expected, rtol=1e-5, atol=1e-5)
-    assert not torch.equal(subspace.layers["0"].left, old)
+    assert not torch.equal(_left(subspace), old)
     assert not bool(subspace.coordinates.any())
 
 
@@ -327,7 +403,7 @@ def test_shared_and_excluded_weights_stay_dense():
     subspace = LayerKronecker(Tied(), 20, rank=5)
     assert list(subspace.layers) == ["inner"]
     chosen = _wrapped(exclude="0.*")
-    assert list(chosen.layers) == ["3"]
+    assert list(chosen.layers) == ["3", "5"]
     assert "0.weight" not in chosen.layout.names
 
 
@@ -335,13 +411,16 @@ def test_shared_and_excluded_weights_stay_dense():
     ("options", "message"),
     [
         ({"rank": 0}, "`rank` must be a positive"),
-        ({"rank": 30}, "`rank` must be below"),
+        ({"rank": 30}, "`rank` must make the core"),
+        ({"rank": (4, 4, 4)}, "`rank` must be a positive"),
+        ({"rank": True}, "`rank` must be a positive"),
         ({"factors": "hadamart"}, "Did you mean 'hadamard'"),
         ({"balance": "sizes"}, "Did you mean 'size'"),
-        ({"d": 5000}, "`d` must be at most 246"),
+        ({"d": 5000}, "`d` must be at most 190"),
         ({"d": 0}, "`d` must be between"),
         ({"only": "9.*"}, "`only` must match"),
-        ({"projection": "hadamart"}, "Did you mean 'hadamard'"),
+        ({"inner": "hadamart"}, "Did you mean 'hadamard'"),
+        ({"projection": "onehot"}, "Give it as `inner`"),
     ],
 )
 def test_bad_input_is_refused_and_the_model_stays_as_it_was(options, message):
@@ -360,7 +439,7 @@ def test_a_model_that_is_in_a_subspace_already_is_refused():
     with pytest.raises((RuntimeError, ValueError)):
         LayerKronecker(subspace.model, 10, rank=3)
     _trained(subspace, 1)  # and the first one still works
-    assert list(subspace.layers) == ["0", "3"]
+    assert list(subspace.layers) == ["0", "3", "5"]
 
 
 def test_a_penalty_on_the_weights_before_wrapping_does_not_break_training():

@@ -7,10 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from subspaces.layer_kronecker import LayerKronecker
     from subspaces.many import ManySubspaces
     from subspaces.projections import PROJECTIONS, Basis, Projection, make_projection
-    from subspaces.subspace import Subspace
+    from subspaces.subspace import LayerKronecker, Subspace
 
 __version__ = "0.1.0"
 
@@ -18,7 +17,7 @@ _HOMES = {
     # a model seen as θ₀ + P w
     "Subspace": "subspaces.subspace",
     "ManySubspaces": "subspaces.many",
-    "LayerKronecker": "subspaces.layer_kronecker",
+    "LayerKronecker": "subspaces.subspace",
     # fixed linear maps
     "PROJECTIONS": "subspaces.projections",
     "Projection": "subspaces.projections",

@@ -52,6 +52,8 @@ def save(path: str | Path, subspace: Any, *, include_origin: bool = False, extra
         "content_digest": _content(tensors),
         "extra": extra or {},
     }
+    if form := subspace.form():
+        header["form"] = form
     write_whole(Path(path), serialise(tensors, {_KEY: json.dumps(header, separators=(",", ":"))}))
 
 
@@ -62,13 +64,29 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of this library, cut short, altered, or of a newer format.
     """
-    path = Path(path)
+    header, tensors = _opened(Path(path), tensors=True)
+    if header["format"] != FORMAT:
+        raise ValueError(
+            f"`path` must be of format {FORMAT}; got format {header['format']} in {str(path)!r}. Update subspaces."
+        )
+    if header["content_digest"] != _content(tensors):
+        raise ValueError(f"`path` must be unaltered; got {str(path)!r}, whose numbers do not match their hash.")
+    return header, tensors
+
+
+def form_of(path: str | Path) -> dict[str, Any]:
+    """What the saved subspace said of its form (`Subspace.form`); {} for a plain one. Reads the header only."""
+    return dict(_opened(Path(path), tensors=False)[0].get("form", {}))
+
+
+def _opened(path: Path, tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise FileNotFoundError(f"`path` must be a checkpoint file; got {str(path)!r}, which does not exist.")
     try:
         with safe_open(str(path), framework="pt") as file:
             header = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            names = file.keys() if tensors else ()
+            return header, {name: file.get_tensor(name) for name in names}
     except KeyError as error:
         raise ValueError(
             f"`path` must be a subspace checkpoint; got {str(path)!r}, another safetensors file."
@@ -77,13 +95,6 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(
             f"`path` must be a whole checkpoint; got {str(path)!r}, damaged or cut short ({error})."
         ) from error
-    if header["format"] != FORMAT:
-        raise ValueError(
-            f"`path` must be of format {FORMAT}; got format {header['format']} in {str(path)!r}. Update subspaces."
-        )
-    if header["content_digest"] != _content(tensors):
-        raise ValueError(f"`path` must be unaltered; got {str(path)!r}, whose numbers do not match their hash.")
-    return header, tensors
 
 
 def load(cls: Any, model: nn.Module, path: str | Path, projection: Projection | None = None) -> Any:

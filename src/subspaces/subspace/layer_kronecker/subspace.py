@@ -2,6 +2,7 @@
 
 import functools
 import glob
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from subspaces import checkpoint
-from subspaces.layer_kronecker.factors import (
+from subspaces.errors import unknown_name
+from subspaces.layout import digest_of, select
+from subspaces.projections import PROJECTIONS, Projection
+from subspaces.subspace.layer_kronecker.factors import (
+    BALANCES,
+    FACTORS,
     core_of,
     factor_all_,
     factors_of,
+    joined,
     linears_of,
     make_recipe,
+    rows_of,
     unfactor_all_of_,
     weights_digest,
 )
-from subspaces.layer_kronecker.linear import KroneckerLinear, set_factors_, unfactor_
-from subspaces.layout import digest_of, select
-from subspaces.projections import Projection
-from subspaces.subspace import Subspace
+from subspaces.subspace.layer_kronecker.linear import KroneckerLinear, set_factors_, unfactor_
+from subspaces.subspace.subspace import Subspace
 
-_KEY = "layer_kronecker"  # of the recipe in a checkpoint's notes
+RANK = (32, 128)
+"""Default (r_out, r_in) of the cores."""
 
 
 class LayerKronecker(Subspace):
@@ -31,7 +38,8 @@ class LayerKronecker(Subspace):
 
     W_l = W_l0 + c_l·B_l S_l A_lᵀ with frozen orthonormal A_l (in × r_in) and B_l (out × r_out) made from the seed. The
     cores S_l (r_out × r_in), and as plain rows all other selected tensors (biases, norms, convolutions, layers with a
-    side of at most its rank), are (S, …) = (S, …)₀ + P w with one P ∈ R^{D'×d}, D' = Σ r_out·r_in + the others.
+    core of more than half their weight), are (S, …) = (S, …)₀ + P w with one P ∈ R^{D'×d}, D' = Σ r_out·r_in + the
+    others.
     Everything else is as in `Subspace`: the same optimisers, files and methods. State dicts hold the dense weights.
 
     Cost of a layer for n rows: 2n·in·out multiply-adds instead of 3n·in·out, and no pass over its weights by the
@@ -45,10 +53,11 @@ class LayerKronecker(Subspace):
         model: any module with a linear layer wider than `rank`. Layers whose weight is shared with another module,
             and subclasses of nn.Linear, are moved by plain rows.
         d: dimension, 1 ≤ d ≤ D'.
-        projection: kind of P or a `Projection` with D = D'.
+        projection: "layer-kronecker", or a `Projection` with D = D'.
         seed: of P and of the factors.
-        rank: (r_out, r_in), or one r for both; ≥ 1. More on the side of the inputs costs the least accuracy for the
-            same number of core entries (benchmarks/layer_kronecker.py).
+        rank: (r_out, r_in), or one r for both; ≥ 1. A side that is no longer is kept whole. More on the side of the
+            inputs costs the least accuracy for the same number of core entries (benchmarks/layer_kronecker.py).
+        inner: kind of P, the map from w to the cores.
         factors: "hadamard" (portable to the bit) or "orthonormal" (QR of Gaussian matrices).
         balance: "size": c_l = √(in·out/(r_in·r_out)), all weights move alike, as under `Subspace`; "core": c_l = 1,
             all core entries move alike, so that each layer moves by the same length.
@@ -56,7 +65,7 @@ class LayerKronecker(Subspace):
         options: of `Subspace` (origin, blocks, gradients, …) and of the projection kind.
 
     Raises:
-        ValueError: no layer is wider than `rank`; d beyond D'. The model is then as it was.
+        ValueError: no layer that `rank` makes smaller; d beyond D'. The model is then as it was.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(784, 2048), nn.ReLU(), nn.Linear(2048, 10))
@@ -68,37 +77,57 @@ class LayerKronecker(Subspace):
     layers as in Li et al. 2018, eq. 2.
     """
 
+    kind = "layer-kronecker"
+
     def __init__(
         self,
         model: nn.Module,
-        d: int,
-        projection: str | Projection = "hadamard",
+        d: int | None = None,
+        projection: str | Projection = "layer-kronecker",
         seed: int = 0,
         *,
-        rank: int | tuple[int, int] = (32, 128),
+        rank: int | Sequence[int] = RANK,
+        inner: str = "hadamard",
         factors: str = "hadamard",
         balance: str = "size",
         only: Any = None,
         exclude: Any = None,
         **options: Any,
     ):
+        if isinstance(projection, str) and projection != self.kind:
+            raise ValueError(
+                f"`projection` must be {self.kind!r} or an object; got {projection!r}. Give it as `inner`."
+            )
+        if inner not in PROJECTIONS:
+            raise unknown_name("inner", inner, PROJECTIONS)
         chosen = list(select(model, only, exclude))
         self._recipe = make_recipe(model, chosen, rank, factors, balance, seed)
+        rows = rows_of(model, chosen, self._recipe)
+        if d is not None and d > rows:
+            raise ValueError(f"`d` must be at most {rows}, the numbers in all cores; got {d}. Raise `rank`.")
+        kind = inner if isinstance(projection, str) else projection
         try:
             factor_all_(model, self._recipe)
             names = [core_of(name, self._recipe) for name in chosen]
-            self._check_d(model, names, d)
-            super().__init__(model, d, projection, seed, only=[glob.escape(n) for n in names], **options)
+            super().__init__(model, d, kind, seed, only=[glob.escape(n) for n in names], **options)
         except BaseException:
             unfactor_all_of_(model, self._recipe)
             raise
 
-    @staticmethod
-    def _check_d(model: nn.Module, names: list[str], d: int | None) -> None:
-        named = dict(model.named_parameters(remove_duplicate=False))
-        rows = sum(named[name].numel() for name in names)
-        if d is not None and d > rows:
-            raise ValueError(f"`d` must be at most {rows}, the numbers in all cores; got {d}. Raise `rank`.")
+    @classmethod
+    def largest_d(
+        cls,
+        model: nn.Module,
+        projection: Any = None,
+        *,
+        only: Any = None,
+        exclude: Any = None,
+        rank: int | Sequence[int] = RANK,
+        **_: Any,
+    ) -> int:
+        """D', the largest d."""
+        chosen = list(select(model, only, exclude))
+        return rows_of(model, chosen, make_recipe(model, chosen, rank, FACTORS[0], BALANCES[0], 0))
 
     @property
     def layers(self) -> dict[str, KroneckerLinear]:
@@ -114,7 +143,18 @@ class LayerKronecker(Subspace):
     @property
     def origin(self) -> dict[str, Tensor]:
         """Cores and other tensors at w = 0, and the frozen weights as `NAME.base`."""
-        return {**super().origin, **{f"{name}.base": layer.base.detach() for name, layer in self.layers.items()}}
+        bases = {joined(name, "base"): layer.base.detach() for name, layer in self.layers.items()}
+        return {**super().origin, **bases}
+
+    def native_origin(self) -> dict[str, Tensor]:
+        """All parameters of the plain model at w = 0, by all their names."""
+        found = super().native_origin()
+        for name, layer in self.layers.items():
+            for leaf, _ in layer.named_parameters(recurse=False):
+                if leaf != "bias":
+                    del found[joined(name, leaf)]
+            found[joined(name, "weight")] = layer.at(super().origin[joined(name, "core")])
+        return found
 
     def origin_digest(self) -> str:
         """A hash of the exact bits of cores and other tensors at w = 0."""
@@ -134,7 +174,8 @@ class LayerKronecker(Subspace):
         """One paragraph: dimensions, factored layers, memory."""
         cores = sum(m.core.numel() for m in self.layers.values())
         dense = sum(m.base.numel() for m in self.layers.values())
-        extra = sum(4 * (m.left.numel() + m.right.numel()) for m in self.layers.values())
+        factors = [f for m in self.layers.values() for f in (m.left, m.right) if f is not None]
+        extra = sum(f.numel() * f.element_size() for f in factors)
         return (
             f"{super().summary()}\n{len(self.layers)} linear layers of {dense:,} weights move by cores of "
             f"{cores:,} numbers; their factors take {extra:,} bytes; {self.layout.D - cores:,} other parameters "
@@ -150,11 +191,13 @@ class LayerKronecker(Subspace):
         """θ₀ by native names (a state dict), or by those of `origin`."""
         given, bases = dict(origin), []
         for name, layer in self.layers.items():
-            base = given.get(f"{name}.base", given.get(f"{name}.weight"))
+            base = given.get(joined(name, "base"), given.get(joined(name, "weight")))
             if base is None or base.shape != layer.base.shape:
                 got = "nothing" if base is None else tuple(base.shape)
-                raise ValueError(f"`origin` must have '{name}.weight' of shape {tuple(layer.base.shape)}; got {got}.")
-            given.setdefault(f"{name}.core", torch.zeros_like(layer.core))
+                raise ValueError(
+                    f"`origin` must have '{joined(name, 'weight')}' of shape {tuple(layer.base.shape)}; got {got}."
+                )
+            given.setdefault(joined(name, "core"), torch.zeros_like(layer.core))
             bases.append((layer, base))
         super()._load_origin(given)
         for layer, base in bases:
@@ -178,12 +221,19 @@ class LayerKronecker(Subspace):
             unfactor_(layer)
         return self.model
 
+    def penalise(self, l2: float) -> None:
+        """From now on the gradients of the cores contain that of λ‖W‖², with λ = `l2`; see `KroneckerLinear`.
+
+        Hooks that the dense weights had before they were factored do not reach the cores.
+        """
+        for layer in self.layers.values():
+            layer.core.register_hook(functools.partial(_penalised, layer, 2 * l2))
+
     # ---- files
 
-    def save(self, path: str | Path, *, include_origin: bool = False, extra: dict[str, Any] | None = None) -> None:
-        """Write coordinates, buffers and the recipes of P, the factors and θ₀ to a safetensors file."""
-        recipe = {**self._recipe, "weights": weights_digest(self.layers)}
-        super().save(path, include_origin=include_origin, extra={**(extra or {}), _KEY: recipe})
+    def form(self) -> dict[str, Any]:
+        """The recipe of the factors and a hash of the frozen weights."""
+        return {"kind": self.kind, **self._recipe, "weights": weights_digest(self.layers)}
 
     @classmethod
     def load(cls, model: nn.Module, path: str | Path, projection: Projection | None = None) -> "LayerKronecker":
@@ -193,10 +243,9 @@ class LayerKronecker(Subspace):
             ValueError: a file of another kind of subspace or not whole, another layout, other weights.
         """
         header, tensors = checkpoint.read(path)
-        recipe = header["extra"].get(_KEY)
-        if recipe is None:
+        recipe = dict(header.get("form", {}))
+        if recipe.pop("kind", None) != cls.kind:
             raise ValueError(f"`path` must be of a LayerKronecker; got {str(path)!r}. Use Subspace.load.")
-        recipe = dict(recipe)
         weights = recipe.pop("weights")
         layers = linears_of(model, recipe, path)
         if not any(name.startswith("origin.") for name in tensors) and weights_digest(layers) != weights:
@@ -218,3 +267,7 @@ class LayerKronecker(Subspace):
         subspace._recipe = recipe
         Subspace.__init__(subspace, model, **options)
         return subspace
+
+
+def _penalised(layer: KroneckerLinear, factor: float, gradient: Tensor) -> Tensor:
+    return gradient.add(layer.pulled_back(), alpha=factor)

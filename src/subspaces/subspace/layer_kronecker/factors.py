@@ -1,6 +1,7 @@
 """The recipe of a layer-wise Kronecker subspace: which layers are factored, and how their factors are made."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subspaces.errors import unknown_name
-from subspaces.layer_kronecker.linear import KroneckerLinear, factor_, unfactor_
 from subspaces.layout import digest_of
 from subspaces.projections import make_projection, part_seed
+from subspaces.subspace.layer_kronecker.linear import KroneckerLinear, factor_, unfactor_
 
 FACTORS = ("hadamard", "orthonormal")
 BALANCES = ("size", "core")
 
 
 def make_recipe(
-    model: nn.Module, chosen: list[str], rank: int | tuple[int, int], factors: str, balance: str, seed: int
+    model: nn.Module, chosen: list[str], rank: int | Sequence[int], factors: str, balance: str, seed: int
 ) -> dict[str, Any]:
     """What rebuilds the factors, as JSON values."""
     pair = (rank, rank) if isinstance(rank, int) else tuple(rank)
-    if len(pair) != 2 or not all(isinstance(r, int) and r >= 1 for r in pair):
+    if len(pair) != 2 or not all(type(r) is int and r >= 1 for r in pair):
         raise ValueError(f"`rank` must be a positive integer or a pair (r_out, r_in) of them; got {rank!r}.")
     if factors not in FACTORS:
         raise unknown_name("factors", factors, FACTORS)
@@ -31,13 +32,15 @@ def make_recipe(
     layers = _wide_layers(model, chosen, pair)
     if not layers:
         raise ValueError(
-            f"`rank` must be below both sides of a linear layer with a weight of its own; got {rank!r}, and "
-            f"{type(model).__name__} has none. Lower it, or use Subspace."
+            f"`rank` must make the core of a linear layer at most half of its weight (convolutions, shared weights and "
+            f"subclasses of Linear keep theirs); got {rank!r}, and {type(model).__name__} has no such layer. "
+            f"Lower `rank`, or take another projection, such as hadamard."
         )
     return {"layers": layers, "rank": list(pair), "factors": factors, "balance": balance, "seed": seed}
 
 
-def _wide_layers(model: nn.Module, chosen: list[str], rank: tuple[int, ...]) -> list[str]:
+def _wide_layers(model: nn.Module, chosen: list[str], rank: Sequence[int]) -> list[str]:
+    """Layers whose core has at most half the entries of the weight: others would gain nothing."""
     owners: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         owners[id(parameter)] = owners.get(id(parameter), 0) + 1
@@ -46,11 +49,20 @@ def _wide_layers(model: nn.Module, chosen: list[str], rank: tuple[int, ...]) -> 
         name
         for name, module in sorted(model.named_modules())
         if type(module) is nn.Linear
-        and (f"{name}.weight" if name else "weight") in wanted
+        and joined(name, "weight") in wanted
         and owners[id(module.weight)] == 1
-        and module.out_features > rank[0]
-        and module.in_features > rank[1]
+        and 2 * math.prod(core_shape(module.weight.shape, rank)) <= module.weight.numel()
     ]
+
+
+def core_shape(weight: Sequence[int], rank: Sequence[int]) -> tuple[int, int]:
+    """(r_out, r_in) of a layer: a side that is no longer than its rank is kept whole."""
+    return min(rank[0], weight[0]), min(rank[1], weight[1])
+
+
+def joined(module: str, leaf: str) -> str:
+    """The name of a tensor of a module; "" is the model itself."""
+    return f"{module}.{leaf}" if module else leaf
 
 
 def core_of(name: str, recipe: dict[str, Any]) -> str:
@@ -58,18 +70,28 @@ def core_of(name: str, recipe: dict[str, Any]) -> str:
     module, _, leaf = name.rpartition(".")
     if leaf != "weight" or module not in recipe["layers"]:
         return name
-    return f"{module}.core" if module else "core"
+    return joined(module, "core")
+
+
+def rows_of(model: nn.Module, chosen: list[str], recipe: dict[str, Any]) -> int:
+    """D', the numbers that move: entries of cores and of the other chosen tensors of a plain model."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    factored = {joined(name, "weight") for name in recipe["layers"]}
+    shapes = [core_shape(named[n].shape, recipe["rank"]) if n in factored else named[n].shape for n in chosen]
+    return sum(math.prod(shape) for shape in shapes)
 
 
 def factors_of(
     weight: Tensor, recipe: dict[str, Any], name: str
-) -> tuple[Float[Tensor, "out r"], Float[Tensor, "in s"]]:
-    """B and A of a layer; every layer has two streams of seeds of its own."""
+) -> tuple[Float[Tensor, "out r"] | None, Float[Tensor, "in s"] | None]:
+    """B and A of a layer, None for a side that is kept whole; every layer has two streams of seeds of its own."""
     index = recipe["layers"].index(name)
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     left, right = (
         make_projection(recipe["factors"], r, n, part_seed(recipe["seed"], 2 * index + side)).to_dense(dtype)
-        for side, (r, n) in enumerate(zip(recipe["rank"], weight.shape, strict=True))
+        if r < n
+        else None
+        for side, (r, n) in enumerate(zip(core_shape(weight.shape, recipe["rank"]), weight.shape, strict=True))
     )
     return left, right
 
@@ -80,7 +102,8 @@ def factor_all_(model: nn.Module, recipe: dict[str, Any]) -> None:
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Linear)
         left, right = factors_of(layer.weight, recipe, name)
-        gain = math.sqrt(layer.weight.numel() / math.prod(recipe["rank"])) if recipe["balance"] == "size" else 1.0
+        core = math.prod(core_shape(layer.weight.shape, recipe["rank"]))
+        gain = math.sqrt(layer.weight.numel() / core) if recipe["balance"] == "size" else 1.0
         factor_(layer, left, right, gain)
 
 

@@ -1,5 +1,5 @@
 """Layers W₀ + B S Aᵀ whose cores S are driven by one w: training that never forms a weight gradient."""
 
-from subspaces.layer_kronecker.subspace import LayerKronecker
+from subspaces.subspace.layer_kronecker.subspace import LayerKronecker
 
 __all__ = ["LayerKronecker"]

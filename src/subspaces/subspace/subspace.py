@@ -1,35 +1,27 @@
 """A model seen as θ₀ + P w: any module, any optimiser, d numbers to train."""
 
 import copy
-import functools
 import math
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from subspaces import checkpoint
 from subspaces.errors import unknown_name
 from subspaces.layout import digest_of, layout_of, select
-from subspaces.projections import Projection, make_blocks, make_projection
+from subspaces.projections import PROJECTIONS, Blocks, Projection, make_blocks, make_projection, part_seed
+from subspaces.subspace.gradients import MODES, GradientFold, is_fused
+from subspaces.subspace.groups import Groups, layers_of
+from subspaces.subspace.hooks import ModelHook, unwatch, watch
+from subspaces.subspace.nearest import nearest_coordinates
 
 _RULES = {"adam": 0.5, "adamw": 0.5, "rmsprop": 0.5, "adagrad": 0.5, "sgd": 0.5, "lbfgs": 0.0}  # powers of D/d
-_FUSED_BELOW = 1 << 22  # with fewer parameters all gradients are folded in one call after backward
-
-
-@dataclass
-class _Group:
-    """Tensors that share one multiple of the coordinates: all of them, or a layer of SAID."""
-
-    indices: list[int]
-    scale: int | None  # position of λ in the coordinates
 
 
 class Subspace:
@@ -42,7 +34,8 @@ class Subspace:
     Args:
         model: any module; its trainable tensors (a shared one once) form θ in the order of their names.
         d: dimension, 1 ≤ d ≤ D. Not needed when `projection` is an object.
-        projection: a kind (see `PROJECTIONS`) or a `Projection` with D = number of parameters.
+        projection: a kind (see `PROJECTIONS`) or a `Projection` with D = number of parameters; "layer-kronecker" gives
+            a `LayerKronecker`, which trains wide linear layers without forming their weight gradients.
         seed: of the projection.
         only, exclude: name patterns (`fnmatch`) of what is projected. The rest is left to you: freeze or train it.
         origin: θ₀ as tensors by name (such as a state dict); None takes the model as it is.
@@ -61,6 +54,21 @@ class Subspace:
         >>> model(torch.ones(2, 20)).square().sum().backward(); optimizer.step(); optimizer.zero_grad()
     """
 
+    kind: ClassVar[str | None] = None
+    """Name of a form of its own, given as `projection`; None for maps of the whole flat vector."""
+    forms: ClassVar[dict[str, type["Subspace"]]] = {}
+    """Subclasses by their kind."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.kind is not None:
+            Subspace.forms[cls.kind] = cls
+
+    def __new__(cls, model: Any = None, d: Any = None, projection: Any = None, *args: Any, **options: Any):
+        """A subspace of the form that `projection` names."""
+        named: Any = cls.forms.get(projection) if cls is Subspace and isinstance(projection, str) else None
+        return super().__new__(named or cls)
+
     def __init__(
         self,
         model: nn.Module,
@@ -78,8 +86,8 @@ class Subspace:
         store_origin: bool = True,
         **options: Any,
     ):
-        if gradients not in ("auto", "fused", "stream"):
-            raise unknown_name("gradients", gradients, ("auto", "fused", "stream"))
+        if gradients not in MODES:
+            raise unknown_name("gradients", gradients, MODES)
         parameters = select(model, only, exclude)
         for name, parameter in parameters.items():
             if getattr(parameter, "_in_subspace", None) is not None:
@@ -88,25 +96,16 @@ class Subspace:
         self.layout = layout_of(parameters)
         self._names, self._parameters = list(parameters), list(parameters.values())
         self._starts = self.layout.starts
-        self._groups = self._make_groups(layer_scale)
-        scales = sum(group.scale is not None for group in self._groups)
+        scales = len(layers_of(self._names)) if layer_scale else 0
         self.projection = self._make_projection(d, projection, seed, scales, blocks, allocation, options)
-        self._place_scales(scales)
+        self._groups = Groups(self._names, self.projection.d, layer_scale)
         self.store_origin = store_origin
-        self._fused = gradients == "fused" or (gradients == "auto" and self.D < _FUSED_BELOW)
+        self._fused = is_fused(gradients, self.D)
         self.coordinates = self._make_coordinates(scales)
         self._set_origin(origin)
         self._attach()
 
     # ---- construction
-
-    def _make_groups(self, layer_scale: bool) -> list[_Group]:
-        if not layer_scale:
-            return [_Group(list(range(len(self._names))), None)]
-        layers: dict[str, list[int]] = {}
-        for i, name in enumerate(self._names):
-            layers.setdefault(name.rpartition(".")[0], []).append(i)
-        return [_Group(indices, k) for k, indices in enumerate(layers.values())]
 
     def _make_projection(self, d, projection, seed, scales, blocks, allocation, options) -> Projection:
         if isinstance(projection, Projection):
@@ -118,6 +117,8 @@ class Subspace:
             if d not in (None, projection.d + scales) or options or blocks:
                 raise ValueError(f"`d`, `blocks` and options belong to the projection object; got d={d}, {options}.")
             return projection
+        if projection not in PROJECTIONS:
+            raise unknown_name("projection", projection, [*PROJECTIONS, *self.forms])
         if d is None:
             raise ValueError("`d` must be given, the dimension of the subspace; got None. Try d=100.")
         if scales and d <= scales:
@@ -126,11 +127,6 @@ class Subspace:
             return make_projection(projection, d - scales, self.layout.D, seed, sizes=self.layout.sizes, **options)
         groups = list(self.layout.groups(blocks).values())
         return make_blocks(projection, d - scales, groups, seed, allocation=allocation, **options)
-
-    def _place_scales(self, scales: int) -> None:
-        for group in self._groups if scales else ():
-            assert group.scale is not None
-            group.scale += self.projection.d
 
     def _make_coordinates(self, scales: int) -> nn.Parameter:
         first = self._parameters[0]
@@ -163,18 +159,12 @@ class Subspace:
                 buffer.copy_(origin[name])
 
     def _attach(self) -> None:
-        self._folding = -1  # the backward pass whose end will fold the gradients
-        self._handles: list[Any] = [
-            parameter.register_post_accumulate_grad_hook(
-                self._queue_fold if self._fused else functools.partial(self._fold_one, i)
-            )
-            for i, parameter in enumerate(self._parameters)
-        ]
+        self._handles: list[Any] = GradientFold(self, self._fused).attach()
         for parameter in self._parameters:
             parameter._in_subspace = weakref.ref(self)  # type: ignore[attr-defined]
-        self._handles.append(self.model.register_forward_pre_hook(_ModelHook(self, "_before_forward")))
-        self._handles.append(self.model.register_load_state_dict_post_hook(_ModelHook(self, "_after_load")))
-        _watch(self)
+        self._handles.append(self.model.register_forward_pre_hook(ModelHook(self._before_forward)))
+        self._handles.append(self.model.register_load_state_dict_post_hook(ModelHook(self._after_load)))
+        watch(self)
 
     # ---- what a user reads
 
@@ -187,6 +177,21 @@ class Subspace:
     def D(self) -> int:
         """Native parameters that they stand for."""
         return self.layout.D
+
+    @classmethod
+    def largest_d(
+        cls,
+        model: nn.Module,
+        projection: str = "hadamard",
+        *,
+        only: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> int:
+        """The largest d that a subspace of a plain model can have: the numbers that P moves."""
+        if cls is Subspace and projection in cls.forms:
+            return cls.forms[projection].largest_d(model, only=only, exclude=exclude, **options)
+        return layout_of(select(model, only, exclude)).D
 
     def parameters(self) -> list[nn.Parameter]:
         """What an optimiser trains: the coordinates."""
@@ -237,13 +242,6 @@ class Subspace:
 
     # ---- w → θ
 
-    def _multiple(self, group: _Group, w: Tensor) -> Tensor:
-        """The vector that a group of tensors sees: w, or λ_i w."""
-        return w[: self.projection.d] if group.scale is None else w[: self.projection.d] * w[group.scale]
-
-    def _pick(self, values: list[Any], group: _Group) -> list[Any]:
-        return values if group.scale is None else [values[i] for i in group.indices]
-
     @torch.no_grad()
     def sync(self) -> None:
         """Write θ₀ + P w into the model.
@@ -256,13 +254,14 @@ class Subspace:
         if w.device != device:  # the model was moved after wrapping
             self._follow(device)
             w = self.coordinates.detach()
+        d = self.projection.d
         for group in self._groups:
-            v = self._multiple(group, w)
+            v = group.multiple(w, d)
             if self._origins is None:
                 assert self._written is not None
-                v = v - self._multiple(group, self._written)
-            origins = None if self._origins is None else self._pick(self._origins, group)
-            self.projection.write_(self._pick(self._parameters, group), self._pick(self._starts, group), v, origins)
+                v = v - group.multiple(self._written, d)
+            origins = None if self._origins is None else group.pick(self._origins)
+            self.projection.write_(group.pick(self._parameters), group.pick(self._starts), v, origins)
         if self._written is not None:
             self._written.copy_(w)
         self._synced = self.coordinates._version
@@ -298,69 +297,15 @@ class Subspace:
         if self.coordinates._version != self._synced:
             self.sync()
 
-    # ---- g → Pᵀg
-
-    def _gradient(self) -> Tensor:
-        if self.coordinates.device != self._parameters[0].device:
-            self._follow(self._parameters[0].device)
-        if self.coordinates.grad is None:
-            self.coordinates.grad = torch.zeros_like(self.coordinates)
-        return self.coordinates.grad
-
-    @torch.no_grad()
-    def _fold(self, indices: Sequence[int], gradients: list[Tensor]) -> None:
-        """Add Pᵀg of some tensors to the gradient of w (SAID: dL/dw = Σ λ_i a_i, dL/dλ_i = ⟨a_i, w⟩, a_i = P_iᵀg_i)."""
-        out, d = self._gradient(), self.projection.d
-        w = self.coordinates.detach()
-        chosen = set(indices)
-        by_index = dict(zip(indices, gradients, strict=True))
-        for group in self._groups:
-            members = [i for i in group.indices if i in chosen]
-            if not members:
-                continue
-            tensors = [by_index[i].to_dense() if by_index[i].is_sparse else by_index[i] for i in members]
-            starts = [self._starts[i] for i in members]
-            if group.scale is None:
-                self.projection.fold_(out[:d], tensors, starts)
-            else:
-                a = torch.zeros_like(out[:d])
-                self.projection.fold_(a, tensors, starts)
-                out[:d] += w[group.scale] * a
-                out[group.scale] += a @ w[:d]
-
-    def _fold_one(self, index: int, parameter: Tensor) -> None:
-        gradient, parameter.grad = parameter.grad, None
-        if gradient is not None:
-            self._fold([index], [gradient])
-
-    def _queue_fold(self, parameter: Tensor) -> None:
-        task = torch._C._current_graph_task_id()
-        if task != self._folding:  # once per backward pass; a pass that raised left nothing behind
-            self._folding = task
-            torch.autograd.Variable._execution_engine.queue_callback(self._fold_all)  # type: ignore[attr-defined]
-
-    def _fold_all(self) -> None:
-        self._folding = -1
-        gradients = [p.grad for p in self._parameters]
-        for parameter in self._parameters:
-            parameter.grad = None
-        plain = len(self._groups) == 1 and self._groups[0].scale is None
-        if plain and not any(g is None or g.is_sparse for g in gradients):  # the usual case, kept short
-            with torch.no_grad():
-                self.projection.fold_(self._gradient(), [g for g in gradients if g is not None], self._starts)
-            return
-        held = [(i, g) for i, g in enumerate(gradients) if g is not None]
-        self._fold([i for i, _ in held], [g for _, g in held])
-
     # ---- functional form
 
     def theta(self, w: Shaped[Tensor, "d"]) -> dict[str, Tensor]:
         """θ₀ + P w by name, as differentiable functions of w."""
         origin = self.origin
-        offset = None if self._groups[0].scale is not None else self.projection(w)
+        offset = self.projection(w) if self._groups.plain else None
         found = {}
         for group in self._groups:
-            v = self._multiple(group, w)
+            v = group.multiple(w, self.projection.d)
             for i in group.indices:
                 start, shape = self._starts[i], self.layout.shapes[i]
                 stop = start + math.prod(shape)
@@ -388,9 +333,7 @@ class Subspace:
         """
         self.sync()
         if seed is not None:
-            old = self.projection
-            kind = type(old)
-            projection = kind(old.d, old.D, seed, **old.options)  # type: ignore[call-arg]
+            projection = _redrawn(self.projection, seed)
         if projection is not None:
             if (projection.d, projection.D) != (self.projection.d, self.projection.D):
                 raise ValueError(
@@ -412,33 +355,17 @@ class Subspace:
         Returns:
             w, and ‖θ − θ₀ − P w‖ / ‖θ − θ₀‖ (0 when θ = θ₀).
         """
-        if self._groups[0].scale is not None:
+        if not self._groups.plain:
             raise RuntimeError("`coordinates_of` must have a linear map; got layer scales (SAID).")
-        origin = self.origin
-        dtype = self.coordinates.dtype
+        origin, dtype = self.origin, self.coordinates.dtype
         delta = torch.cat([(tensors[n].to(dtype) - origin[n].to(dtype)).reshape(-1) for n in self._names])
-        length = float(delta.norm())
-        w = torch.zeros_like(self.coordinates)
-        residual = self.projection.adjoint(delta)
-        direction, square = residual.clone(), float(residual @ residual)
-        first = square
-        for _ in range(iterations):
-            if square <= 1e-14 * first or square == 0:
-                break
-            image = self.projection.adjoint(self.projection(direction))
-            step = square / float(direction @ image)
-            w += step * direction
-            residual -= step * image
-            square, last = float(residual @ residual), square
-            direction = residual + (square / last) * direction
-        distance = float((delta - self.projection(w)).norm())
-        return w, (distance / length if length > 0 else 0.0)
+        return nearest_coordinates(self.projection, delta, iterations)
 
     def _after_load(self, *_: Any) -> None:
         """Keep θ = θ₀ + P w true after `model.load_state_dict`: find the loaded point, or make it the origin."""
         self._match_origins()
         loaded = {n: p.detach().clone() for n, p in zip(self._names, self._parameters, strict=True)}
-        if self._origins is not None and self._groups[0].scale is None:
+        if self._origins is not None and self._groups.plain:
             w, distance = self.coordinates_of(loaded)
             if distance < 1e-3:
                 with torch.no_grad():
@@ -460,7 +387,7 @@ class Subspace:
         self._handles = []
         for parameter in self._parameters:
             parameter._in_subspace = None  # type: ignore[attr-defined]
-        _SUBSPACES.pop(id(self.coordinates), None)
+        unwatch(self)
         return self.model
 
     def __deepcopy__(self, memo: dict) -> "Subspace":
@@ -488,71 +415,36 @@ class Subspace:
 
     @classmethod
     def load(cls, model: nn.Module, path: str | Path, projection: Projection | None = None) -> "Subspace":
-        """Wrap a model that stands at θ₀ and set it to the saved point; see `subspaces.checkpoint.load`."""
+        """Wrap a model that stands at θ₀ and set it to the saved point; see `subspaces.checkpoint.load`.
+
+        The form is the one that was saved: a file of a `LayerKronecker` gives one again.
+        """
+        form = checkpoint.form_of(path).get("kind") if cls is Subspace else None
+        if form is not None and form not in cls.forms:
+            raise unknown_name("path", form, cls.forms)
+        if form is not None:
+            return cls.forms[form].load(model, path, projection)
         return checkpoint.load(cls, model, path, projection)
+
+    def form(self) -> dict[str, Any]:
+        """What rebuilds this form besides the projection, as JSON values: its `kind` and more; {} for a plain one."""
+        return {}
+
+    def native_origin(self) -> dict[str, Tensor]:
+        """All parameters of the plain model at w = 0, by all their names; those outside the subspace as they are."""
+        named = dict(self.model.named_parameters(remove_duplicate=False))
+        origin = {id(named[name]): tensor for name, tensor in self.origin.items()}
+        return {name: origin.get(id(parameter), parameter) for name, parameter in named.items()}
 
     def origin_digest(self) -> str:
         """A hash of the exact bits of θ₀."""
         return self._origin_digest or digest_of(list(self.origin.values()))
 
 
-class _ModelHook:
-    """A hook of the model that a copy of the model does not keep: a deep copy is a plain model."""
-
-    def __init__(self, subspace: Subspace | None, method: str):
-        self.subspace, self.method = subspace, method
-
-    def __call__(self, *args: Any) -> None:
-        if self.subspace is not None:
-            getattr(self.subspace, self.method)(*args)
-
-    def __deepcopy__(self, memo: dict) -> "_ModelHook":
-        return _ModelHook(None, self.method)
-
-    def __reduce__(self) -> tuple:
-        return _ModelHook, (None, self.method)
-
-
-# Optimisers are told apart by the tensors they own: one pair of global hooks serves every subspace alive.
-_SUBSPACES: "weakref.WeakValueDictionary[int, Subspace]" = weakref.WeakValueDictionary()
-_GLOBAL_HOOKS: list[Any] = []
-
-
-def _watch(subspace: Subspace) -> None:
-    _SUBSPACES[id(subspace.coordinates)] = subspace
-    if not _GLOBAL_HOOKS:
-        _GLOBAL_HOOKS.append(register_optimizer_step_pre_hook(_before_step))
-        _GLOBAL_HOOKS.append(register_optimizer_step_post_hook(_after_step))
-
-
-def _trained_by(optimizer: torch.optim.Optimizer) -> Iterator[Subspace]:
-    if not _SUBSPACES:
-        return
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            subspace = _SUBSPACES.get(id(parameter))
-            if subspace is not None and subspace.coordinates is parameter:
-                yield subspace
-
-
-def _before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict) -> tuple[tuple, dict] | None:
-    """Closures must see the model at the w of the moment: every call is preceded by a sync."""
-    subspaces = list(_trained_by(optimizer))
-    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-    if not subspaces or closure is None:
-        return None
-
-    def synced_closure() -> Any:
-        for subspace in subspaces:
-            subspace.sync()
-        return closure()
-
-    if "closure" in kwargs:
-        return args, {**kwargs, "closure": synced_closure}
-    positional: list[Any] = list(args)  # the optimiser itself, then its arguments
-    return (positional[0], synced_closure, *positional[2:]), kwargs
-
-
-def _after_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-    for subspace in _trained_by(optimizer):
-        subspace.sync()  # always: fused optimisers change w without raising its version counter
+def _redrawn(projection: Projection, seed: int) -> Projection:
+    """The same kind with another seed."""
+    if isinstance(projection, Blocks):
+        parts = [_redrawn(part, part_seed(seed, p)) for p, part in enumerate(projection.parts)]
+        return Blocks(parts, projection.ranges, seed)
+    kind: Any = type(projection)
+    return kind(projection.d, projection.D, seed, **projection.options)
