@@ -19,7 +19,7 @@ import csv
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import matplotlib
@@ -170,8 +170,8 @@ def grid_of(world: World, kind: str, levels: int) -> tuple[list[int], list[int]]
 def grid_result(world: World, kind: str, levels: int, repeats: int) -> tuple[float, int]:
     """Width of the interval from a grid with equal repeats per d, by the same fit; and the runs it took."""
     grid, found = grid_of(world, kind, levels)
-    engine = ThresholdSearch(world.baseline, d_max=D_MAX, max_runs=10**6)
-    engine.plan = replace(engine.plan, looks=False)  # a grid is looked at once: its intervals pay for no more
+    # a grid is looked at once: its intervals pay for no more
+    engine = ThresholdSearch(world.baseline, d_max=D_MAX, max_runs=10**6, looks=False)
     for seed, d in enumerate([*found, *np.repeat(grid, repeats).tolist()]):
         engine.tell(d, seed, world.evaluate(d, seed))
     return engine.estimate().ratio, len(found) + len(grid) * repeats

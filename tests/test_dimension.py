@@ -10,7 +10,7 @@ import pytest
 from subspaces.dimension.crossing import isotonic
 from subspaces.dimension.curve import Curve, Threshold
 from subspaces.dimension.estimate import DimensionEstimate, Run, baseline_scores, judge, literal_rule
-from subspaces.dimension.fidelity import hopeless, interpolate_rate, tune_rate
+from subspaces.dimension.fidelity import halving, hopeless, interpolate_rate, rungs_around, tune_rate
 from subspaces.dimension.search import ThresholdSearch, search
 
 
@@ -443,3 +443,45 @@ def test_interpolate_rate():
     assert interpolate_rate(known, 10**6) == 0.001
     with pytest.raises(ValueError, match="`known` must map"):
         interpolate_rate({}, 10)
+
+
+def test_halving_gives_the_trials_of_a_round_at_once():
+    rounds = halving([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    assert next(rounds) == [(rate, 1 / 3) for rate in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)]
+    assert rounds.send([0.1, 0.2, 0.5, math.nan, 0.6, 0.0]) == [(4.0, 1.0), (16.0, 1.0)]
+    with pytest.raises(StopIteration) as end:
+        rounds.send([0.9, 0.8])
+    assert end.value.value.rate == 4.0
+    assert end.value.value.cost == pytest.approx(4)
+
+
+@pytest.mark.parametrize(
+    ("d", "rungs"),
+    [
+        (1, (1,)),
+        (2, (2,)),
+        (3, (2, 6)),
+        (25, (25,)),
+        (26, (25, 100)),
+        (100, (100,)),
+        (399, (100, 400)),
+        (450, (400, 500)),
+        (500, (500,)),
+    ],
+)
+def test_rungs_around_a_dimension(d, rungs):
+    assert rungs_around(d, start=100, d_min=1, d_max=500) == rungs
+
+
+def test_runs_chosen_beforehand_pay_nothing_for_looks():
+    known = [
+        (d, 0.9 + 0.1 * math.log(d / 100) + 0.01 * math.sin(7 * seed)) for seed, d in enumerate([50, 100, 200] * 6)
+    ]
+    widths = []
+    for looks in (True, False):
+        engine = ThresholdSearch(1.0, d_max=1000, looks=looks)
+        for seed, (d, score) in enumerate(known):
+            engine.tell(d, seed, score)
+        assert ThresholdSearch.from_state(engine.state()).estimate() == engine.estimate()
+        widths.append(engine.estimate().ratio)
+    assert widths[1] < widths[0]

@@ -1,6 +1,8 @@
 """The search for an intrinsic dimension, fed with runs: estimates, budgets, baselines, resuming, sharing."""
 
+import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -124,6 +126,45 @@ def test_stopped_runs_are_no_results_for_a_measurement_that_wants_them_whole(tmp
     assert len(whole.results) > sum(run.status == "done" for run in first.results)
 
 
+RATES = Rule(baseline="1.0", tune_lr=True, rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08), max_runs=14)
+
+
+def test_rates_are_tuned_on_a_ladder_with_seeds_of_their_own(tmp_path):
+    found = measure(tmp_path, RATES, trainer="fake_trainer:rate_sensitive")
+    rungs = sorted(found.rates)
+    assert set(rungs) <= {round(235 * 4.0**k) for k in range(-3, 5)}
+    assert rungs[0] <= min(found.by_d())
+    assert rungs[-1] >= max(found.by_d())
+    for d, choice in found.rates.items():
+        assert abs(math.log2(choice.rate / fake_trainer.best_rate(d))) <= 0.5
+        assert len(choice.trials) == 8
+    assert {run.config.seed_model - 10**9 for run in found.tuning} == set(rungs)
+    assert all(run.config.seed_model < 1000 for run in found.results)
+    assert len(found.tuning) == 8 * len(rungs)
+    for run in found.results:
+        d, lr = run.config.d or 0, run.config.lr or 0
+        assert found.rates[rungs[0]].rate >= lr >= found.rates[rungs[-1]].rate
+        assert lr == pytest.approx(fake_trainer.best_rate(d), rel=0.5)
+    kept = found.to_dict()
+    assert [row["d"] for row in kept["rates"]] == rungs
+    assert [trial[1] for trial in kept["rates"][0]["trials"]] == [1 / 3] * 6 + [1.0] * 2
+    again = measure(tmp_path, RATES, trainer="fake_trainer:fails")
+    assert again.estimate == found.estimate
+    assert again.rates == found.rates
+
+
+def test_tuning_runs_are_no_runs_of_the_search(tmp_path):
+    measure(tmp_path, dataclasses.replace(RATES, max_runs=4), trainer="fake_trainer:rate_sensitive")
+    plain = measure(tmp_path, Rule(baseline="1.0", max_runs=4), TrainConfig("digits-fc", lr=0.02))
+    assert all(run.config.lr == 0.02 for run in plain.results)
+    assert all(run.config.seed_model < 1000 for run in plain.results)
+
+
+def test_time_spent_on_tuning_ends_the_search(tmp_path):
+    found = measure(tmp_path, dataclasses.replace(RATES, minutes=0.0), trainer="fake_trainer:rate_sensitive")
+    assert (found.estimate.outcome, found.results, found.tuning) == ("budget spent", [], [])
+
+
 @pytest.mark.parametrize("baseline", ["1.0", "local"])
 def test_two_processes_share_a_measurement(tmp_path, baseline):
     code = f"""
@@ -157,6 +198,13 @@ def test_what_makes_no_sense_is_refused(tmp_path, config, rule, message):
 def test_a_wrong_baseline_is_refused():
     with pytest.raises(ValueError, match="`baseline` must be auto, global, local or a number; got 'locla'"):
         Rule(baseline="locla")
+
+
+def test_rates_without_tuning_are_refused():
+    with pytest.raises(ValueError, match="`rates` must go with `tune_lr`"):
+        Rule(rates=(0.1,))
+    with pytest.raises(ValueError, match="`rates` must be positive"):
+        Rule(tune_lr=True, rates=(-0.1,))
 
 
 def test_quick_protocol_leaves_alone_what_was_set():

@@ -49,6 +49,34 @@ def test_page_is_self_contained(measured, tmp_path):
     assert "<script" not in text
 
 
+def test_tuned_rates_make_one_series_and_are_shown(tmp_path):
+    rule = Rule(baseline="1.0", tune_lr=True, rates=(0.005, 0.01, 0.02, 0.04), max_runs=12)
+    found = measure_dimension(
+        TrainConfig("digits-fc"), tmp_path, rule, workers=1, trainer="fake_trainer:rate_sensitive"
+    )
+    (series,) = gather([tmp_path])
+    assert len({row["config"]["lr"] for row in series.rows}) > 3
+    assert len(series.rows) == len(found.results)
+    assert len(series.tuning) == len(found.tuning)
+    assert series.estimate == found.estimate
+    text = write_report(tmp_path).read_text()
+    assert "Learning rates" in text
+    assert "native rate" in text
+    assert text.count("chosen") == len(found.rates)
+
+
+def test_runs_that_were_given_up_are_shown_as_such(tmp_path):
+    rule = Rule(baseline="1.0", stop_early=True, start=1, max_runs=9)
+    measure_dimension(TrainConfig("digits-fc"), tmp_path, rule, workers=1, trainer="fake_trainer:learning")
+    (series,) = gather([tmp_path])
+    stopped = [row for row in series.rows if row["status"] == "stopped"]
+    assert sorted(row["config"]["d"] for row in stopped) == [1, 2, 4, 8]
+    assert not {1, 2, 4, 8} & set(series.scores()[0])
+    text = write_report(tmp_path).read_text()
+    assert text.count("given up") == 4
+    assert "1 (1 stopped)" in text
+
+
 def test_figures_are_there_and_valid(measured, tmp_path):
     write_report(measured, tmp_path)
     for name in ("score_against_d", "training_curves"):

@@ -264,10 +264,12 @@ def run_dimension(options: Dimension) -> int:
 
 
 def _show_dimension(found: Any) -> None:
-    from subspaces.display.progress import tried_table
+    from subspaces.display.progress import rates_line, tried_table
 
     screen = Console(highlight=False)
     screen.print(tried_table(found))
+    if found.rates:
+        screen.print(rates_line(found), soft_wrap=True)
     screen.print(f"\n[bold]{found.estimate}[/bold]", soft_wrap=True)
     if found.estimate.d_int:
         compression = found.D / found.estimate.d_int

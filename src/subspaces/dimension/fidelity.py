@@ -4,7 +4,7 @@ Pure functions of scores; nothing here trains. The rules stand before the runs, 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 PATIENCE = 0.4  # share of a run's budget before which it is never given up
@@ -91,6 +91,22 @@ def tune_rate(
         >>> tune_rate(lambda rate, budget: -abs(rate - 0.1), [0.01, 0.03, 0.1, 0.3]).rate
         0.1
     """
+    rounds, told = halving(rates, keep=keep), None
+    while True:
+        try:
+            trials = rounds.send(told)
+        except StopIteration as end:
+            return end.value
+        told = [evaluate_rate(rate, budget) for rate, budget in trials]
+
+
+def halving(
+    rates: Sequence[float], *, keep: float = 1 / 3
+) -> Generator[list[tuple[float, float]], list[float] | None, RateChoice]:
+    """The rounds of `tune_rate`, for those who do the trials of a round at once, or find them done.
+
+    Yields the trials (rate, budget) of a round, wants their scores sent, and returns the choice.
+    """
     alive = sorted(set(rates))
     if not alive or not all(math.isfinite(rate) and rate > 0 for rate in alive):
         raise ValueError(f"`rates` must be numbers above 0, at least one; got {list(rates)}. Give some, such as 1e-3.")
@@ -100,14 +116,29 @@ def tune_rate(
     while sizes[-1] > 1:
         sizes.append(max(1, math.floor(sizes[-1] * keep)))
     rounds = max(1, len(sizes) - 1)
-    trials: list[tuple[float, float, float]] = []
+    done: list[tuple[float, float, float]] = []
     for round_, size in enumerate(sizes[1:] or [1]):
         budget = keep ** (rounds - 1 - round_)
-        scored = [(rate, evaluate_rate(rate, budget)) for rate in alive]
-        trials += [(rate, budget, score) for rate, score in scored]
+        scores = (yield [(rate, budget) for rate in alive]) or []
+        scored = list(zip(alive, scores, strict=True))
+        done += [(rate, budget, score) for rate, score in scored]
         scored.sort(key=lambda pair: (-pair[1] if math.isfinite(pair[1]) else math.inf, pair[0]))
         alive = sorted(rate for rate, _ in scored[:size])
-    return RateChoice(alive[0], tuple(trials))
+    return RateChoice(alive[0], tuple(done))
+
+
+def rungs_around(d: int, start: int, d_min: int, d_max: int, factor: float | int = 4) -> tuple[int, ...]:
+    """The one or two d of the ladder start · factor^k (cut to the range) on either side of d, where rates are tuned.
+
+    Example:
+        >>> rungs_around(300, start=100, d_min=1, d_max=1000)
+        (100, 400)
+        >>> rungs_around(400, start=100, d_min=1, d_max=1000)
+        (400,)
+    """
+    k = math.floor(math.log(d / start) / math.log(factor) + 1e-9)
+    low, high = (max(d_min, min(d_max, round(start * factor**step))) for step in (k, k + 1))
+    return (low,) if d <= low else (low, high) if d < high else (high,)
 
 
 def interpolate_rate(known: Mapping[int, float], d: int) -> float:

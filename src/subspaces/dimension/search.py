@@ -35,6 +35,8 @@ class ThresholdSearch:
         max_runs: budget, ≥ 1.
         start: first d to run; by default √(d_min · d_max).
         first_seed: seeds are first_seed, first_seed + 1, …: never the same one twice.
+        looks: False for runs that were chosen beforehand and are read once, such as a grid's: the interval then pays
+            nothing for looking after every run.
 
     Raises:
         ValueError: for a value out of these ranges.
@@ -60,6 +62,7 @@ class ThresholdSearch:
         max_runs: int = 60,
         start: int | None = None,
         first_seed: int = 0,
+        looks: bool = True,
     ) -> None:
         scores: float | list[float]
         if isinstance(baseline, Iterable):
@@ -71,8 +74,10 @@ class ThresholdSearch:
         _check(settings)
         stored = [s if math.isfinite(s) else None for s in scores] if isinstance(scores, list) else scores
         self.settings: dict[str, Any] = {"baseline": stored, **{k: _plain(v) for k, v in settings.items()}}
+        if not looks:
+            self.settings["looks"] = False
         middle = max(d_min, min(d_max, round(math.sqrt(d_min * d_max))))
-        self.plan = Plan(d_min, d_max, start or middle, float(ratio), confidence)
+        self.plan = Plan(d_min, d_max, start or middle, float(ratio), confidence, looks)
         self.level, self.max_runs, self.first_seed = float(level), max_runs, first_seed
         self.baseline = baseline_scores(scores)
         mean, runs = self.baseline.mean, self.baseline.runs

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from subspaces.measure.dimension_data import Measurement
+from subspaces.measure.rates import is_trial
 from subspaces.runs.pools import Event
 from subspaces.train.callbacks import Callback
 
@@ -103,6 +104,8 @@ class SearchDisplay:
             return
         key = event.config.key()
         label = "direct" if event.config.d is None else f"d = {event.config.d:,}"
+        if is_trial(event.config):
+            label = f"tuning {label}, rate {event.config.lr:g}, {event.config.epochs} epochs"
         if event.kind == "progress":
             self._parts[key] = (label, event.part)
         else:
@@ -111,7 +114,8 @@ class SearchDisplay:
             result = event.result
             verdict = _percent(result.score, result.score_name) if result.status == "done" else result.status
             now = "" if found is None else f"; now {str(found.estimate).partition(':')[0]}"
-            self._say(f"{label}, seed {event.config.seed_model}: {verdict} in {result.seconds:.1f} s{now}")
+            seed = "" if is_trial(event.config) else f", seed {event.config.seed_model}"
+            self._say(f"{label}{seed}: {verdict} in {result.seconds:.1f} s{now}")
 
     def _say(self, text: str) -> None:
         if not self.screen.is_terminal:
@@ -130,7 +134,8 @@ class SearchDisplay:
 def tried_table(found: Measurement, rows: int | None = None) -> Table:
     """Every d tried, with means and spread of the scores; only the ``rows`` nearest to the crossing if so many fit."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("d", "runs", "validation", "s.d.", "test", "", "D/d"):
+    rate = ["native rate"] if found.rule.tune_lr else []
+    for name in ("d", *rate, "runs", "validation", "s.d.", "test", "", "D/d"):
         table.add_column(name, justify="right")
     groups = list(found.by_d().items())
     if rows is not None and len(groups) > rows:
@@ -148,8 +153,15 @@ def tried_table(found: Measurement, rows: int | None = None) -> Table:
         test = _percent(sum(tests) / len(tests), name) if tests else "–"
         shown = _percent(mean, name) if scores else "diverged" if whole else "stopped"
         around = "" if spread is None else _percent(spread, name)
-        table.add_row(f"{d:,}", str(len(results)), shown, around, test, passes, f"{found.D / d:,.0f}")
+        rate = [f"{results[0].config.lr:.3g}"] if found.rule.tune_lr else []
+        table.add_row(f"{d:,}", *rate, str(len(results)), shown, around, test, passes, f"{found.D / d:,.0f}")
     return table
+
+
+def rates_line(found: Measurement) -> str:
+    """The native rates that were tuned, in one line; empty without any."""
+    rates = ", ".join(f"{choice.rate:.3g} at d = {d:,}" for d, choice in sorted(found.rates.items()))
+    return f"native rates tuned in {len(found.tuning)} runs: {rates}" if rates else ""
 
 
 def _percent(value: float | None, name: str) -> str:

@@ -5,13 +5,14 @@ never used twice; the search ends when the interval is as narrow as asked for or
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from subspaces.dimension.search import ThresholdSearch
 from subspaces.measure.course import RUNS, Course
 from subspaces.measure.dimension_data import Measurement, Rule
+from subspaces.measure.rates import Do, Rates, is_trial
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.terms import PLAIN, Terms
 from subspaces.tasks import get_task
@@ -74,18 +75,22 @@ class _Search(Course):
         self.direct: list[Result] = []
         self.results: dict[tuple[int, int], Result] = {}
         self.engine: ThresholdSearch | None = None
+        self.rates: Rates | None = None
         self.giving_up = PLAIN
 
     def terms(self, config: TrainConfig) -> Terms:
         """Runs that only bracket the crossing may be given up; those of the fit must be whole."""
-        bracketing = config.d is not None and self.engine is not None and self.engine.bracketing
-        return self.giving_up if bracketing else PLAIN
+        whole = config.d is None or is_trial(config) or self.engine is None or not self.engine.bracketing
+        return PLAIN if whole else self.giving_up
 
     def run(self, workers: int, launcher: str, trainer: str) -> Measurement:
         with self.doing_runs(workers, launcher, trainer):
             engine = self.engine = self._engine(self._baseline())
             if self.rule.stop_early and engine.threshold.value > 0:  # NaN: every baseline run failed
                 self.giving_up = Terms(threshold=engine.threshold.value)
+            if self.rule.tune_lr:
+                plan = engine.plan
+                self.rates = Rates(self.config, (plan.start, plan.d_min, plan.d_max), self.rule.rates)
             self._recall(engine)
             self._write()
             self.on_event(None, self.measurement())
@@ -107,7 +112,8 @@ class _Search(Course):
             return task.global_baseline
         if wanted != "local":
             return float(wanted)
-        found = self.finish(self._at(None, self.rule.first_seed + i) for i in range(self.rule.baseline_runs))
+        seeds = range(self.rule.first_seed, self.rule.first_seed + self.rule.baseline_runs)
+        found = self.finish(_seeded(_direct(self.config), seed) for seed in seeds)
         self.direct = list(found.values())
         return [result.score for result in self.direct]
 
@@ -138,8 +144,10 @@ class _Search(Course):
         low, high = engine.settings["d_min"], engine.settings["d_max"]
         for result in self.stored(self.giving_up):
             d, seed = result.config.d or 0, result.config.seed_model
-            if low <= d <= high and result.config.key() == self._at(d, seed).key():
-                self._tell(engine, result)
+            if low <= d <= high and not is_trial(result.config):
+                wanted = self._at(d, seed, self._look_up)
+                if wanted is not None and result.config.key() == wanted.key():
+                    self._tell(engine, result)
 
     def _keep_busy(self, engine: ThresholdSearch, workers: int) -> None:
         """As many runs in hand as there are workers, those that an earlier call asked for first."""
@@ -147,13 +155,25 @@ class _Search(Course):
             engine.close()
             return
         for d, seed in engine.state()["pending"]:
-            if len(self.working) < workers and (config := self._at(d, seed)) not in self.in_hand:
-                self.submit(config)
+            if len(self.working) < workers:
+                self._hand_out(engine, d, seed)
         for d, seed in engine.ask(max(0, workers - len(self.working))):
-            self.submit(self._at(d, seed))
+            self._hand_out(engine, d, seed)
+
+    def _hand_out(self, engine: ThresholdSearch, d: int, seed: int) -> None:
+        """Submit a run; where no rate is known near its d, that is tuned first, while the other runs go on."""
+        config = self._at(d, seed, self._look_up if self.over else self.finish)
+        if config is None:
+            engine.close()  # the time was spent on tuning
+        elif config not in self.in_hand and (d, seed) not in self.results:
+            self.submit(config)
+
+    def _look_up(self, configs: Iterable[TrainConfig]) -> dict[TrainConfig, Result]:
+        """The results that are there already."""
+        return {config: result for config in configs if (result := self.result(config)) is not None}
 
     def take(self, event: Event) -> None:
-        if event.result is not None and self.engine is not None:
+        if event.result is not None and self.engine is not None and not is_trial(event.config):
             self._tell(self.engine, event.result)
             self._write()
         elif event.result is not None:
@@ -167,16 +187,22 @@ class _Search(Course):
 
     # ---- record
 
-    def _at(self, d: int | None, seed: int) -> TrainConfig:
-        seeds = {"seed_projection": seed, "seed_model": seed, "seed_data": seed}
-        return dataclasses.replace(_direct(self.config) if d is None else self.config, d=d, **seeds)
+    def _at(self, d: int, seed: int, do: Do) -> TrainConfig | None:
+        """The run at d with a seed; None where its rate is to be tuned and ``do`` did not do that."""
+        lr = self.config.lr if self.rates is None else self.rates.at(d, do)
+        if lr is None and self.rates is not None:
+            return None
+        return dataclasses.replace(_seeded(self.config, seed), d=d, lr=lr)
 
     def measurement(self) -> Measurement:
         assert self.engine is not None
         runs = [self.results[pair] for pair in sorted(self.results)]
-        return Measurement(
+        found = Measurement(
             self.config, self.rule, self.D, self.engine.estimate(), self.direct, runs, round(self.elapsed(), 3)
         )
+        if self.rates is not None:
+            found.rates, found.tuning = dict(self.rates.known), list(self.rates.runs.values())
+        return found
 
     def _write(self) -> Measurement:
         assert self.engine is not None
@@ -188,6 +214,10 @@ class _Search(Course):
 def _guess(D: int, d_min: int, d_max: int) -> int:
     """Where to begin: √D lies within a factor of two or three of the published d_int90 of small image tasks."""
     return max(d_min, min(d_max, round(D**0.5)))
+
+
+def _seeded(config: TrainConfig, seed: int) -> TrainConfig:
+    return dataclasses.replace(config, seed_projection=seed, seed_model=seed, seed_data=seed)
 
 
 def _direct(config: TrainConfig) -> TrainConfig:

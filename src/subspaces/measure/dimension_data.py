@@ -1,12 +1,18 @@
 """What is decided before an intrinsic dimension is measured, and what comes out."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from subspaces.dimension.estimate import DimensionEstimate
+from subspaces.dimension.fidelity import RateChoice
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result, environment
+
+TUNING_SEED = 1_000_000_000
+"""Runs that only tune a learning rate have the seeds TUNING_SEED + d, which no other run has."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,10 @@ class Rule:
     stop_early: bool = False
     """While the crossing is not bracketed, give runs up that are hopeless (docs/decision-rule.md): they count as not
     passing. It pays where runs are long and the first d is far too small."""
+    tune_lr: bool = False
+    """Search the native learning rate at a few d (a factor of 4 apart) by successive halving, and interpolate it."""
+    rates: tuple[float, ...] = ()
+    """Native rates that --tune-lr tries; six from 1/8 to 4 times the run's own without it."""
     first_seed: int = 0
     """The runs have the seeds first_seed, first_seed + 1, …; each sets projection, model and data order."""
 
@@ -50,6 +60,12 @@ class Rule:
                 ) from error
         if self.baseline_runs < 1:
             raise ValueError(f"`baseline_runs` must be at least 1; got {self.baseline_runs}.")
+        if not 0 <= self.first_seed < TUNING_SEED // 2:
+            raise ValueError(f"`first_seed` must be in [0, {TUNING_SEED // 2:,}); got {self.first_seed}.")
+        if self.rates and not self.tune_lr:
+            raise ValueError(f"`rates` must go with `tune_lr`; got {self.rates} without. Add --tune-lr.")
+        if not all(0 < rate < float("inf") for rate in self.rates):
+            raise ValueError(f"`rates` must be positive and finite; got {self.rates}.")
 
 
 @dataclass
@@ -66,6 +82,10 @@ class Measurement:
     results: list[Result] = field(default_factory=list)
     """Runs in subspaces."""
     seconds: float = 0.0
+    rates: dict[int, RateChoice] = field(default_factory=dict)
+    """Native rates tuned, by d."""
+    tuning: list[Result] = field(default_factory=list)
+    """Runs that did so."""
 
     def by_d(self) -> dict[int, list[Result]]:
         """The runs in subspaces by dimension, smallest first."""
@@ -79,6 +99,7 @@ class Measurement:
         rows = [
             {
                 "d": d,
+                "lr": runs[0].config.lr,
                 "runs": len(runs),
                 "stopped": sum(r.status == "stopped" for r in runs),
                 "score": _mean([r.score for r in runs if r.status != "stopped"]),
@@ -94,10 +115,15 @@ class Measurement:
             "rule": dataclasses.asdict(self.rule),
             "estimate": self.estimate.to_dict(),
             "tried": rows,
+            "rates": [{"d": d, "rate": c.rate, "trials": _finite(c.trials)} for d, c in sorted(self.rates.items())],
             "direct": [r.score for r in self.direct],
             "seconds": self.seconds,
             "environment": environment(),
         }
+
+
+def _finite(trials: Sequence[tuple[float, float, float]]) -> list[list[float | None]]:
+    return [[rate, budget, score if math.isfinite(score) else None] for rate, budget, score in trials]
 
 
 def _mean(scores: list[float]) -> float | None:

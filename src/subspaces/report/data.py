@@ -1,6 +1,5 @@
 """What a report is made of: series of runs that differ only in d and seeds, read from result rows."""
 
-import contextlib
 import json
 import math
 import warnings
@@ -10,8 +9,11 @@ from typing import Any
 
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.search import ThresholdSearch
+from subspaces.measure.dimension_data import TUNING_SEED
 from subspaces.runs.run import load_rows
 
+MEASURED = "measured"
+"""Kind of the runs of the measurement in a folder."""
 VARIED = ("task", "d", "seed_projection", "seed_model", "seed_data", "device", "threads")
 
 
@@ -28,6 +30,13 @@ class Series:
     estimate: DimensionEstimate | None = None
     record: dict[str, Any] = field(default_factory=dict)
     """The measurement file, where the runs were made by a search."""
+    tuning: list[dict[str, Any]] = field(default_factory=list)
+    """Result rows of runs that only tuned the learning rate."""
+
+    @property
+    def rates(self) -> list[dict[str, Any]]:
+        """Rungs at which the native rate was tuned: d, rate, and trials [rate, share of a run, score]."""
+        return self.record.get("measurement", {}).get("rates", [])
 
     @property
     def D(self) -> int:
@@ -75,22 +84,56 @@ def gather(folders: list[Path], level: float = 0.9) -> list[Series]:
 
 
 def _series_of(folder: Path, level: float) -> list[Series]:
+    record = _record(folder)
     groups: dict[str, list[dict[str, Any]]] = {}
     direct: dict[str, list[dict[str, Any]]] = {}
+    tuning: list[dict[str, Any]] = []
     for row in load_rows(folder, stopped=True):
         if row["config"]["d"] is None:
             direct.setdefault(row["config"]["task"], []).append(row)
+        elif row["config"]["seed_model"] >= TUNING_SEED:
+            tuning.append(row)
         else:
-            groups.setdefault(_kind(row), []).append(row)
+            groups.setdefault(MEASURED if _measured(row, record) else _kind(row), []).append(row)
     labels = _labels([rows[0] for rows in groups.values()])
     found = [
         Series(label, rows[0]["config"]["task"], rows, direct.get(rows[0]["config"]["task"], []))
         for label, rows in zip(labels, groups.values(), strict=True)
     ]
     found += [Series(task, task, [], rows) for task, rows in direct.items() if not any(s.task == task for s in found)]
-    for one in found:
-        _estimate(one, folder, level)
+    for kind, one in zip([*groups, *direct], found, strict=False):
+        if kind == MEASURED:
+            one.record, one.tuning = record, tuning
+            one.estimate = DimensionEstimate.from_dict(record["measurement"]["estimate"])
+        else:
+            _estimate(one, level)
     return found
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The measurement file of a folder; empty where there is none that can be read."""
+    path = folder / "measurement.json"
+    try:
+        record = json.loads(path.read_bytes())
+        DimensionEstimate.from_dict(record["measurement"]["estimate"])
+        return record if record["measurement"]["config"] else {}
+    except OSError:
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{path} cannot be read ({error}). It is left out.", stacklevel=2)
+        return {}
+
+
+def _measured(row: dict[str, Any], record: dict[str, Any]) -> bool:
+    """Whether a run belongs to the measurement: the same settings, and where rates were tuned, the rate of its d."""
+    if not record:
+        return False
+    found = record["measurement"]
+    config = dict(found["config"])
+    if found.get("rates"):
+        rates = {tried["d"]: tried["lr"] for tried in found["tried"]}
+        config["lr"] = rates.get(row["config"]["d"])
+    return _kind(row) == _kind({"config": config})
 
 
 def _kind(row: dict[str, Any]) -> str:
@@ -113,22 +156,14 @@ def _words(name: str, value: Any) -> str:
     return str(value) if name in ("task", "projection") else f"{name} {value}"
 
 
-def _estimate(series: Series, folder: Path, level: float) -> None:
-    """The estimate of the search that made the runs; else one from the rows, where direct runs give a baseline."""
-    with contextlib.suppress(OSError):
-        try:
-            record = json.loads((folder / "measurement.json").read_bytes())
-            if series.rows and _kind({"config": record["measurement"]["config"]}) == _kind(series.rows[0]):
-                series.record = record
-                series.estimate = DimensionEstimate.from_dict(record["measurement"]["estimate"])
-                return
-        except (ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"{folder / 'measurement.json'} cannot be read ({error}). It is left out.", stacklevel=2)
+def _estimate(series: Series, level: float) -> None:
+    """An estimate from rows that no search placed, where direct runs give a baseline."""
     baseline = [row["score"] for row in series.direct if row["score"] is not None]
     d, scores = series.scores()
     if not baseline or len(set(d)) < 3 or len(baseline) < 2:
         return
-    engine = ThresholdSearch(baseline, level=level, d_max=max(series.D, max(d)), max_runs=len(scores))
+    d_max = max(series.D, max(d))
+    engine = ThresholdSearch(baseline, level=level, d_max=d_max, max_runs=len(scores), looks=False)
     for seed, (dimension, score) in enumerate(zip(d, scores, strict=True)):
         engine.tell(dimension, seed, score if math.isfinite(score) else math.nan)
     engine.close()

@@ -73,6 +73,7 @@ def comparison(series: list[Series]) -> str:
 def tried(series: Series, named: bool) -> str:
     """One line per d, and one for direct training."""
     name, rows = series.score_name, []
+    tuned = bool(series.rates)
     for d, group in series.by_d().items():
         scores, tests = [row["score"] for row in group], [row["test_score"] for row in group]
         whole = [row for row in group if row["status"] != "stopped"]
@@ -83,22 +84,55 @@ def tried(series: Series, named: bool) -> str:
         shown = [score_text(cell, name) for cell in cells]
         verdict = "passes" if passed else "" if whole else "given up"
         count = f"{len(group)}" + (f" ({len(group) - len(whole)} stopped)" if len(whole) < len(group) else "")
-        rows.append([f"{d:,}", count, *shown, loss, verdict, f"{series.D / d:,.0f}", bytes_text(4 * d)])
+        rate = [f"{group[0]['config']['lr']:.3g}"] if tuned else []
+        rows.append([f"{d:,}", *rate, count, *shown, loss, verdict, f"{series.D / d:,.0f}", bytes_text(4 * d)])
     if series.direct:
         scores, tests = [row["score"] for row in series.direct], [row["test_score"] for row in series.direct]
         shown = [score_text(cell, name) for cell in (mean(scores), spread(scores), mean(tests))]
         size = bytes_text(series.direct[0]["sizes"].get("native"))
-        rows.append(["direct", str(len(scores)), *shown, "", "", "1", size])
-    head = ["d", "runs", f"validation {name}", "s.d.", f"test {name}", "training loss", "", "D/d", "w in bytes"]
+        rows.append(["direct", *([""] if tuned else []), str(len(scores)), *shown, "", "", "1", size])
+    head = [
+        "d",
+        *(["native rate"] if tuned else []),
+        "runs",
+        f"validation {name}",
+        "s.d.",
+        f"test {name}",
+        "training loss",
+        "",
+        "D/d",
+        "w in bytes",
+    ]
     title = f"Every d tried: {series.label}" if named else "Every d tried"
     return f"<h2>{escape(title)}</h2>" + table(head, rows)
+
+
+def rates(series: Series, named: bool) -> str:
+    """The learning rates that were tuned, one line per rung and rate."""
+    if not series.rates:
+        return ""
+    rows = []
+    for rung in series.rates:
+        for rate in sorted({trial[0] for trial in rung["trials"]}):
+            share, score = max(trial[1:] for trial in rung["trials"] if trial[0] == rate)
+            chosen = "chosen" if rate == rung["rate"] else ""
+            rows.append([f"{rung['d']:,}", f"{rate:.3g}", f"{share:.2g}", score_text(score, series.score_name), chosen])
+    head = ["d", "native rate", "share of a run", f"validation {series.score_name}", ""]
+    title = "Learning rates" + (f": {series.label}" if named else "")
+    spent = time_text(sum(row["seconds"] for row in series.tuning))
+    note = (
+        f"Tuned at these d by successive halving ({len(series.tuning)} runs, {spent}), on the validation part and with "
+        "seeds of their own; interpolated in between."
+    )
+    return f"<h2>{escape(title)}</h2><p>{escape(note)}</p>" + table(head, rows)
 
 
 def all_runs(series: Series, named: bool) -> str:
     """One line per run."""
     rows = []
     for row in sorted(
-        [*series.rows, *series.direct], key=lambda row: (row["config"]["d"] or 1 << 62, row["config"]["seed_model"])
+        [*series.rows, *series.tuning, *series.direct],
+        key=lambda row: (row["config"]["d"] or 1 << 62, row["config"]["seed_model"]),
     ):
         config = row["config"]
         seeds = f"{config['seed_projection']}/{config['seed_model']}/{config['seed_data']}"

@@ -12,7 +12,17 @@ from subspaces.files import atomic_write
 from subspaces.report import figures
 from subspaces.report.data import Series, gather
 from subspaces.report.page import PAGE
-from subspaces.report.tables import all_runs, bytes_text, comparison, mean, score_text, time_text, to_do_again, tried
+from subspaces.report.tables import (
+    all_runs,
+    bytes_text,
+    comparison,
+    mean,
+    rates,
+    score_text,
+    time_text,
+    to_do_again,
+    tried,
+)
 from subspaces.report.transition import transition_parts, transitions
 
 PAGE_NAME = "report.html"
@@ -46,7 +56,7 @@ def write_report(folders: str | Path | list[str | Path], out: str | Path | None 
         lead=alone.lead if alone else _lead(series),
         cards=_as_cards(alone.cards) if alone else _cards(series),
         figures=transitions(parts, target / "figures") + ("" if alone else _figures(series, target / "figures")),
-        tables=comparison(series) + "".join(tried(one, len(series) > 1) for one in series),
+        tables=comparison(series) + "".join(part(one, len(series) > 1) for one in series for part in (tried, rates)),
         runs="".join(all_runs(one, len(series) > 1) for one in series),
         again="".join(part.again for part in parts) + "".join(to_do_again(one, len(series) > 1) for one in series),
     )
@@ -117,10 +127,11 @@ def _cards(series: list[Series]) -> str:
                 "mean of the runs inside the interval",
             )
         )
-    spent = sum(row["seconds"] for row in [*one.rows, *one.direct])
+    every = [*one.rows, *one.direct, *one.tuning]
+    spent = sum(row["seconds"] for row in every)
     wall = one.record.get("measurement", {}).get("seconds")
     note = f"{time_text(spent)} of computing" + (f", {time_text(wall)} by the clock" if wall else "")
-    cards.append(("runs", f"{len(one.rows) + len(one.direct)}", note))
+    cards.append(("runs", f"{len(every)}", note))
     return _as_cards(cards)
 
 
