@@ -207,6 +207,16 @@ def test_rates_without_tuning_are_refused():
         Rule(tune_lr=True, rates=(-0.1,))
 
 
+def test_a_batched_measurement_goes_on_as_a_single_one(tmp_path):
+    config = TrainConfig("digits-fc-16x1", epochs=2, subset=256)
+    options = {"config": config, "trainer": "subspaces.train.loop:train"}
+    found = measure(tmp_path, Rule(baseline="1.0", max_runs=6), batched=3, **options)
+    assert len(found.results) == 6
+    assert len({run.config.seed_model for run in found.results}) == 6
+    again = measure(tmp_path, Rule(baseline="1.0", max_runs=6), config=config, trainer="fake_trainer:fails")
+    assert again.estimate == found.estimate
+
+
 def test_quick_protocol_leaves_alone_what_was_set():
     config = quick(TrainConfig("mnist-fc", epochs=77))
     assert config.epochs == 77

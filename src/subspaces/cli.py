@@ -102,6 +102,10 @@ class Dimension(Measuring):
 
     config: tyro.conf.OmitArgPrefixes[TrainConfig]
     rule: tyro.conf.OmitArgPrefixes[Rule] = field(default_factory=Rule)
+    batched: int = 1
+    """Runs done at a time as one computation in this process, in place of --workers (docs/performance.md: when)."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard below --out, one folder per run."""
 
 
 @dataclass(frozen=True)
@@ -258,8 +262,9 @@ def run_dimension(options: Dimension) -> int:
     config, out = options.start(options.config, "dimension")
     with SearchDisplay(f"intrinsic dimension of {config.task}, kept in {out}") as display:
         found = measure_dimension(
-            config, out, options.rule, workers=options.workers, launcher=options.launcher, on_event=display
-        )
+            config, out, options.rule, workers=options.workers, launcher=options.launcher, batched=options.batched,
+            tensorboard=options.tensorboard, on_event=display,
+        )  # fmt: skip
     return options.end(found, out, _show_dimension)
 
 

@@ -60,10 +60,10 @@ class Course:
     # ---- runs
 
     @contextlib.contextmanager
-    def doing_runs(self, workers: int, launcher: str, trainer: str) -> Iterator[None]:
-        """Workers for the time of a ``with`` block."""
-        with open_pool(self.root, workers, launcher, trainer) as self.pool:
-            yield
+    def doing_runs(self, workers: int, launcher: str, trainer: str, batched: int = 1) -> Iterator[int]:
+        """Workers for the time of a ``with`` block; how many runs they want to have in hand."""
+        with open_pool(self.root, workers, launcher, trainer, batched) as self.pool:
+            yield max(batched, workers if batched == 1 else 1)
 
     def submit(self, config: TrainConfig) -> None:
         """Take a run into hand."""

@@ -16,8 +16,10 @@ from subspaces.measure.rates import Do, Rates, is_trial
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.terms import PLAIN, Terms
 from subspaces.tasks import get_task
+from subspaces.train.callbacks import TensorBoard
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result
+from subspaces.train.setup import largest_d
 
 __all__ = ["FILE", "RUNS", "Measurement", "Rule", "measure_dimension"]
 
@@ -31,6 +33,8 @@ def measure_dimension(
     *,
     workers: int = 2,
     launcher: str = "local",
+    batched: int = 1,
+    tensorboard: bool = False,
     on_event: Callable[[Event | None, Measurement], Any] | None = None,
     trainer: str = TRAINER,
 ) -> Measurement:
@@ -45,6 +49,8 @@ def measure_dimension(
         rule: level, baseline, precision, budget and range.
         workers: local processes of one thread each.
         launcher: local, ray or slurm.
+        batched: so many runs at a time as one computation in this process, in place of workers.
+        tensorboard: write event files of all runs below ``out/tensorboard``.
         on_event: called with each event of the pool and the measurement as it stands; with None at its start.
         trainer: ``module:function`` that does a run.
 
@@ -61,7 +67,10 @@ def measure_dimension(
     """
     rule = rule or Rule()
     _check(config)
-    return _Search(config, Path(out), rule, on_event).run(workers, launcher, trainer)
+    logs = str(Path(out) / "tensorboard") if tensorboard else None
+    if logs is not None:
+        TensorBoard(logs)  # refuse before the first run what every run would refuse
+    return _Search(config, Path(out), rule, on_event, Terms(tensorboard=logs)).run(workers, launcher, trainer, batched)
 
 
 class _Search(Course):
@@ -69,25 +78,27 @@ class _Search(Course):
 
     file, entry = FILE, "measurement"
 
-    def __init__(self, config: TrainConfig, out: Path, rule: Rule, on_event: Callable[..., Any] | None) -> None:
+    def __init__(
+        self, config: TrainConfig, out: Path, rule: Rule, on_event: Callable[..., Any] | None, terms: Terms = PLAIN
+    ) -> None:
         super().__init__(config, out, rule.minutes, on_event)
         self.rule, self.D = rule, get_task(config.task).D
         self.direct: list[Result] = []
         self.results: dict[tuple[int, int], Result] = {}
         self.engine: ThresholdSearch | None = None
         self.rates: Rates | None = None
-        self.giving_up = PLAIN
+        self.plain = self.giving_up = terms
 
     def terms(self, config: TrainConfig) -> Terms:
         """Runs that only bracket the crossing may be given up; those of the fit must be whole."""
         whole = config.d is None or is_trial(config) or self.engine is None or not self.engine.bracketing
-        return PLAIN if whole else self.giving_up
+        return self.plain if whole else self.giving_up
 
-    def run(self, workers: int, launcher: str, trainer: str) -> Measurement:
-        with self.doing_runs(workers, launcher, trainer):
+    def run(self, workers: int, launcher: str, trainer: str, batched: int) -> Measurement:
+        with self.doing_runs(workers, launcher, trainer, batched) as hands:
             engine = self.engine = self._engine(self._baseline())
             if self.rule.stop_early and engine.threshold.value > 0:  # NaN: every baseline run failed
-                self.giving_up = Terms(threshold=engine.threshold.value)
+                self.giving_up = dataclasses.replace(self.plain, threshold=engine.threshold.value)
             if self.rule.tune_lr:
                 plan = engine.plan
                 self.rates = Rates(self.config, (plan.start, plan.d_min, plan.d_max), self.rule.rates)
@@ -95,7 +106,7 @@ class _Search(Course):
             self._write()
             self.on_event(None, self.measurement())
             while not engine.done:
-                self._keep_busy(engine, workers)
+                self._keep_busy(engine, hands)
                 if self.in_hand:
                     self.proceed()
         return self._write()
@@ -122,7 +133,8 @@ class _Search(Course):
     def _engine(self, baseline: float | list[float]) -> ThresholdSearch:
         """The search, with the runs pending that an earlier call asked for."""
         rule = self.rule
-        d_max = min(rule.d_max or self.D, self.D)
+        largest = largest_d(self.config)
+        d_max = min(rule.d_max or largest, largest)
         engine = ThresholdSearch(
             baseline,
             level=rule.level,
@@ -149,15 +161,15 @@ class _Search(Course):
                 if wanted is not None and result.config.key() == wanted.key():
                     self._tell(engine, result)
 
-    def _keep_busy(self, engine: ThresholdSearch, workers: int) -> None:
-        """As many runs in hand as there are workers, those that an earlier call asked for first."""
+    def _keep_busy(self, engine: ThresholdSearch, hands: int) -> None:
+        """As many runs in hand as there are hands, those that an earlier call asked for first."""
         if self.over:
             engine.close()
             return
         for d, seed in engine.state()["pending"]:
-            if len(self.working) < workers:
+            if len(self.working) < hands:
                 self._hand_out(engine, d, seed)
-        for d, seed in engine.ask(max(0, workers - len(self.working))):
+        for d, seed in engine.ask(max(0, hands - len(self.working))):
             self._hand_out(engine, d, seed)
 
     def _hand_out(self, engine: ThresholdSearch, d: int, seed: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subspaces.errors import unknown_name
+from subspaces.runs.batches import BatchedPool
 from subspaces.runs.clusters import RayPool, SlurmPool
 from subspaces.runs.pools import TRAINER, Event, InlinePool, LocalPool, Pool
 from subspaces.runs.run import load_result
@@ -16,8 +17,12 @@ Launcher = Literal["local", "ray", "slurm"]
 LAUNCHERS: dict[str, type[Pool]] = {"local": LocalPool, "ray": RayPool, "slurm": SlurmPool}
 
 
-def open_pool(root: str | Path, workers: int = 2, launcher: str = "local", trainer: str = TRAINER) -> Pool:
+def open_pool(
+    root: str | Path, workers: int = 2, launcher: str = "local", trainer: str = TRAINER, batched: int = 1
+) -> Pool:
     """A place to do runs in: ``local`` processes (this one if ``workers`` is 1), a ``ray`` cluster, ``slurm`` jobs.
+
+    With ``batched`` above 1 so many runs at a time are done as one computation in this process, in place of workers.
 
     Raises:
         ValueError: an unknown launcher, or fewer than one worker.
@@ -25,6 +30,12 @@ def open_pool(root: str | Path, workers: int = 2, launcher: str = "local", train
     """
     if launcher not in LAUNCHERS:
         raise unknown_name("launcher", launcher, LAUNCHERS)
+    if batched < 1:
+        raise ValueError(f"`batched` must be at least 1 run at a time; got {batched}.")
+    if batched > 1:
+        if launcher != "local":
+            raise ValueError(f"`batched` must go with `launcher` local; got {launcher}. Leave one of them out.")
+        return BatchedPool(root, batched, trainer)
     if launcher == "local" and workers == 1:
         return InlinePool(root, workers, trainer)
     return LAUNCHERS[launcher](root, workers, trainer)
@@ -36,6 +47,7 @@ def run_many(
     workers: int = 2,
     launcher: Launcher = "local",
     *,
+    batched: int = 1,
     on_event: Callable[[Event], Any] | None = None,
     trainer: str = TRAINER,
 ) -> list[Result]:
@@ -48,6 +60,7 @@ def run_many(
         root: folder of all runs; several calls, also on several machines, may share it.
         workers: local processes of one thread each (a cluster decides for itself).
         launcher: local, ray or slurm.
+        batched: so many runs at a time as one computation in this process, in place of workers; see `BatchedPool`.
         on_event: called with every ``Event`` as it comes, for a progress display.
         trainer: ``module:function`` that does a run.
 
@@ -57,7 +70,7 @@ def run_many(
     found = {config.key(): load_result(Path(root) / config.key()) for config in configs}
     missing = {config.key(): config for config in configs if found[config.key()] is None}
     if missing:
-        with open_pool(root, min(workers, len(missing)), launcher, trainer) as pool:
+        with open_pool(root, min(workers, len(missing)), launcher, trainer, batched) as pool:
             for config in missing.values():
                 pool.submit(config)
             for event in events(pool, len(missing)):
