@@ -26,17 +26,24 @@ from subspaces.subspace.layer_kronecker.subspace import LayerKronecker
 from subspaces.tasks import get_task
 
 D_OF_FC = 750
+WHOLE = 10_000  # longer than any side: no factor there
 VARIANTS = {  # name → arguments of LayerKronecker; None: the ordinary subspace
     "subspace": None,
     "rank 32": {"rank": 32},
     "rank 64": {"rank": 64},
-    "rank 96": {"rank": 96},
-    "rank 32 of out, 128 of in": {"rank": (32, 128)},
-    "rank 64 of out, 256 of in": {"rank": (64, 256)},
-    "rank 128 of out, 32 of in": {"rank": (128, 32)},
     "rank 128": {"rank": 128},
-    "rank 64, orthonormal": {"rank": 64, "factors": "orthonormal"},
-    "rank 64, balance core": {"rank": 64, "balance": "core"},
+    "rank 128 of out, 32 of in": {"rank": (128, 32)},
+    "rank 32 of out, 128 of in": {"rank": (32, 128)},
+    "rank 32 of out, 256 of in": {"rank": (32, 256)},
+    "rank 64 of out, 256 of in": {"rank": (64, 256)},
+    "out whole, 32 of in": {"rank": (WHOLE, 32)},
+    "out whole, 128 of in": {"rank": (WHOLE, 128)},
+    "8 of out, in whole": {"rank": (8, WHOLE)},
+    "16 of out, in whole": {"rank": (16, WHOLE)},
+    "32 of out, in whole": {"rank": (32, WHOLE)},
+    "rank 32 of out, 128 of in, orthonormal": {"rank": (32, 128), "factors": "orthonormal"},
+    "rank 32 of out, 128 of in, balance core": {"rank": (32, 128), "balance": "core"},
+    "32 of out, in whole, balance core": {"rank": (32, WHOLE), "balance": "core"},
 }
 
 
@@ -136,7 +143,7 @@ def main() -> None:
     parser.add_argument("--accuracy", action="store_true")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-import os
 import signal
 
 import pytest
 import torch
 from torch import nn
+from training import Interrupt, curves
 
 from subspaces.subspace import Subspace
 from subspaces.tasks import get_task
@@ -21,23 +21,6 @@ from subspaces.train.state import STATE
 from subspaces.train.step import evaluate, take_step
 
 TINY = TrainConfig("digits-fc-16x1", d=60, epochs=2, batch_size=32, lr=1e-2)
-TIMES = ("seconds",)
-
-
-def curves(result):
-    """The rows without what differs from one execution to the next."""
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in result.curves]
-
-
-class Interrupt(Callback):
-    """Ctrl-C after a number of steps."""
-
-    def __init__(self, at: int, number: int = signal.SIGINT) -> None:
-        self.at, self.number = at, number
-
-    def step(self, state, loss) -> None:
-        if state.step == self.at:
-            os.kill(os.getpid(), self.number)
 
 
 # ---- learning

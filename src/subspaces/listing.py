@@ -7,20 +7,21 @@ from typing import Any
 from subspaces.datasets import DATASETS
 from subspaces.models import MODELS
 from subspaces.projections import PROJECTIONS
+from subspaces.subspace import Subspace
 from subspaces.tasks import TASKS
 
+_COMMON = {"self", "d", "D", "seed", "sizes", "model", "projection", "only", "exclude"}  # no options of a kind
 Listing = tuple[list[str], list[list[Any]]]
 
 
 def projections() -> Listing:
     """Kinds of P with their options."""
     rows = []
-    for kind, cls in PROJECTIONS.items():
-        known = ("self", "d", "D", "seed", "sizes")
+    for kind, cls in {**PROJECTIONS, **Subspace.forms}.items():
         options = [
             f"{name}={parameter.default}" if parameter.default is not inspect.Parameter.empty else name
             for name, parameter in inspect.signature(cls.__init__).parameters.items()
-            if name not in known and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+            if name not in _COMMON and parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
         rows.append([kind, _first_line(cls), " ".join(options)])
     return ["projection", "what it is", "options (--projection-options NAME=VALUE)"], rows

@@ -66,8 +66,10 @@ class Subspace:
 
     def __new__(cls, model: Any = None, d: Any = None, projection: Any = None, *args: Any, **options: Any):
         """A subspace of the form that `projection` names."""
-        named: Any = cls.forms.get(projection) if cls is Subspace and isinstance(projection, str) else None
-        return super().__new__(named or cls)
+        form: Any = cls
+        if cls is Subspace and isinstance(projection, str):
+            form = cls.forms.get(projection, cls)
+        return super().__new__(form)
 
     def __init__(
         self,

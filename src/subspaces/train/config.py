@@ -45,6 +45,9 @@ class TrainConfig:
 
     subspace: str | None = None
     """File of a learned basis or a ticket (`subspaces extract`): train its coordinates from its origin."""
+    start: Literal["origin", "projected"] | None = None
+    """Where training in a stored subspace begins: at its origin, as published, or at the point of it that is nearest to
+    the end of the recorded run (default where the file knows that point)."""
     batchnorm: Literal["keep", "reset", "re-estimate"] | None = None
     """BatchNorm statistics: kept as the steps leave them, reset at the start, or re-estimated before evaluations
     (default of pbfgs and gauss-newton)."""
@@ -54,6 +57,11 @@ class TrainConfig:
     lr: float | None = None
     """Native learning rate, that of direct training; in a subspace steps are made as long by the factor √(D/d).
     With --subspace, pbfgs or gauss-newton it is the rate of the coordinates themselves."""
+    lr_rule: Literal["native", "curvature"] | None = None
+    """How sgd in a subspace gets its rate: scaled from `lr`, or half of the largest stable one, 2(1 + momentum)/λ_max
+    of the curvature in the subspace, measured at the start (default with --subspace and without --lr)."""
+    pbfgs_mode: Literal["robust", "published"] = "robust"
+    """P-BFGS with its safeguards, or as in the public code of Li et al. 2021."""
     momentum: float | None = None
     """Momentum of sgd, in [0, 1)."""
     beta2: float = 0.999
@@ -223,6 +231,8 @@ def _check(config: TrainConfig) -> None:
     if every is not None and every != "epoch" and not (every.isdecimal() and int(every) >= 1):
         raise ValueError(f"`record` must be 'epoch' or a number of steps ≥ 1; got {every!r}. Such as --record epoch.")
     choices = {"record_dtype": ("float32", "bfloat16"), "record_source": ("weights", "gradients")}
+    choices |= {"start": ("origin", "projected"), "lr_rule": ("native", "curvature")}
+    choices |= {"pbfgs_mode": ("robust", "published")}
     choices |= {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "batchnorm": ("keep", "reset", "re-estimate")}
     for name, known in choices.items():
         if getattr(config, name) not in (None, *known):
@@ -239,6 +249,22 @@ def _refuse_beside_subspace(config: TrainConfig) -> None:
         raise ValueError(f"`projection` must be left out with `subspace`; got {config.projection!r}. Remove one.")
 
 
+def _refuse_rules(config: TrainConfig) -> None:
+    """Start, rate rule and mode each go with what they steer."""
+    if config.start is not None and config.subspace is None:
+        raise ValueError(f"`start` must go with `subspace`; got {config.start!r} without. Add --subspace FILE.")
+    if config.pbfgs_mode != "robust" and config.optimizer != "pbfgs":
+        raise ValueError(f"`pbfgs_mode` must go with pbfgs; got {config.optimizer}. Add --optimizer pbfgs.")
+    if config.lr_rule == "curvature":
+        if config.d is None or config.optimizer != "sgd" or config.burn_in:
+            raise ValueError(
+                f"`lr_rule` curvature must go with sgd in a subspace and no `burn_in`; got {config.optimizer}, "
+                f"d = {config.d}, burn_in = {config.burn_in}. Give --lr instead."
+            )
+        if config.lr is not None:
+            raise ValueError(f"`lr` must be left out with `lr_rule` curvature; got {config.lr:g}. Remove one of them.")
+
+
 def refuse_dead_options(config: TrainConfig) -> None:
     """An option that would have no effect is a mistake, not a wish to be passed over in silence.
 
@@ -247,10 +273,13 @@ def refuse_dead_options(config: TrainConfig) -> None:
     """
     if config.subspace is not None:
         _refuse_beside_subspace(config)
+    _refuse_rules(config)
     if config.milestones and config.schedule != "step":
         raise ValueError(f"`milestones` must go with schedule step; got {config.schedule}. Add --schedule step.")
     if config.record is None and (config.record_dtype, config.record_source) != ("float32", "weights"):
         raise ValueError("`record_dtype` and `record_source` must go with `record`. Add --record epoch.")
+    if config.record is not None and config.d is not None and config.projection == "layer-kronecker":
+        raise ValueError("`record` must go with whole weights; got layer-kronecker. Use --projection hadamard.")
     if config.optimizer in ("pbfgs", "gauss-newton"):
         if config.d is None:
             raise ValueError(f"`optimizer` {config.optimizer} must go with a subspace. Add --subspace FILE or --d.")

@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -149,7 +149,7 @@ def _evaluate(state: TrainState) -> dict[str, Any]:
 
 
 def _advice(state: TrainState) -> str:
-    native = state.config.lr or 0.0
+    native = state.config.lr or state.lr  # a measured rate has no native one
     return (
         f"the loss became NaN or infinite by step {state.step:,} of {state.total_steps:,} with `lr` {native:g}. "
         f"Lower it: --lr {native / 3:.2g}"
@@ -164,9 +164,12 @@ def _leave(state: TrainState, folder: Path | None) -> None:
 
 
 def _result(state: TrainState, status: Status, message: str, folder: Path | None) -> Result:
-    parameters = {name: p for name, p in state.model.named_parameters() if p.requires_grad or state.subspace}
-    D = state.subspace.D if state.subspace is not None else sum(p.numel() for p in parameters.values())
-    sizes: dict[str, float | int | None] = {"native": sum(p.numel() * p.element_size() for p in parameters.values())}
+    parameters: Iterable[Tensor] = (p for p in state.model.parameters() if p.requires_grad)
+    if state.subspace is not None:
+        parameters = {id(p): p for p in state.subspace.native_origin().values()}.values()  # a shared one once
+    native = [(p.numel(), p.element_size()) for p in parameters]
+    D = state.subspace.D if state.subspace is not None else sum(n for n, _ in native)
+    sizes: dict[str, float | int | None] = {"native": sum(n * size for n, size in native)}
     if state.subspace is not None:
         coordinates, projection = state.subspace.coordinates, state.subspace.projection
         sizes["coordinates"] = coordinates.numel() * coordinates.element_size()

@@ -10,10 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from subspaces.learned.batchnorm import refresh_batchnorm
-from subspaces.subspace import Subspace
+from subspaces.subspace import LayerKronecker, Subspace
 from subspaces.tasks import DataOptions, get_task
 from subspaces.train.config import TrainConfig, refuse_dead_options
-from subspaces.train.learned import LONG_STEPS, enter_stored, make_long_optimizer, resolve_learned
+from subspaces.train.learned import (
+    LONG_STEPS,
+    enter_stored,
+    make_long_optimizer,
+    measured_rate,
+    resolve_learned,
+    start_stored,
+)
 from subspaces.train.state import TrainState, load_parameters, load_state, read_state
 from subspaces.train.step import add_penalty, derived_seed, epoch_order, take_step
 
@@ -26,7 +33,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """
     config = resolve_learned(config)
     defaults = get_task(config.task).defaults
-    if config.optimizer not in (None, defaults.optimizer) and config.lr is None:
+    measured = config.lr_rule == "curvature"
+    if config.optimizer not in (None, defaults.optimizer) and config.lr is None and not measured:
         raise ValueError(
             f"`lr` must be given with another optimizer than the task's; got {config.optimizer} where {config.task} "
             f"has {defaults.optimizer} at {defaults.lr:g}. Add --lr."
@@ -34,6 +42,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     known = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(defaults)}
     if config.optimizer == "adam":
         known["momentum"] = 0.0
+    if measured:
+        known["lr"] = None
     missing = {name: value for name, value in known.items() if getattr(config, name) is None}
     return dataclasses.replace(config, **missing)
 
@@ -131,18 +141,33 @@ def _enter_subspace(state: TrainState, saved: tuple[dict[str, Tensor], dict[str,
         bases = saved[1]["bases"]
         load_parameters(state.model, saved[0])
     state.subspace = enter_stored(state) if config.subspace is not None else _drawn(state, bases)
+    if config.l2 and isinstance(state.subspace, LayerKronecker):
+        state.subspace.penalise(config.l2)
     if config.batchnorm == "reset" and saved is None:
         refresh_batchnorm(state.model, policy="reset")
     named = dict(state.model.named_parameters(remove_duplicate=False))
     moved = {id(named[name]) for name in state.subspace.layout.names}
     for parameter in state.model.parameters():
         parameter.requires_grad_(id(parameter) in moved)
+    if saved is None:
+        start_stored(state)
     if config.optimizer in LONG_STEPS:
         state.optimizer = make_long_optimizer(config, state.subspace, state.lr)
         return
-    if config.subspace is None:
+    if config.lr_rule == "curvature":
+        state.lr = measured_rate(state) if saved is None else saved[1]["lr"]
+    elif config.subspace is None:
         state.lr = state.subspace.lr(state.lr, config.optimizer or "adam")
     state.optimizer = make_optimizer(config, state.subspace.parameters(), state.lr)
+
+
+def largest_d(config: TrainConfig) -> int:
+    """The largest d that a run of a task can have: D, or less with `only`, `exclude` or layer-kronecker."""
+    task = get_task(config.task)
+    if config.projection not in Subspace.forms and not config.only and not config.exclude:
+        return task.D
+    chosen = {"only": config.only or None, "exclude": config.exclude or None}
+    return Subspace.largest_d(task.build_model(config.seed_model), config.projection, **chosen, **config.options())
 
 
 def _drawn(state: TrainState, bases: int) -> Subspace:

@@ -72,7 +72,13 @@ def save_state(state: TrainState, folder: Path) -> None:
     if state.config.device.startswith("cuda"):
         tensors["rng.cuda"] = torch.cuda.get_rng_state(state.config.device)
     scalars: dict[str, Any] = {"step": state.step, "bases": state.bases, "summed": state.summed}
-    scalars |= {"curves": state.curves, "seconds": state.elapsed(), "key": state.asked.key(), "optimizer": {}}
+    scalars |= {
+        "curves": state.curves,
+        "seconds": state.elapsed(),
+        "lr": state.lr,
+        "key": state.asked.key(),
+        "optimizer": {},
+    }
     for index, entries in state.optimizer.state_dict()["state"].items():
         for name, value in entries.items():
             if isinstance(value, Tensor):
@@ -86,12 +92,10 @@ def save_state(state: TrainState, folder: Path) -> None:
 def _model_tensors(state: TrainState) -> dict[str, Tensor]:
     """Buffers and parameters by all their names; in a subspace the origin in place of what it moves, and w."""
     tensors = {f"buffer.{name}": tensor for name, tensor in state.model.named_buffers()}
-    tensors |= {f"parameter.{name}": p for name, p in state.model.named_parameters(remove_duplicate=False)}
     if state.subspace is None:
-        return tensors
-    named = dict(state.model.named_parameters(remove_duplicate=False))
-    origin = {id(named[name]): tensor for name, tensor in state.subspace.origin.items()}
-    tensors |= {f"parameter.{name}": origin.get(id(p), p) for name, p in named.items()}
+        named = dict(state.model.named_parameters(remove_duplicate=False))
+        return tensors | {f"parameter.{name}": parameter for name, parameter in named.items()}
+    tensors |= {f"parameter.{name}": tensor for name, tensor in state.subspace.native_origin().items()}
     return tensors | {"coordinates": state.subspace.coordinates}
 
 

@@ -1,0 +1,24 @@
+"""What several tests of training runs share."""
+
+import os
+import signal
+
+from subspaces.train.callbacks import Callback
+
+TIMES = ("seconds",)
+
+
+def curves(result):
+    """The rows without what differs from one execution to the next."""
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in result.curves]
+
+
+class Interrupt(Callback):
+    """Ctrl-C after a number of steps."""
+
+    def __init__(self, at: int, number: int = signal.SIGINT) -> None:
+        self.at, self.number = at, number
+
+    def step(self, state, loss) -> None:
+        if state.step == self.at:
+            os.kill(os.getpid(), self.number)
