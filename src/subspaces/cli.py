@@ -92,6 +92,23 @@ class Measuring:
         return 0
 
 
+@dataclass(frozen=True)
+class Runs(TrainConfig):
+    """The fields of a run among the options of a search."""
+
+    def plain(self) -> TrainConfig:
+        """The same fields as a TrainConfig."""
+        return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class DimensionRuns(Runs):
+    """The fields of a run; `--start` is the rule's."""
+
+    start: Annotated[Literal["origin", "projected"] | None, tyro.conf.arg(name="run-start")] = None
+    """With --subspace: where its training begins."""
+
+
 @dataclass(kw_only=True)
 class Dimension(Measuring):
     """Measure the intrinsic dimension of a task: the smallest d whose expected score passes level × baseline.
@@ -100,7 +117,7 @@ class Dimension(Measuring):
     was interrupted; several processes with the same --out share the runs.
     """
 
-    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    config: tyro.conf.OmitArgPrefixes[DimensionRuns]
     rule: tyro.conf.OmitArgPrefixes[Rule] = field(default_factory=Rule)
     batched: int = 1
     """Runs done at a time as one computation in this process, in place of --workers (docs/performance.md: when)."""
@@ -109,7 +126,7 @@ class Dimension(Measuring):
 
 
 @dataclass(frozen=True)
-class TransitionRuns(TrainConfig):
+class TransitionRuns(Runs):
     """The fields of a run without those that the search sets: they are no options."""
 
     d: Annotated[int | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
@@ -119,10 +136,6 @@ class TransitionRuns(TrainConfig):
     seed_projection: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
     seed_model: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
     seed_data: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
-
-    def plain(self) -> TrainConfig:
-        """The same fields as a TrainConfig."""
-        return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.__dataclass_fields__})
 
 
 @dataclass(kw_only=True)
@@ -259,7 +272,7 @@ def run_dimension(options: Dimension) -> int:
     from subspaces.display.progress import SearchDisplay
     from subspaces.measure.dimension import measure_dimension
 
-    config, out = options.start(options.config, "dimension")
+    config, out = options.start(options.config.plain(), "dimension")
     with SearchDisplay(f"intrinsic dimension of {config.task}, kept in {out}") as display:
         found = measure_dimension(
             config, out, options.rule, workers=options.workers, launcher=options.launcher, batched=options.batched,
