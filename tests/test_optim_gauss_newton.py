@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from subspaces.optim import GaussNewton
+from subspaces.optim.objective import Protected
 from subspaces.subspace import Subspace
 
 
@@ -60,7 +61,7 @@ def test_multinomial_logistic_regression_against_scipy():
 
 
 @pytest.mark.parametrize("targets", ["classes", "probabilities", "pixels"])
-@pytest.mark.parametrize("chunk", [2, 100])
+@pytest.mark.parametrize("chunk", [1, 2, 100])
 def test_gradient_and_matrix_of_cross_entropy_are_those_of_dense_derivatives(targets, chunk):
     """For outputs linear in w the Gauss–Newton matrix is the Hessian itself."""
     shape = (5, 3, 2) if targets == "pixels" else (5, 3)
@@ -82,18 +83,35 @@ def test_gradient_and_matrix_of_cross_entropy_are_those_of_dense_derivatives(tar
     torch.testing.assert_close(model.matrix, torch.func.hessian(loss)(w))
 
 
-def test_a_network_with_batchnorm_and_dropout():
+@pytest.mark.parametrize("options", [{}, {"chunk": 6}, {"jacobian": "differences"}])
+def test_a_network_with_batchnorm_and_dropout(options):
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
     )
     x, y = torch.randn(48, 1, 6, 6), torch.randint(3, (48,))
     subspace = Subspace(model, d=20)
-    optimizer = GaussNewton(subspace, chunk=6)
+    optimizer = GaussNewton(subspace, **options)
     losses = [optimizer.step(lambda: (x, y)) for _ in range(8)]
     assert losses[-1] < 0.9 * losses[0]
     assert int(model[1].num_batches_tracked) == 8
     local = optimizer.local_model((x,), y)
     assert local.matrix.shape == (20, 20)
+
+
+@pytest.mark.parametrize("options", [{"chunk": 3}, {"jacobian": "differences"}])
+def test_all_ways_to_the_jacobian_agree(options):
+    """Smooth network with dropout: the masks are the same in every pass of a step."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.5), nn.Linear(6, 3)).double()
+    x, y = torch.randn(16, 4, dtype=torch.float64), torch.randint(3, (16,))
+    subspace = Subspace(model, d=7)
+    with torch.no_grad():
+        subspace.coordinates.normal_()
+    torch.manual_seed(1)
+    exact = GaussNewton(subspace).local_model((x,), y, Protected(subspace))
+    torch.manual_seed(1)
+    other = GaussNewton(subspace, **options).local_model((x,), y, Protected(subspace))
+    torch.testing.assert_close(other.matrix, exact.matrix, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(other.gradient, exact.gradient, atol=1e-6, rtol=1e-5)
 
 
 def test_gradient_in_a_subspace_is_that_of_backward():

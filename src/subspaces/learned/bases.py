@@ -154,7 +154,7 @@ def gradient_pca(
     else:
         limit = (len(source), "the number of gradients")
         basis = _principal_basis("gradient_pca", source, gram.unchanged, d, limit, path, dtype)
-    basis.start = None  # a gradient is no place to start from
+    basis.start = basis.end = None  # a gradient is no place to start from
     return basis
 
 
@@ -247,13 +247,15 @@ def _principal_basis(
         "singular_values": (torch.float64, tuple(found.singular_values.shape)),
         "mean": (wide, (samples.D,)),
         "start": (wide, (samples.D,)),
+        "end": (torch.float64, (size,)),
     } | {name: (t.dtype, tuple(t.shape)) for name, t in prefixed(buffers).items()}
     file = None if path is None else MappedFile(path, shapes, metadata_of(method, layout))
     parts = {n: torch.empty(s, dtype=k) for n, (k, s) in shapes.items()} if file is None else file.tensors
     try:
         for name, tensor in ({"singular_values": found.singular_values} | prefixed(buffers)).items():
             parts[name].copy_(tensor)
-        gram.combine_(parts["rows"], samples, transform, found.coefficients[:, :size], parts["mean"], parts["start"])
+        noted = (parts["mean"], parts["start"], parts["end"])
+        gram.combine_(parts["rows"], samples, transform, found.coefficients[:, :size], *noted)
     except BaseException:
         if file is not None:
             file.discard()
@@ -261,8 +263,9 @@ def _principal_basis(
     if file is not None:
         parts = file.finish()
     return LearnedBasis(
-        parts["rows"], method, parts["singular_values"].clone(), parts["mean"], parts["start"], layout, buffers
-    )
+        parts["rows"], method, parts["singular_values"].clone(), parts["mean"], parts["start"], layout, buffers,
+        parts["end"].clone(),
+    )  # fmt: skip
 
 
 def _check_dimension(d: int | float | None, limit: tuple[int, str]) -> None:

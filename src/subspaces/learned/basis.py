@@ -22,6 +22,8 @@ class LearnedBasis(Basis):
         start: first sample θ_start, shape (D,), or None.
         layout, buffers: names and shapes of the tensors of θ, and normalisation buffers at the start, where the
             samples came from a `TrajectoryRecorder`.
+        end: Pᵀ(θ_T − θ_start), shape (d,), float64: coordinates of the point of θ_start + span(P) that is nearest to
+            the last sample; or None.
     """
 
     def __init__(
@@ -33,10 +35,11 @@ class LearnedBasis(Basis):
         start: Float[Tensor, "D"] | None = None,
         layout: Layout | None = None,
         buffers: dict[str, Tensor] | None = None,
+        end: Float64[Tensor, "d"] | None = None,
     ):
         super().__init__(rows.T, orthonormal=False)  # orthonormal by construction: no second pass over D·d numbers
         self.method, self.singular_values, self.mean, self.start = method, singular_values, mean, start
-        self.layout, self.buffers = layout, dict(buffers or {})
+        self.layout, self.buffers, self.end = layout, dict(buffers or {}), end
         self.eigenvalues: Tensor | None = None  # signed, of `hessian_subspace`
 
     @property
@@ -55,6 +58,7 @@ class LearnedBasis(Basis):
     def save(self, path: str | os.PathLike) -> None:
         """Write the basis to a safetensors file that `load_basis` maps. Whole or not at all."""
         parts = {"rows": self.rows, "singular_values": self.singular_values, "mean": self.mean, "start": self.start}
+        parts["end"] = self.end
         given = {name: t for name, t in parts.items() if t is not None} | prefixed(self.buffers)
         metadata = metadata_of(self.method, self.layout)
         file = MappedFile(path, {n: (t.dtype, tuple(t.shape)) for n, t in given.items()}, metadata)
@@ -98,4 +102,5 @@ def load_basis(path: str | os.PathLike) -> LearnedBasis:
         tensors.get("start"),
         Layout.from_json(metadata["layout"]) if "layout" in metadata else None,
         {n.removeprefix(_BUFFER): t.clone() for n, t in tensors.items() if n.startswith(_BUFFER)},
+        tensors["end"].clone() if "end" in tensors else None,
     )

@@ -151,8 +151,10 @@ def combine_(
     coefficients: Float64[Tensor, "k d"],
     mean: Float[Tensor, "D"] | None = None,
     start: Float[Tensor, "D"] | None = None,
+    end: Float64[Tensor, "d"] | None = None,
 ) -> None:
-    """out ← coefficientsᵀ W with orthonormal rows; the mean and the first of the samples are noted on the way.
+    """out ← coefficientsᵀ W with orthonormal rows; noted on the way: mean and first of the samples, and `end`, the
+    coordinates out · (x_last − x_first) of the last one.
 
     The products of the rows are summed in float64 from the numbers before they are rounded to the dtype of `out`;
     where they differ from the identity by more than 10⁻⁹ (tiny σ_i), the coefficients are corrected by the Cholesky
@@ -160,13 +162,18 @@ def combine_(
     """
     for _ in range(3):
         products = torch.zeros(out.shape[0], out.shape[0], dtype=torch.float64)
+        if end is not None:
+            end.zero_()
         for a, b in blocks(samples):
             block = samples.block(a, b)
             if mean is not None:
                 mean[a:b] = block.mean(0)
             if start is not None:
                 start[a:b] = block[0]
+            way = block[-1] - block[0]  # before `transform`, which may work in place
             rows = coefficients.T @ transform(block)
+            if end is not None:
+                end += rows @ way
             products += rows @ rows.T
             out[:, a:b] = rows
         if float((products - torch.eye(len(products), dtype=torch.float64)).abs().max()) <= 1e-9:

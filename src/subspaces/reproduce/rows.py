@@ -221,13 +221,17 @@ def row_of(
 def settings(config: TrainConfig) -> str:
     """Optimiser, native rate, schedule, batch and epochs in one line."""
     full = resolve(config)
-    words = [f"{full.optimizer} {full.lr:.3g} {full.schedule}", f"batch {full.batch_size}", f"{full.epochs} epochs"]
+    rate = "by curvature" if full.lr is None else f"{full.lr:.3g}"
+    words = [f"{full.optimizer} {rate} {full.schedule}", f"batch {full.batch_size}", f"{full.epochs} epochs"]
     words += [f"momentum {full.momentum:g}"] if full.momentum else []
     words += [f"l2 {full.l2:g}"] if full.l2 else []
     words += [f"subset {full.subset:,}"] if full.subset else []
     words += [f"shuffled labels {full.shuffle_labels:g}"] if full.shuffle_labels else []
     words += [f"new basis every {full.redraw_every}"] if full.redraw_every else []
     words += [f"burn-in {full.burn_in}"] if full.burn_in else []
+    words += [f"falling after {', '.join(map(str, full.milestones))}"] if full.milestones else []
+    words += [f"from its {full.start}"] if full.start else []
+    words += [f"{full.pbfgs_mode} form"] if full.pbfgs_mode != "robust" else []
     words += [f"recorded every {full.record}"] if full.record else []
     words += list(full.projection_options)
     return ", ".join(words)

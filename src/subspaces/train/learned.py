@@ -1,4 +1,4 @@
-"""Training in a stored subspace: its published settings, its optimisers' steps, its BatchNorm statistics."""
+"""Training in a stored subspace: its settings, start and rate, its optimisers' steps, its BatchNorm statistics."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from subspaces.learned.batchnorm import refresh_batchnorm
-from subspaces.optim import PBFGS, GaussNewton
+from subspaces.optim import PBFGS, GaussNewton, curvature_rate
 from subspaces.subspace import Subspace
 from subspaces.train.config import TrainConfig
 from subspaces.train.state import TrainState
@@ -18,8 +18,9 @@ from subspaces.train.subspace_file import load_subspace, stored_sizes
 LONG_STEPS = ("pbfgs", "gauss-newton")
 """Optimisers that take few, long steps, and evaluate one batch several times."""
 SETTINGS: dict[str, dict[str, Any]] = {
-    # Li et al. 2021: 40 epochs, ×0.1 at 30 and 50 of the code's scale; here at ½ and ¾
-    "sgd": {"lr": 1.0, "momentum": 0.9, "batch_size": 128, "epochs": 40, "l2": 0.0, "schedule": "step"},
+    # Li et al. 2021: 40 epochs, ×0.1 at 30; here at ½ and ¾; their rate of 1 is too long for short runs and diverges
+    # in networks without BatchNorm, so that it is measured instead (`lr_rule`)
+    "sgd": {"momentum": 0.9, "batch_size": 128, "epochs": 40, "l2": 0.0, "schedule": "step"},
     # Larsen et al. 2022: Adam 5e-2 on coordinates of unit columns
     "adam": {"lr": 0.05, "momentum": 0.0, "l2": 0.0, "schedule": "constant"},
     # Li et al. 2021: batch 1024, 20 epochs
@@ -35,6 +36,8 @@ def resolve_learned(config: TrainConfig) -> TrainConfig:
     if config.subspace is not None:
         d = config.d if config.d is not None else stored_sizes(config.subspace).d
         config = dataclasses.replace(config, d=d, optimizer=config.optimizer or "sgd")
+        if config.optimizer == "sgd" and config.lr is None and config.lr_rule is None:
+            config = dataclasses.replace(config, lr_rule="curvature")
     if config.subspace is not None or config.optimizer in LONG_STEPS:
         known = SETTINGS[config.optimizer or "sgd"]
         config = dataclasses.replace(config, **{k: v for k, v in known.items() if getattr(config, k) is None})
@@ -51,11 +54,71 @@ def enter_stored(state: TrainState) -> Subspace:
     return Subspace(state.model, projection=stored.projection, origin=stored.origin)
 
 
+@torch.no_grad()
+def start_stored(state: TrainState) -> None:
+    """Move to where training begins: the projected end of the recorded run, unless the config or the file say no.
+
+    Raises:
+        ValueError: `start` is "projected" and the file does not know the end.
+    """
+    config, subspace = state.config, state.subspace
+    if config.subspace is None or subspace is None or config.start == "origin":
+        return
+    end = load_subspace(config.subspace, config.d).end
+    if end is None:
+        if config.start == "projected":
+            raise ValueError(
+                f"`start` projected must know the end of the recorded run; {config.subspace} does not. "
+                "Extract it again with dldr or lottery, or use --start origin."
+            )
+        return
+    subspace.coordinates.copy_(end)
+    subspace.sync()
+    if config.batchnorm != "reset":  # those of the origin are far away
+        _refresh(state)
+
+
+def measured_rate(state: TrainState) -> float:
+    """½ · 2(1 + β)/λ_max with the larger λ_max of the origin and the start, on one batch in float32.
+
+    A trained point is flat and would allow a rate that the steeper ground around it does not.
+
+    Raises:
+        ValueError: no direction curves up, or the loss is not finite.
+    """
+    config, subspace = state.config, state.subspace
+    assert subspace is not None
+    count = config.batch_size or 1
+    inputs, targets = state.data.train_x[:count], state.data.train_y[:count]
+    here, kept = subspace.coordinates.detach().clone(), [buffer.clone() for buffer in state.model.buffers()]
+    places = [here] if not bool(here.any()) else [here, torch.zeros_like(here)]
+    try:
+        rates = []
+        for place in places:
+            _place(subspace, place)
+            closure = lambda: state.task.loss(state.model(inputs), targets)  # noqa: E731
+            rates.append(curvature_rate(subspace, closure, momentum=config.momentum or 0.0, iterations=10))
+        return min(rates)
+    except RuntimeError as error:
+        raise ValueError(f"`lr` must be given where its rule fails ({error}). Add --lr.") from error
+    finally:
+        _place(subspace, here)
+        with torch.no_grad():
+            for buffer, value in zip(state.model.buffers(), kept, strict=True):
+                buffer.copy_(value)
+
+
+@torch.no_grad()
+def _place(subspace: Subspace, w: Tensor) -> None:
+    subspace.coordinates.copy_(w)
+    subspace.sync()
+
+
 def make_long_optimizer(config: TrainConfig, subspace: Subspace, lr: float) -> torch.optim.Optimizer:
-    """P-BFGS in robust mode, or Gauss–Newton for the loss of the task."""
+    """P-BFGS in the mode of the config, or Gauss–Newton for the loss of the task, its matrix from d + 1 passes."""
     if config.optimizer == "pbfgs":
-        return PBFGS(subspace, lr=lr)
-    return GaussNewton(subspace)
+        return PBFGS(subspace, config.pbfgs_mode, lr=lr)
+    return GaussNewton(subspace, jacobian="differences")
 
 
 def take_long_step(
@@ -74,28 +137,22 @@ def take_long_step(
         return loss
 
     if isinstance(optimizer, GaussNewton):
-        first.append(_outputs(state, inputs, forward))
-        loss = optimizer.step(lambda: (inputs, targets))  # forward mode and autocast do not go together in torch
+        loss = optimizer.step(lambda: (inputs, targets))  # bfloat16 would drown its differences in rounding
+        assert optimizer.last_outputs is not None
+        first.append(optimizer.last_outputs)
     else:
         loss = optimizer.step(closure)
     with torch.no_grad():
         return torch.as_tensor(loss, device=inputs.device), state.task.score(first[0], targets)
 
 
-@torch.no_grad()
-def _outputs(state: TrainState, inputs: Tensor, forward: Callable[[], AbstractContextManager[Any]]) -> Tensor:
-    """Outputs of a batch in training mode, without a trace in buffers and random states."""
-    kept = [buffer.clone() for buffer in state.model.buffers()]
-    with torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else []), forward():
-        outputs = state.model(inputs)
-    for buffer, value in zip(state.model.buffers(), kept, strict=True):
-        buffer.copy_(value)
-    return outputs
-
-
 def refresh_statistics(state: TrainState, forward: Callable[[], AbstractContextManager[Any]]) -> None:
     """Before an evaluation: statistics of up to 10,000 training images at the present weights, if so configured."""
     if state.config.batchnorm == "re-estimate":
-        size, batches = REFRESH
         with forward():
-            refresh_batchnorm(state.model, state.data.train_x[: size * batches].split(size))
+            _refresh(state)
+
+
+def _refresh(state: TrainState) -> None:
+    size, batches = REFRESH
+    refresh_batchnorm(state.model, state.data.train_x[: size * batches].split(size))

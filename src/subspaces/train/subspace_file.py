@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from subspaces.layout import Layout
 from subspaces.learned.basis import load_basis
@@ -18,11 +19,13 @@ TICKET = "ticket"
 
 
 class Stored(NamedTuple):
-    """A projection P, the point θ₀ to start from, and the name of the method that made them."""
+    """A projection P, the point θ₀ to start from, the name of the method that made them, and, where it is known, the
+    coordinates of the point of θ₀ + span(P) nearest to the end of the training that it was learned from."""
 
     projection: Projection
     origin: Sample
     method: str
+    end: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,11 @@ def load_subspace(path: str | os.PathLike, d: int | None = None) -> Stored:
     basis = load_basis(path)
     if basis.layout is None or basis.start is None:
         raise ValueError(f"`subspace` must have an origin; {path} has none. Extract it from a recorded run.")
-    origin = basis.origin
+    origin, end = basis.origin, None if basis.end is None else basis.end[:d]
     if basis.method == "twa" and basis.mean is not None:
-        origin = Sample(basis.mean.clone(), basis.layout, basis.buffers, 0)
+        origin, end = Sample(basis.mean.clone(), basis.layout, basis.buffers, 0), None
     rows = basis.rows if d is None else basis.rows[:d]
-    return Stored(Basis(rows.T, orthonormal=False), origin, basis.method)
+    return Stored(Basis(rows.T, orthonormal=False), origin, basis.method, end)
 
 
 def stored_sizes(path: str | os.PathLike) -> _Sizes:
