@@ -246,7 +246,8 @@ def _others() -> list[Task]:
     rates = {"mnist-rbd-fc": 2**-3, "mnist-rbd-cnn": 2**-5, "cifar10-rbd-fc": 2**-7, "cifar10-rbd-cnn": 2**-6}
     for name, lr in rates.items():
         hyper = Hyper("sgd", lr=lr, batch_size=32, l2=0.0, augment=name.startswith("cifar10"))
-        tasks.append(_task(name, name.partition("-")[2], hyper, RBD))
+        unit = _UNIT if name.startswith("mnist") else {}
+        tasks.append(_task(name, name.partition("-")[2], hyper, RBD, **unit))
     return tasks + _resnets()
 
 
