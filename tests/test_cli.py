@@ -10,6 +10,7 @@ from subspaces.cli import COMMANDS, main
 from subspaces.datasets import DATASETS
 from subspaces.models import MODELS
 from subspaces.projections import PROJECTIONS
+from subspaces.subspace import Subspace
 from subspaces.tasks import TASKS
 from subspaces.train.config import TrainConfig
 
@@ -80,7 +81,7 @@ def test_dimension_ends_with_the_path_of_the_report(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("what", "registry"),
-    [("projections", PROJECTIONS), ("tasks", TASKS), ("models", MODELS), ("datasets", DATASETS)],
+    [("projections", {**PROJECTIONS, **Subspace.forms}), ("tasks", TASKS), ("models", MODELS), ("datasets", DATASETS)],
 )
 def test_lists_are_the_registries(capsys, what, registry):
     _, out, _ = run(capsys, "list", what, "--json")

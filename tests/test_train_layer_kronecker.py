@@ -17,7 +17,7 @@ from subspaces.train.setup import begin, largest_d
 from subspaces.train.state import STATE
 from subspaces.train.step import take_step
 
-OPTIONS = ("rank=[16, 32]",)
+OPTIONS = ("rank=[16, null]",)
 TINY = TrainConfig(
     "digits-fc-50x1", d=120, projection="layer-kronecker", projection_options=OPTIONS, epochs=2, batch_size=32, lr=1e-2
 )
@@ -121,5 +121,5 @@ def test_many_at_once_give_the_results_of_one_by_one():
 
 def test_it_is_listed_with_its_options():
     rows = {row[0]: row for row in projections()[1]}
-    assert "rank=(32, 128)" in rows["layer-kronecker"][2]
+    assert "rank=(32, None)" in rows["layer-kronecker"][2]
     assert "inner=hadamard" in rows["layer-kronecker"][2]

@@ -14,17 +14,20 @@ from subspaces.layout import digest_of
 from subspaces.projections import make_projection, part_seed
 from subspaces.subspace.layer_kronecker.linear import KroneckerLinear, factor_, unfactor_
 
+Rank = int | Sequence[int | None]
 FACTORS = ("hadamard", "orthonormal")
 BALANCES = ("size", "core")
 
 
 def make_recipe(
-    model: nn.Module, chosen: list[str], rank: int | Sequence[int], factors: str, balance: str, seed: int
+    model: nn.Module, chosen: list[str], rank: Rank, factors: str, balance: str, seed: int
 ) -> dict[str, Any]:
     """What rebuilds the factors, as JSON values."""
     pair = (rank, rank) if isinstance(rank, int) else tuple(rank)
-    if len(pair) != 2 or not all(type(r) is int and r >= 1 for r in pair):
-        raise ValueError(f"`rank` must be a positive integer or a pair (r_out, r_in) of them; got {rank!r}.")
+    if len(pair) != 2 or not all(r is None or (type(r) is int and r >= 1) for r in pair):
+        raise ValueError(
+            f"`rank` must be a positive integer or a pair (r_out, r_in) of them, None for a whole side; got {rank!r}."
+        )
     if factors not in FACTORS:
         raise unknown_name("factors", factors, FACTORS)
     if balance not in BALANCES:
@@ -39,7 +42,7 @@ def make_recipe(
     return {"layers": layers, "rank": list(pair), "factors": factors, "balance": balance, "seed": seed}
 
 
-def _wide_layers(model: nn.Module, chosen: list[str], rank: Sequence[int]) -> list[str]:
+def _wide_layers(model: nn.Module, chosen: list[str], rank: Sequence[int | None]) -> list[str]:
     """Layers whose core has at most half the entries of the weight: others would gain nothing."""
     owners: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
@@ -55,9 +58,10 @@ def _wide_layers(model: nn.Module, chosen: list[str], rank: Sequence[int]) -> li
     ]
 
 
-def core_shape(weight: Sequence[int], rank: Sequence[int]) -> tuple[int, int]:
-    """(r_out, r_in) of a layer: a side that is no longer than its rank is kept whole."""
-    return min(rank[0], weight[0]), min(rank[1], weight[1])
+def core_shape(weight: Sequence[int], rank: Sequence[int | None]) -> tuple[int, int]:
+    """(r_out, r_in) of a layer: a side without a rank, or no longer than it, is kept whole."""
+    out, into = (side if r is None else min(r, side) for side, r in zip(weight, rank, strict=True))
+    return out, into
 
 
 def joined(module: str, leaf: str) -> str:

@@ -2,7 +2,6 @@
 
 import functools
 import glob
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from subspaces.projections import PROJECTIONS, Projection
 from subspaces.subspace.layer_kronecker.factors import (
     BALANCES,
     FACTORS,
+    Rank,
     core_of,
     factor_all_,
     factors_of,
@@ -29,7 +29,7 @@ from subspaces.subspace.layer_kronecker.factors import (
 from subspaces.subspace.layer_kronecker.linear import KroneckerLinear, set_factors_, unfactor_
 from subspaces.subspace.subspace import Subspace
 
-RANK = (32, 128)
+RANK = (32, None)
 """Default (r_out, r_in) of the cores."""
 
 
@@ -55,8 +55,8 @@ class LayerKronecker(Subspace):
         d: dimension, 1 ≤ d ≤ D'.
         projection: "layer-kronecker", or a `Projection` with D = D'.
         seed: of P and of the factors.
-        rank: (r_out, r_in), or one r for both; ≥ 1. A side that is no longer is kept whole. More on the side of the
-            inputs costs the least accuracy for the same number of core entries (benchmarks/layer_kronecker.py).
+        rank: (r_out, r_in), or one r for both; ≥ 1, or None for a side that is kept whole, as one no longer than its
+            rank is. Whole inputs cost the least accuracy, and a few outputs suffice (benchmarks/layer_kronecker.py).
         inner: kind of P, the map from w to the cores.
         factors: "hadamard" (portable to the bit) or "orthonormal" (QR of Gaussian matrices).
         balance: "size": c_l = √(in·out/(r_in·r_out)), all weights move alike, as under `Subspace`; "core": c_l = 1,
@@ -86,7 +86,7 @@ class LayerKronecker(Subspace):
         projection: str | Projection = "layer-kronecker",
         seed: int = 0,
         *,
-        rank: int | Sequence[int] = RANK,
+        rank: Rank = RANK,
         inner: str = "hadamard",
         factors: str = "hadamard",
         balance: str = "size",
@@ -122,7 +122,7 @@ class LayerKronecker(Subspace):
         *,
         only: Any = None,
         exclude: Any = None,
-        rank: int | Sequence[int] = RANK,
+        rank: Rank = RANK,
         **_: Any,
     ) -> int:
         """D', the largest d."""
