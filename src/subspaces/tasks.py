@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from subspaces.datasets import DATASETS, Data, DataOptions, Normalise, load_data
+from subspaces.datasets import Data, DataOptions, Normalise, get_dataset, load_data
 from subspaces.errors import unknown_name
 from subspaces.models import MODELS, Scheme, count_parameters, import_object, initialise, make_model
 
@@ -52,7 +52,7 @@ class Task:
 
     Attributes:
         name: key in TASKS.
-        dataset: key in DATASETS.
+        dataset: key in DATASETS, or `folder-NAME-SIZE`.
         model: key in MODELS, or an import path `package.module:factory`.
         defaults: settings of direct training.
         model_options: keyword arguments of the factory besides `shape` and `classes`.
@@ -80,8 +80,7 @@ class Task:
     source: str = ""
 
     def __post_init__(self) -> None:
-        if self.dataset not in DATASETS:
-            raise unknown_name("dataset", self.dataset, DATASETS)
+        get_dataset(self.dataset)  # refuses a mistyped name
         if ":" not in self.model and self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
 
@@ -113,7 +112,7 @@ class Task:
             return self._build()
 
     def _build(self) -> nn.Module:
-        dataset = DATASETS[self.dataset]
+        dataset = get_dataset(self.dataset)
         return make_model(self.model, shape=dataset.shape, classes=dataset.classes, **self.model_options)
 
     def load_data(self, options: DataOptions | None = None, root: str | Path | None = None) -> Data:

@@ -1,4 +1,4 @@
-"""Data sets as tensors in memory: digits, MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100 and the toy problem.
+"""Data sets as tensors in memory: digits, MNIST, Fashion-MNIST, CIFAR, the toy problem, folders of images by class.
 
 `load_data("mnist", DataOptions(validation=5000))` finds the files below `root`, else SUBSPACES_DATA, else the cache
 folder, downloads and verifies what is missing, and returns normalised float32 images. Mean and standard deviation
@@ -14,13 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subspaces.datasets import folder
 from subspaces.datasets.augment import augment
 from subspaces.datasets.files import data_root
 from subspaces.datasets.options import Data, DataOptions, Normalise, apply_options, split_validation
 from subspaces.datasets.sources import CIFAR10, CIFAR100, Arrays, read_digits, read_mnist_like, read_toy
 from subspaces.errors import unknown_name
 
-__all__ = ["DATASETS", "Data", "DataOptions", "Dataset", "Normalise", "augment", "data_root", "load_data"]
+__all__ = [
+    "DATASETS",
+    "Data",
+    "DataOptions",
+    "Dataset",
+    "Normalise",
+    "augment",
+    "data_root",
+    "get_dataset",
+    "load_data",
+]
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -65,6 +76,26 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
+def get_dataset(name: str) -> Dataset:
+    """The data set of a name: a key of DATASETS, or `folder-NAME-SIZE`, images by class below the data root.
+
+    Raises:
+        ValueError: no such data set, with the nearest name.
+        FileNotFoundError: no such folder.
+
+    Example:
+        >>> get_dataset("cifar10").shape
+        (3, 32, 32)
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    if not folder.NAME.fullmatch(name):
+        raise unknown_name("dataset", name, DATASETS)
+    size = int(name.rpartition("-")[2])
+    read = partial(folder.read_folder, name)
+    return Dataset(name, (3, size, size), len(folder.find_classes(name)), *IMAGENET, 0, read)
+
+
 def load_data(
     name: str,
     options: DataOptions | None = None,
@@ -77,7 +108,7 @@ def load_data(
     sets stay in memory for the next call, 1 byte per pixel.
 
     Args:
-        name: key of DATASETS.
+        name: key of DATASETS, or `folder-NAME-SIZE`.
         options: see `DataOptions`.
         root: folder of the data sets; by default SUBSPACES_DATA, else the cache folder.
         normalise: used where the options leave it open.
@@ -94,9 +125,7 @@ def load_data(
         >>> len(data.train_y), len(data.val_y), len(data.test_y)
         (1097, 200, 500)
     """
-    if name not in DATASETS:
-        raise unknown_name("dataset", name, DATASETS)
-    dataset, options = DATASETS[name], options or DataOptions()
+    dataset, options = get_dataset(name), options or DataOptions()
     arrays = _raw(name, str(data_root(root)))
     if name == "toy":
         return _toy_data(arrays, options)
@@ -112,9 +141,10 @@ def load_data(
 
 @lru_cache(maxsize=2)
 def _raw(name: str, root: str) -> Arrays:
-    arrays = {part: np.require(array, requirements=["C", "W"]) for part, array in DATASETS[name].read(root).items()}
+    dataset = get_dataset(name)
+    arrays = {part: np.require(array, requirements=["C", "W"]) for part, array in dataset.read(root).items()}
     if name != "toy":
-        _check(DATASETS[name], arrays)
+        _check(dataset, arrays)
     return arrays
 
 
