@@ -1,8 +1,10 @@
 /* `hadamard` and `onehot` on a whole tile that lies in one piece of memory: one pass over that memory, with the
  * transform in registers between the read and the write. */
 
-/* Ask for n rows of memory before the transform that ends there: it is long enough to hide the way to memory, and
- * too long for the processor to look past it by itself. */
+#define AHEAD 512 /* rows */
+
+/* Ask for n rows of memory AHEAD of the transform that works on them, or just before it: it is too long for the
+ * processor to look past it by itself. */
 INLINE void ask_to_read(const void *p, int64_t bytes)
 {
     for (int64_t i = 0; i < bytes; i += 64)
@@ -18,13 +20,33 @@ INLINE void ask_to_write(const sink to, const int how, int64_t from, int64_t n)
         __builtin_prefetch((const char *)to.dst + from * size + i, 0);
 }
 
+/* Two columns that a block of rows reads, the second from row `cut` on, where a stretch of rows ends in it. */
+typedef struct {
+    int64_t first, second, cut;
+} columns;
+
+/* Whether the next block of rows is of one stretch (cut = m) or two, whose columns are doubled; goes on if so. */
+INLINE int take_columns(const plan *plan, rotation_scratch *scratch, cursor *at, int64_t m, columns *found)
+{
+    const int64_t cut = stretch_of(plan, *at, m);
+    if (cut < m && !(plan->doubled && m == BASE && m - cut <= plan->p.d))
+        return 0;
+    *found = (columns){.first = at->column, .cut = cut};
+    advance(plan, scratch, at, cut);
+    if (cut < m) {
+        found->second = at->column - cut;
+        advance(plan, scratch, at, m - cut);
+    }
+    return 1;
+}
+
 /* One block of rows from z (or w itself) to memory: base + factor H (signs z). */
 INLINE void lift_block(const plan *plan, float *rows, const float *z, const uint32_t *signs, int64_t e, const sink to,
                        const int how)
 {
     const int64_t m = plan->p.block;
     if (m == BASE) {
-        ask_to_write(to, how, 0, m);
+        ask_to_write(to, how, to.dst == to.base ? AHEAD : 0, m);
         registers(z, SUBSPACES_F32, to, how, R, W, R, BEFORE, signs, e);
         return;
     }
@@ -37,21 +59,31 @@ INLINE void lift_block(const plan *plan, float *rows, const float *z, const uint
     radix_pass_to(rows, SUBSPACES_F32, to, how, radix, part, 0, part);
 }
 
+/* The same for a block of BASE rows that reads two pieces of a doubled w. */
+INLINE void lift_parts(const float *w, const columns at, const uint32_t *signs, int64_t e, const sink to, const int how)
+{
+    vf v[16];
+    ask_to_write(to, how, to.dst == to.base ? AHEAD : 0, BASE);
+    UNROLL for (int i = 0; i < R; i++) v[i] = load_parts(w + at.first, w + at.second, at.cut, i * W);
+    transform_registers(v, to, how, R, W, R, BEFORE, signs, e);
+}
+
 INLINE void write_blocks(const plan *plan, rotation_scratch *scratch, cursor at, int64_t n, const uint32_t *signs,
                          const float *w, sink to, const int how)
 {
     const int64_t m = plan->p.block, size = how == TO_BF16 ? 2 : 4;
     for (int64_t e = 0; e < n; e += m) {
-        const float *z = scratch->rows;
-        to.factor = 1;
-        if (stretch_of(plan, at, m) == m) { /* the block reads w in one piece */
-            z = w + at.column;
-            to.factor = plan->scale[is_inside(plan, at)];
-            advance(plan, scratch, &at, m);
-        } else {
+        columns found;
+        to.factor = plan->scale[is_inside(plan, at)];
+        if (!take_columns(plan, scratch, &at, m, &found)) {
+            to.factor = 1;
             fill(plan, scratch, &at, m, w, scratch->rows);
+            lift_block(plan, scratch->rows, scratch->rows, signs, e, to, how);
+        } else if (found.cut == m) {
+            lift_block(plan, scratch->rows, w + found.first, signs, e, to, how);
+        } else {
+            lift_parts(w, found, signs, e, to, how);
         }
-        lift_block(plan, scratch->rows, z, signs, e, to, how);
         to.dst = (char *)to.dst + m * size;
         to.base = (const char *)to.base + m * size;
     }
@@ -101,8 +133,10 @@ INLINE void fold_blocks(const plan *plan, rotation_scratch *scratch, cursor at, 
     const int64_t size = dtype == SUBSPACES_BF16 ? 2 : 4;
     float *rows = scratch->rows;
     for (int64_t e = 0; e < n; e += m, g += m * size) {
+        columns found;
+        const float factor = plan->scale[is_inside(plan, at)];
         if (m <= BASE)
-            ask_to_read(g + m * size, m * size); /* the next block */
+            ask_to_read(g + AHEAD * size, m * size);
         if (m > BASE) {
             const int radix = radix_of(m);
             const int64_t part = m / radix;
@@ -111,15 +145,17 @@ INLINE void fold_blocks(const plan *plan, rotation_scratch *scratch, cursor at, 
                 ask_to_read(g + (m + k) * size, part * size);
                 block_after(rows + k, rows + k, part, signs, e + k);
             }
-        } else if (stretch_of(plan, at, m) == m) {
-            const sink to = {.dst = acc + at.column, .factor = plan->scale[is_inside(plan, at)]};
-            registers(g, dtype, to, TO_SUM, R, W, R, AFTER, signs, e);
-            advance(plan, scratch, &at, m);
-            continue;
-        } else {
+            collect(plan, scratch, &at, m, rows, acc);
+        } else if (!take_columns(plan, scratch, &at, m, &found)) {
             registers(g, dtype, (sink){.dst = rows}, TO_ROWS, R, W, R, AFTER, signs, e);
+            collect(plan, scratch, &at, m, rows, acc);
+        } else if (found.cut == m) {
+            const sink to = {.dst = acc + found.first, .factor = factor};
+            registers(g, dtype, to, TO_SUM, R, W, R, AFTER, signs, e);
+        } else {
+            const sink to = {.dst = acc + found.first, .part = acc + found.second, .cut = found.cut};
+            registers(g, dtype, to, TO_PARTS, R, W, R, AFTER, signs, e);
         }
-        collect(plan, scratch, &at, m, rows, acc);
     }
 }
 

@@ -25,18 +25,35 @@ enum { PLAIN = 0, BEFORE = 1, AFTER = 2 };
         }
 
 /* Where vectors come from and where they go: plain rows, or the caller's memory without a stop in between. */
-enum { TO_ROWS, TO_F32, TO_BF16, TO_SUM };
+enum { TO_ROWS, TO_F32, TO_BF16, TO_SUM, TO_PARTS };
 
 typedef struct {
     void *dst;
     const void *base; /* of TO_F32 and TO_BF16: dst = base + factor v, base of the dtype of dst */
     float factor;     /* of TO_SUM: dst += factor v */
+    int64_t cut;      /* of TO_PARTS: dst += v up to here, then part += v; their sums are made in this order */
+    float *part;
 } sink;
+
+INLINE void give_parts(vf v, int64_t i, const sink to)
+{
+    float *dst = (i + W <= to.cut ? (float *)to.dst : to.part) + i;
+    if (i + W <= to.cut || i >= to.cut) {
+        store(dst, load(dst) + v);
+        return;
+    }
+    float rows[W];
+    store(rows, v);
+    for (int64_t k = 0; k < W; k++)
+        (i + k < to.cut ? (float *)to.dst : to.part)[i + k] += rows[k];
+}
 
 INLINE void give(vf v, int64_t i, const int how, const sink to)
 {
     if (how == TO_ROWS)
         store((float *)to.dst + i, v);
+    else if (how == TO_PARTS)
+        give_parts(v, i, to);
     else if (how == TO_SUM)
         store((float *)to.dst + i, load((float *)to.dst + i) + v * to.factor);
     else if (how == TO_F32)
@@ -45,21 +62,25 @@ INLINE void give(vf v, int64_t i, const int how, const sink to)
         store_as(to.dst, i, SUBSPACES_BF16, load_as(to.base, i, SUBSPACES_BF16) + v * to.factor);
 }
 
-/* r vectors: transforms of length `across` times min(lanes, W); e is the place of src in the packed signs. */
-INLINE void registers(const void *src, const int dtype, const sink to, const int how, const int r, const int lanes,
-                      const int across, const int when, const uint32_t *signs, int64_t e)
+/* W floats from row i on of rows that lie at src up to row `cut`, then at `part`; more than these may be read. */
+INLINE vf load_parts(const float *src, const float *part, int64_t cut, int64_t i)
 {
-    vf v[16];
+    if (i + W <= cut || i >= cut)
+        return load((i < cut ? src : part) + i);
+    const vi first = (vi){LANES} < (vi){0} + (int32_t)(cut - i);
+    return (vf)(((vi)load(src + i) & first) | ((vi)load(part + i) & ~first));
+}
+
+/* What is done with the r vectors v that a transform works on: signs before it, the transform, signs after it. */
+INLINE void transform_registers(vf v[16], const sink to, const int how, const int r, const int lanes, const int across,
+                                const int when, const uint32_t *signs, int64_t e)
+{
     if (when != PLAIN && r * W >= 32) { /* now the places within a word are constants */
         signs += e >> 5;
         e = 0;
     }
-    UNROLL for (int i = 0; i < r; i++)
-    {
-        v[i] = load_as(src, i * W, dtype);
-        if (when == BEFORE)
-            v[i] = with_signs(v[i], aligned_bits(signs, e + i * W));
-    }
+    if (when == BEFORE)
+        UNROLL for (int i = 0; i < r; i++) v[i] = with_signs(v[i], aligned_bits(signs, e + i * W));
     if (lanes > 1)
         WITHIN(v, XOR1, 1);
     if (lanes > 2)
@@ -86,6 +107,15 @@ INLINE void registers(const void *src, const int dtype, const sink to, const int
             v[i] = with_signs(v[i], aligned_bits(signs, e + i * W));
         give(v[i], i * W, how, to);
     }
+}
+
+/* r vectors: transforms of length `across` times min(lanes, W); e is the place of src in the packed signs. */
+INLINE void registers(const void *src, const int dtype, const sink to, const int how, const int r, const int lanes,
+                      const int across, const int when, const uint32_t *signs, int64_t e)
+{
+    vf v[16];
+    UNROLL for (int i = 0; i < r; i++) v[i] = load_as(src, i * W, dtype);
+    transform_registers(v, to, how, r, lanes, across, when, signs, e);
 }
 
 INLINE void register_rows(const float *src, float *dst, const int r, const int lanes, const int across, const int when,

@@ -17,6 +17,7 @@ enum { SIGNS = 1, ROTATION = 2, PERMUTATION = 3, SLOTS = 5, SIGNS_G = 7 }; /* st
 #define MAX_BLOCK 8192 /* largest Hadamard block: 32 KiB of float32, a first-level cache */
 #define ROW_TILE 2048  /* rows that go through the cache together */
 #define SPAN 8         /* a cost of O(d) is paid once for this many rows per column */
+#define SLACK 16       /* floats that may be read before and after a doubled w */
 #define DENSE_ROWS 64  /* of `dense`, whose sign bits are made together */
 #define DENSE_PANEL 256 /* sign words of a row that are made together */
 #define DENSE_PAD 16   /* sign words of a row are padded to a multiple of this: the lanes of the widest vectors */
@@ -35,6 +36,7 @@ typedef struct {
     size_t scratch_bytes;     /* per thread */
     double row_cost;          /* rough cost of a row in units of a streamed row, for the number of threads */
     int64_t tail;             /* hadamard: first row after the whole blocks */
+    int doubled;              /* hadamard: every column twice, see double_columns */
     int64_t low, high, wrap;  /* hadamard: columns in [low, high) have scale[1], the others below wrap scale[0] */
     float scale[2];           /* others: scale[0] */
     int64_t words;            /* dense: per row */

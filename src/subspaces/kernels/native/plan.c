@@ -36,6 +36,7 @@ int doubling_pays(const plan *plan, int64_t rows)
 
 void double_columns(plan *plan)
 {
+    plan->doubled = 1;
     plan->width = plan->wrap = plan->low = plan->high = 2 * plan->p.d;
     plan->scale[0] = plan->scale[1] = 1;
 }

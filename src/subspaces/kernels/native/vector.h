@@ -14,6 +14,8 @@ typedef float vf_mem __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint32_t vu_mem __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint16_t vh_mem __attribute__((vector_size(2 * W), aligned(2), may_alias));
 
+typedef uint16_t half_mem __attribute__((may_alias));
+
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -91,9 +93,7 @@ INLINE vf with_signs(vf v, uint32_t bits)
 INLINE uint32_t aligned_bits(const uint32_t *signs, int64_t e)
 {
 #if W == 16
-    uint16_t bits;
-    memcpy(&bits, (const uint16_t *)signs + (e >> 4), 2);
-    return bits;
+    return *((const half_mem *)signs + (e >> 4)); /* loaded into a mask register at once */
 #else
     return signs[e >> 5] >> (e & 31);
 #endif

@@ -76,17 +76,17 @@ static void *write_worker(void *context)
     return NULL;
 }
 
-/* hadamard: w times its scale, twice; the plan is changed to it */
+/* hadamard: w times its scale, twice, after SLACK zeros; the plan is changed to it */
 static float *doubled(plan *plan, const float *w)
 {
     const int64_t d = plan->p.d;
-    float *copy = malloc(2 * sizeof(float) * (size_t)d);
-    if (!copy)
+    float *memory = calloc((size_t)(2 * d + 2 * SLACK), sizeof(float)), *copy = memory + SLACK;
+    if (!memory)
         return NULL;
     for (int64_t j = 0; j < d; j++)
         copy[j] = copy[j + d] = w[j] * column_scale(plan, j);
     double_columns(plan);
-    return copy;
+    return memory;
 }
 
 /* dense: w times its scale, padded to whole sign words, in the form that the kernel reads */
@@ -134,7 +134,7 @@ int subspaces_write(const subspaces_projection *p, const subspaces_segments *seg
     const int dense = p->kind == SUBSPACES_DENSE, prepare = dense || doubling_pays(&plan, runs.rows);
     float *copy = dense ? formed(&plan, k, w) : prepare ? doubled(&plan, w) : NULL;
     if (copy || !prepare) {
-        write_work work = {.plan = &plan, .k = k, .runs = &runs, .w = copy ? copy : w, .mode = mode};
+        write_work work = {.plan = &plan, .k = k, .runs = &runs, .w = !copy ? w : dense ? copy : copy + SLACK, .mode = mode};
         work.items_per_job = larger(1, 65536 / plan.tile_rows);
         run_threads(worth_threads(p->threads, (double)runs.rows * plan.row_cost), write_worker, &work);
         if (work.done < runs.items)
