@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from subspaces.cli import main
+from subspaces.learned.affine import projected_coordinates
 from subspaces.learned.tickets import magnitude_ticket
 from subspaces.learned.trajectory import Trajectory
 from subspaces.measure.extract import extract
+from subspaces.optim import PBFGS
 from subspaces.recipes import RECIPES, Series, load_recipe
 from subspaces.reproduce.run import reproduce
 from subspaces.runs.pools import Event
@@ -23,6 +25,7 @@ from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
 from subspaces.train.loop import train
 from subspaces.train.recording import TRAJECTORY
+from subspaces.train.setup import begin
 from subspaces.train.subspace_file import load_subspace, save_ticket
 
 RECORDED = TrainConfig("digits-fc-16x1", epochs=6, batch_size=32, lr=5e-3, record="epoch")
@@ -220,6 +223,69 @@ def convolutional_network(shape, classes):
     return nn.Sequential(*body, nn.Linear(128, classes))
 
 
+def test_training_begins_at_the_projected_end_unless_told_otherwise(basis, recorded):
+    samples, stored = Trajectory.open(recorded / TRAJECTORY), load_subspace(basis.basis)
+    expected = projected_coordinates(samples[-1], stored.projection, samples[0].vector)
+    options: dict[str, Any] = {"subspace": str(basis.basis), "optimizer": "adam", "lr": 1e-9, "epochs": 1}
+    near, far = (train(TrainConfig(RECORDED.task, start=start, **options)) for start in (None, "origin"))
+    assert stored.end is not None
+    torch.testing.assert_close(stored.end.float(), expected, atol=1e-5, rtol=1e-5)
+    assert near.test_score == pytest.approx(basis.projected_score)
+    assert far.test_score < near.test_score - 0.3
+    fewer = load_subspace(basis.basis, 2).end
+    assert fewer is not None
+    assert torch.equal(fewer, stored.end[:2])
+
+
+def test_a_file_without_an_end_starts_at_its_origin_and_says_so_if_asked(recorded, tmp_path):
+    found = extract(recorded, "twa", 4, out=tmp_path / "twa.safetensors")
+    options: dict[str, Any] = {"subspace": str(found.basis), "optimizer": "adam", "epochs": 1}
+    assert train(TrainConfig(RECORDED.task, **options)).status == "done"
+    with pytest.raises(ValueError, match="`start` projected must know the end"):
+        train(TrainConfig(RECORDED.task, start="projected", **options))
+
+
+def test_the_rate_of_sgd_follows_the_curvature_in_the_subspace(basis, tmp_path):
+    config = TrainConfig(RECORDED.task, subspace=str(basis.basis), start="origin", momentum=0.5, epochs=2)
+    result = train(config)
+    state = begin(dataclasses.replace(config, lr=1.0), None, None)
+    x, y = state.data.train_x[:128], state.data.train_y[:128]
+    assert state.subspace is not None
+    top = float(torch.linalg.eigvalsh(torch.func.hessian(_loss_of(state, x, y))(state.subspace.coordinates.data)).max())
+    smooth = 0.5 * 2 * 1.5 / top  # differences also see the bends of ReLU, whose curvature autograd leaves out
+    assert 0.4 * smooth < result.resolved["lr_scaled"] < 1.02 * smooth
+    assert result.curves[-1]["lr"] == pytest.approx(0.01 * result.resolved["lr_scaled"])
+    with pytest.raises(KeyboardInterrupt):
+        train(config, folder=tmp_path, callbacks=[Interrupt(5)])
+    assert train(config, folder=tmp_path).resolved["lr_scaled"] == result.resolved["lr_scaled"]
+
+
+def _loss_of(state, x, y):
+    return lambda w: state.task.loss(state.subspace.functional(w, x), y)
+
+
+def test_the_curvature_of_the_origin_bounds_the_rate_at_a_flat_end(basis):
+    options: dict[str, Any] = {"subspace": str(basis.basis), "epochs": 1}
+    near, far = (train(TrainConfig(RECORDED.task, start=s, **options)).resolved["lr_scaled"] for s in (None, "origin"))
+    assert near <= far
+
+
+def test_sgd_in_a_random_subspace_may_measure_its_rate_too():
+    config = TrainConfig(RECORDED.task, d=50, optimizer="sgd", lr_rule="curvature", epochs=5, batch_size=32)
+    result = train(config)
+    assert result.test_score > 0.4
+    assert result.resolved["lr_scaled"] > 0
+
+
+def test_the_published_form_of_pbfgs_is_a_choice(basis):
+    options: dict[str, Any] = {"subspace": str(basis.basis), "optimizer": "pbfgs", "epochs": 1, "batch_size": 256}
+    state = begin(TrainConfig(RECORDED.task, pbfgs_mode="published", **options), None, None)
+    assert isinstance(state.optimizer, PBFGS)
+    assert state.optimizer.mode == "published"
+    published, robust = (train(TrainConfig(RECORDED.task, pbfgs_mode=m, **options)) for m in ("published", "robust"))
+    assert published.config.key() != robust.config.key()
+
+
 def test_fewer_directions_than_stored(basis):
     assert train(TrainConfig(RECORDED.task, subspace=str(basis.basis), d=2, epochs=1)).trained == 2
     with pytest.raises(ValueError, match="directions in"):
@@ -245,6 +311,10 @@ def test_a_stored_ticket_trains_its_weights_alone(recorded, tmp_path):
         ({"subspace": "BASIS", "burn_in": 3}, "left out"),
         ({"subspace": "BASIS", "projection": "dense"}, "left out"),
         ({"record_dtype": "bfloat16"}, "must go with `record`"),
+        ({"start": "origin"}, "`start` must go with `subspace`"),
+        ({"d": 5, "pbfgs_mode": "published"}, "`pbfgs_mode` must go with pbfgs"),
+        ({"d": 5, "lr_rule": "curvature"}, "`lr_rule` curvature must go with sgd"),
+        ({"subspace": "BASIS", "optimizer": "sgd", "lr": 1.0, "lr_rule": "curvature"}, "`lr` must be left out"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(basis, fields, message):
@@ -321,7 +391,7 @@ def test_recipes_with_stages_parse_and_build_their_configs():
             for one in recipe.series:
                 if one.source:
                     assert recipe.named(one.source).train["record"]
-                assert one.d
+                assert one.d or not one.source
 
 
 def test_a_source_must_be_there_and_record(tmp_path):
