@@ -46,6 +46,11 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def anonymous_bytes() -> int:
+    """Memory that is not backed by a file, now (Linux)."""
+    return 1024 * int(next(x.split()[1] for x in open("/proc/self/status") if x.startswith("RssAnon")))
+
+
 def record(D: int, t: int, path: Path | None, dtype: torch.dtype) -> TrajectoryRecorder:
     """A trajectory of t samples that spans t − 1 directions: a drift, a slow turn, a new stretch of noise each time."""
     model = Vector(D)
@@ -62,8 +67,8 @@ def record(D: int, t: int, path: Path | None, dtype: torch.dtype) -> TrajectoryR
     return recorder
 
 
-def extract(D: int, t: int, d: int, folder: Path | None, half: bool) -> dict:
-    """Time and memory of recording t samples and of `dldr`."""
+def extract(D: int, t: int, d: int, folder: Path | None, half: bool, mapped: bool) -> dict:
+    """Time and memory of recording t samples and of `dldr`, the basis in memory or mapped to a file."""
     before = peak_bytes()
     with tempfile.TemporaryDirectory(dir=folder) as place:
         path = Path(place) / "trajectory" if folder is not None else None
@@ -72,12 +77,14 @@ def extract(D: int, t: int, d: int, folder: Path | None, half: bool) -> dict:
         recorded, disk = time.perf_counter() - start, path.stat().st_size if path else 0
         peak_recording = peak_bytes()
         start, busy = time.perf_counter(), time.process_time()
-        basis = dldr(recorder, d)
+        options = {"dtype": torch.bfloat16} if half else {}
+        basis = dldr(recorder, d, path=Path(place) / "basis.safetensors" if mapped else None, **options)
         seconds, busy = time.perf_counter() - start, time.process_time() - busy
         recorder.close()
-    rows = torch.zeros(d, d, dtype=torch.float64)
-    for part in basis.rows.split(1 << 20, dim=1):
-        rows += part.double() @ part.double().T
+        anonymous = anonymous_bytes()
+        rows = torch.zeros(d, d, dtype=torch.float64)
+        for part in basis.rows.split(1 << 20, dim=1):
+            rows += part.double() @ part.double().T
     return {
         "D": D,
         "samples": t,
@@ -87,6 +94,7 @@ def extract(D: int, t: int, d: int, folder: Path | None, half: bool) -> dict:
         "extract_cpu_seconds": round(busy, 2),
         "peak_mb_recording": (peak_recording - before) >> 20,
         "peak_mb": (peak_bytes() - before) >> 20,
+        "anonymous_mb": anonymous >> 20,  # without the pages of mapped files, which the system may drop at any time
         "file_mb": disk >> 20,
         "orthonormality": float((rows - torch.eye(d)).abs().max()),
     }
@@ -267,14 +275,15 @@ def main() -> None:
     parser.add_argument("--t", type=int, default=101)
     parser.add_argument("--d", type=int, default=40)
     parser.add_argument("--folder", type=Path, default=None, help="record to a file here instead of to memory")
-    parser.add_argument("--half", action="store_true", help="bfloat16 samples")
+    parser.add_argument("--half", action="store_true", help="bfloat16 samples and basis")
+    parser.add_argument("--map", action="store_true", help="map the basis to a file in --folder")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.what == "extract":
-        result = extract(args.D, args.t, args.d, args.folder, args.half)
+        result = extract(args.D, args.t, args.d, args.folder, args.half, args.map)
     else:
         result = steps(args.d, args.batch, args.repeats)
     print(json.dumps({"threads": args.threads, "torch": torch.__version__, **result}, indent=2))
