@@ -9,6 +9,7 @@ from scipy import integrate, stats
 from torch import nn
 
 from subspaces.theory import (
+    ProximalOptions,
     QuadraticWell,
     Spectrum,
     angular_dimension_bound,
@@ -21,11 +22,13 @@ from subspaces.theory import (
     isotropic_success_probability,
     isotropic_threshold,
     power_law_spectrum,
+    predict_from_start,
     predict_threshold,
     predicted_threshold,
     spectral_threshold_bound,
     sublevel_cone,
     subspace_minimum,
+    threshold_from_gradient,
 )
 
 
@@ -232,6 +235,8 @@ def test_predicted_threshold_closed_forms():
 class Quadratic(nn.Module):
     """outputs = √H (θ − θ*), half its squared norm is the loss: a network that really is a well."""
 
+    root: torch.Tensor
+
     def __init__(self, values: torch.Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         self.theta = nn.Parameter(torch.zeros(len(values), dtype=dtype))
@@ -285,6 +290,72 @@ def test_predict_threshold_states_its_doubts():
     bare = predict_threshold(model, nn.functional.cross_entropy, (x, y), [0.3], radius=2.0, steps=30)
     assert bare.displacement is None
     assert any("equally over all directions" in note for note in bare.caveats)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_predictions_from_the_start_agree_on_a_well(exponent):
+    """On a well the path, the quadratic at the start and the well around its end are one and the same model."""
+    w = well(exponent, D=120)
+    model = Quadratic(w.eigenvalues, torch.float64)
+    model.theta.data.copy_(w.displacement)
+    data = torch.zeros(1, 120, dtype=torch.float64), torch.zeros(1, 120, dtype=torch.float64)
+    levels = [f * w.start_loss for f in (0.5, 0.1, 0.02)] + [2 * w.start_loss]
+    options = ProximalOptions(lr=3e-3, steps=250, lanczos=120, probes=2)
+    found = predict_from_start(model, lambda out, y: 0.5 * (out - y).square().sum(), data, levels, options)
+    exact = [predicted_threshold(w.eigenvalues, e, displacement=w.displacement) for e in levels]
+    assert found.at_start == pytest.approx(exact, abs=0.1)
+    assert found.d_star == pytest.approx(exact, abs=0.03 * 120)
+    assert found.at_end == pytest.approx(exact, abs=0.06 * 120)  # its bottom is put where the path ends, above 0
+    assert all(a <= b for a, b in zip(found.at_end, found.upper_bound, strict=True))
+    assert found.d_star[-1] == 0.0
+    assert torch.equal(model.theta, w.displacement)  # left as it is
+    envelopes = [point.envelope for point in found.points]
+    assert envelopes == sorted(envelopes, reverse=True)
+    assert found.points[0].d == 0.0
+    assert found.start_loss == pytest.approx(w.start_loss)
+
+
+def test_a_path_that_ends_too_early_says_so():
+    w = well(1.0, D=40)
+    model = Quadratic(w.eigenvalues, torch.float64)
+    model.theta.data.copy_(w.displacement)
+    data = torch.zeros(1, 40, dtype=torch.float64), torch.zeros(1, 40, dtype=torch.float64)
+    options = ProximalOptions(steps=1, lanczos=40, points=2)
+    found = predict_from_start(model, lambda out, y: 0.5 * (out - y).square().sum(), data, [1e-6], options)
+    assert math.isnan(found.d_star[0])
+    assert "no prediction" in found.caveats[-1]
+    with pytest.raises(RuntimeError, match="loss at the start is nan"):
+        predict_from_start(model, lambda out, y: (out - y).sum() * math.nan, data, [1e-6], options)
+    with pytest.raises(ValueError, match="`steps` must be at least 1; got 0"):
+        ProximalOptions(steps=0)
+
+
+def test_threshold_from_gradient_is_the_well_seen_from_the_start():
+    w = well(1.0, D=300)
+    slope = Spectrum(w.eigenvalues, (w.eigenvalues * w.displacement) ** 2)
+    for fraction in (0.9, 0.3, 0.01):
+        level = fraction * w.start_loss
+        expected = predicted_threshold(w.eigenvalues, level, displacement=w.displacement)
+        assert threshold_from_gradient(w.eigenvalues, level, w.start_loss, slope) == pytest.approx(expected, rel=1e-6)
+    assert threshold_from_gradient(w.eigenvalues, w.start_loss, w.start_loss, slope) == 0.0
+    assert math.isnan(threshold_from_gradient(w.eigenvalues, -0.1, w.start_loss, slope))  # below the model's minimum
+
+
+def test_a_spectrum_serves_further_levels():
+    w = well(1.0, D=60)
+    model = Quadratic(w.eigenvalues, torch.float64)
+    start = {"theta": w.displacement, "root": model.root}
+    data = torch.zeros(1, 60, dtype=torch.float64), torch.zeros(1, 60, dtype=torch.float64)
+
+    def loss(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return 0.5 * (out - y).square().sum()
+
+    first = predict_threshold(model, loss, data, [0.1], start=start, probes=1)
+    again = predict_threshold(model, loss, data, [0.1, 0.02], start=start, spectrum=first.spectrum)
+    assert again.d_star[0] == first.d_star[0]
+    assert again.spectrum is first.spectrum
+    with pytest.raises(ValueError, match="`spectrum` must have weights that sum to D = 60"):
+        predict_threshold(model, loss, data, [0.1], start=start, spectrum=Spectrum.of([1.0]))
 
 
 def test_mistakes_are_named():

@@ -19,7 +19,11 @@ SEED_STEP = 1_000_000
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the quadratic model predicts for one burn-in time; ``d_star`` and ``upper_bound`` have one d per level."""
+    """What is predicted for one burn-in time; ``d_star``, ``upper_bound`` and each of ``others`` have one d per level.
+
+    ``d_star`` is that of the proximal path, ``upper_bound`` that of the well around its end; ``others`` are the
+    quadratic models at both ends, by their names. See `subspaces.theory.StartPrediction`.
+    """
 
     levels: tuple[float, ...]
     d_star: tuple[float, ...]
@@ -29,6 +33,7 @@ class Prediction:
     start_loss: float
     quadratic_start_loss: float
     caveats: tuple[str, ...]
+    others: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def at(self, level: float) -> tuple[float, float]:
         """(d*, upper bound) at a level, between levels by interpolation in its logarithm; NaN outside."""
@@ -41,15 +46,15 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values; NaN becomes None."""
-        lines = {name: [_null(d) for d in getattr(self, name)] for name in ("d_star", "upper_bound")}
+        lines: dict[str, Any] = {name: [_null(d) for d in getattr(self, name)] for name in ("d_star", "upper_bound")}
+        lines["others"] = {name: [_null(d) for d in line] for name, line in self.others.items()}
         return dataclasses.asdict(self) | lines
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Prediction":
         """The inverse of `to_dict`."""
-        lines: dict[str, Any] = {
-            name: tuple(math.nan if d is None else d for d in fields[name]) for name in ("d_star", "upper_bound")
-        }
+        lines: dict[str, Any] = {name: _numbers(fields[name]) for name in ("d_star", "upper_bound")}
+        lines["others"] = {name: _numbers(line) for name, line in fields.get("others", {}).items()}
         lines |= {name: tuple(fields[name]) for name in ("levels", "caveats")}
         return cls(**(fields | lines))
 
@@ -220,7 +225,12 @@ def stored_predictions(
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     same = settings == [rule.solution_epochs, rule.predict_examples] and set(found) == set(rule.burn_in)
+    same = same and all(one.others for one in found.values())  # else of a version that predicted from a solution
     return found if same and all(list(one.levels) == levels for one in found.values()) else None
+
+
+def _numbers(line: Sequence[float | None]) -> tuple[float, ...]:
+    return tuple(math.nan if value is None else value for value in line)
 
 
 def _null(value: float) -> float | None:

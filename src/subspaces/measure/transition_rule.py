@@ -41,9 +41,9 @@ class TransitionRule:
     minutes: float | None = None
     """Budget of time; nothing is started after it."""
     predict: bool = True
-    """Put the quadratic model's prediction beside the measured thresholds (training loss only)."""
+    """Put predicted thresholds beside the measured ones (training loss only)."""
     solution_epochs: int = 5
-    """Passes of direct training to the solution around which the prediction is made."""
+    """Passes of training along the path from each start, from which thresholds are predicted."""
     predict_examples: int = 1000
     """Training examples of which the prediction takes its curvature."""
 

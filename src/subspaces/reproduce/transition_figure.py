@@ -4,9 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from subspaces.recipes import Recipe, Series
 from subspaces.reproduce.places import Row
@@ -68,7 +71,11 @@ class Drawn:
 def figures(recipe: Recipe, rows: Sequence[Row]) -> dict[str, Figure]:
     """Figures by what is added to the recipe's name; none where nothing has been run."""
     found = [one for one in (Drawn.of(series, rows) for series in recipe.series) if one is not None]
-    return {"": heatmaps(found), "-thresholds": thresholds(found)} if found else {}
+    if not found:
+        return {}
+    with matplotlib.rc_context({"axes.grid": False, "legend.frameon": True}):  # names on a ground that is seen
+        maps = heatmaps(found)
+    return {"": maps, "-thresholds": thresholds(found)}
 
 
 def heatmaps(series: Sequence[Drawn]) -> Figure:
@@ -80,7 +87,6 @@ def heatmaps(series: Sequence[Drawn]) -> Figure:
         levels = sorted({*np.geomspace(min(finite), max(finite), 40).tolist(), *one.levels})
         for j, t in enumerate(sorted(one.initial)):
             axes = figure.add_subplot(len(series), columns, 1 + i * columns + j)
-            axes.grid(False)
             reached = [o for o in one.thresholds if o.burn_in == t and o.status == "reached"]
             line = one.line(t, levels)
             predicted = {"predicted": line} if sum(map(math.isfinite, line)) > 1 else {}
@@ -91,6 +97,8 @@ def heatmaps(series: Sequence[Drawn]) -> Figure:
             if table.levels[0] < start < table.levels[-1]:
                 axes.axhline(start, color="0.7", linewidth=0.9, linestyle=(0, (2, 2)))
             axes.set_title(f"{one.title}, {_start(t)}", fontsize=9)
+            _plain(axes.xaxis)
+            _plain(axes.yaxis)
             for bar in figure.axes[before:] if j < len(one.initial) - 1 else []:
                 bar.remove()  # one colour scale for a row is enough
     return figure
@@ -104,6 +112,8 @@ def thresholds(series: Sequence[Drawn]) -> Figure:
         starts = sorted(one.initial)
         plot_thresholds({_start(t): [o for o in one.thresholds if o.burn_in == t] for t in starts}, ax=top)
         _predictions(top, one, starts)
+        _plain(top.xaxis)
+        _plain(top.yaxis)
         top.set_title(f"{one.title}, D = {one.D:,}", fontsize=9)
         if len(starts) > 1:
             bottom = figure.add_subplot(2, len(series), 1 + len(series) + i)
@@ -112,6 +122,7 @@ def thresholds(series: Sequence[Drawn]) -> Figure:
             values = [one.initial[t] for t in starts]
             bottom.set_xticks(values, [f"{value:.2g}" for value in values])
             bottom.set_xticks([], minor=True)
+            _plain(bottom.yaxis)
     return figure
 
 
@@ -124,6 +135,14 @@ def _predictions(axes: Axes, one: Drawn, starts: Sequence[int]) -> None:
     if one.predicted:
         axes.plot([], [], "--", color="0.4", label="predicted")
         axes.legend(fontsize="small")
+
+
+def _plain(axis: Axis) -> None:
+    """Numbers such as 0.2 and 1,000 at 1, 2 and 5 of every decade, where the axis is logarithmic."""
+    if axis.get_scale() == "log":
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _start(t: int) -> str:

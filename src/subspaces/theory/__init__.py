@@ -22,8 +22,13 @@ from subspaces.theory.prediction import (
     predict_threshold,
     predicted_threshold,
     spectral_threshold_bound,
+    threshold_from_gradient,
 )
+from subspaces.theory.proximal import ProximalOptions, ProximalPoint, proximal_path, threshold_on_path
 from subspaces.theory.spectrum import Spectrum, lanczos, spectral_density, vector_measure
+
+# thresholds of a network from where its subspaces are laid
+from subspaces.theory.start import StartPrediction, predict_from_start
 
 # quadratic wells: the exact truth
 from subspaces.theory.wells import (
@@ -41,8 +46,11 @@ __all__ = [
     "GaussNewton",
     "Hessian",
     "MonteCarlo",
+    "ProximalOptions",
+    "ProximalPoint",
     "QuadraticWell",
     "Spectrum",
+    "StartPrediction",
     "ThresholdPrediction",
     "angular_dimension_bound",
     "convex_transition",
@@ -55,11 +63,15 @@ __all__ = [
     "isotropic_threshold",
     "lanczos",
     "power_law_spectrum",
+    "predict_from_start",
     "predict_threshold",
     "predicted_threshold",
+    "proximal_path",
     "spectral_density",
     "spectral_threshold_bound",
     "sublevel_cone",
     "subspace_minimum",
+    "threshold_from_gradient",
+    "threshold_on_path",
     "vector_measure",
 ]

@@ -4,7 +4,7 @@ After Larsen, Fort, Becker & Ganguli (ICLR 2022, arXiv 2107.05802), section on q
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,11 +69,48 @@ def predicted_threshold(spectrum: Any, level: float, *, R: float | None = None, 
     top = float(max(density.values.max(), measure.values.max()))
     if 0.5 * measure.integrate(lambda x: x.clamp_min(0)) <= level or top <= 0:
         return 0.0
-    low, high = math.log(top) - 80.0, math.log(top) + 40.0
-    for _ in range(100):  # the residual rises with κ from 0 to the loss at the start
+    return _dimension_at(density, _crossing(residual, level, top))
+
+
+def threshold_from_gradient(spectrum: Any, level: float, loss: float, gradient: Spectrum) -> float:
+    """The d at which half of the subspaces reach ε, from loss, gradient and curvature at the start alone.
+
+    min_w L ≈ L(θ_t) − ½ Σ g_i²/(λ_i + κ) with Σ λ_i/(λ_i + κ) = d: `predicted_threshold` of a well, written in what is
+    seen at the start, where g = Hv. Needs no minimum; exact for wells.
+
+    Args:
+        spectrum: eigenvalues, or a `Spectrum` whose weights sum to D. Negative values count as flat.
+        level: ε, in the units of the loss.
+        loss: L(θ_t).
+        gradient: the spectral measure of ∇L(θ_t), as from `vector_measure`.
+
+    Returns:
+        d; 0 if the start has the loss; NaN if the quadratic model has no point below ε.
+    """
+    density = spectrum if isinstance(spectrum, Spectrum) else Spectrum.of(spectrum)
+    if level >= loss:
+        return 0.0
+    top = float(density.values.max())
+
+    def reached(kappa: float) -> float:
+        return loss - 0.5 * gradient.integrate(lambda x: 1 / (x.clamp_min(0) + kappa))
+
+    if top <= 0 or reached(1e-12 * top) > level:
+        return math.nan
+    return _dimension_at(density, _crossing(reached, level, top))
+
+
+def _crossing(rising: Callable[[float], float], level: float, scale: float) -> float:
+    """κ at which a function that rises with κ is `level`, by bisection in log κ."""
+    low, high = math.log(scale) - 80.0, math.log(scale) + 40.0
+    for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if residual(math.exp(middle)) < level else (low, middle)
-    kappa = math.exp((low + high) / 2)
+        low, high = (middle, high) if rising(math.exp(middle)) < level else (low, middle)
+    return math.exp((low + high) / 2)
+
+
+def _dimension_at(density: Spectrum, kappa: float) -> float:
+    """Σ λ_i/(λ_i + κ)."""
     return density.integrate(lambda x: x.clamp_min(0) / (x.clamp_min(0) + kappa))
 
 
@@ -130,6 +167,7 @@ def predict_threshold(
     matrix: str = "ggn",
     minimum_loss: float | None = None,
     names: Sequence[str] | None = None,
+    spectrum: Spectrum | None = None,
     probes: int = 4,
     steps: int = 64,
     leading: int = 0,
@@ -160,6 +198,8 @@ def predict_threshold(
         matrix: ``ggn`` (no negative eigenvalues for the usual losses) or ``hessian`` (negative ones count as flat).
         minimum_loss: bottom of the well; by default the loss of `model` on `data`.
         names: parameters that the subspace moves; all trainable ones by default.
+        spectrum: of the curvature at the solution, from an earlier prediction (its field `spectrum`), where only levels
+            or the start are new; the products for it are then saved.
         probes, steps, leading, seed: of `spectral_density`.
 
     Raises:
@@ -179,9 +219,11 @@ def predict_threshold(
         raise ValueError("`start` must differ from `model`; got the same parameters. Pass the state dict of θ₀.")
     bottom = curvature.loss() if minimum_loss is None else float(minimum_loss)
     options: dict[str, Any] = {"dtype": curvature.dtype, "device": curvature.device}
-    density = spectral_density(
+    density = spectrum or spectral_density(
         curvature, curvature.D, probes=probes, steps=steps, leading=leading, seed=seed, **options
     )
+    if not math.isclose(density.total, curvature.D, rel_tol=1e-6):
+        raise ValueError(f"`spectrum` must have weights that sum to D = {curvature.D}; got {density.total:g}.")
     measure = None if vector is None else vector_measure(curvature, vector, steps)
     along = Spectrum(density.values, density.weights * (R**2 / density.total)) if measure is None else measure
     way: dict[str, Any] = {"R": R} if measure is None else {"displacement": measure}
