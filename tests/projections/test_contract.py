@@ -89,6 +89,25 @@ def test_rows_are_addressable_and_add_up(maker, d, D):
     assert P.lift_rows(w, D // 2, D // 2).shape == (0,)
 
 
+@pytest.mark.parametrize("kind", ["hadamard", "hadamard-1024", "onehot", "dense", "sparse"])
+@pytest.mark.parametrize("first", [2**31 - 1500, 2**32 - 1500, 2**33 - 2940])
+def test_shards_beyond_32_bits_are_the_rows_of_the_whole(kind, first, backend):
+    """Rows of a map of a model with 8.6 billion parameters, in shards: float32 by the backend, float64 the definition."""
+    n, d, D = 3000, 3 if kind == "sparse" else 70, 2**33 + 77
+    P = MAKERS[kind](d, D, 9)
+    w, g = torch.randn(d), torch.randn(n)
+    edges = [first, first + 1, first + 1411, first + 1500, first + n]
+    whole = P.lift_rows(w.double(), first, first + n)
+    shards = [P.lift_rows(w, a, b).double() for a, b in itertools.pairwise(edges)]
+    assert torch.allclose(torch.cat(shards), whole, atol=1e-9)
+    folded = sum(P.adjoint_rows(g[a - first : b - first], a).double() for a, b in itertools.pairwise(edges))
+    assert torch.allclose(torch.as_tensor(folded), P.adjoint_rows(g.double(), first), atol=1e-8)
+    assert torch.allclose(g.double() @ whole, w.double() @ torch.as_tensor(folded), atol=1e-7)
+    tensor = torch.zeros(n, dtype=torch.bfloat16)
+    P.write_([tensor], [first], w)
+    assert torch.allclose(tensor.double(), whole, rtol=2.0**-8, atol=1e-9)
+
+
 @KINDS
 def test_columns_have_the_norm_that_is_promised(maker):
     d, D = 60, 2500
