@@ -56,7 +56,7 @@ class LayerKronecker(Subspace):
         projection: "layer-kronecker", or a `Projection` with D = D'.
         seed: of P and of the factors.
         rank: (r_out, r_in), or one r for both; ≥ 1, or None for a side that is kept whole, as one no longer than its
-            rank is. Whole inputs cost the least accuracy, and a few outputs suffice (benchmarks/layer_kronecker.py).
+            rank is. Few directions of the inputs cost accuracy, few of the outputs hardly (docs/performance.md).
         inner: kind of P, the map from w to the cores.
         factors: "hadamard" (portable to the bit) or "orthonormal" (QR of Gaussian matrices).
         balance: "size": c_l = √(in·out/(r_in·r_out)), all weights move alike, as under `Subspace`; "core": c_l = 1,
