@@ -136,7 +136,7 @@ class Course:
         return {}
 
     def write(self, found: dict[str, Any], **more: Any) -> None:
-        """Write the record, whole or not at all."""
+        """Write the record, whole or not at all; the runs are what it is made of, so it does not wait for the disk."""
         called = " ".join(["subspaces", *sys.argv[1:]]) if "subspaces" in Path(sys.argv[0]).name else None
         record = {"version": 1, "command": called, "key": self.config.key(), **more, self.entry: found}
-        atomic_write(self.out / self.file, json.dumps(record, indent=1, allow_nan=False).encode())
+        atomic_write(self.out / self.file, json.dumps(record, indent=1, allow_nan=False).encode(), durable=False)
