@@ -2,6 +2,9 @@
 
 The library has no Python symbols: it is loaded with ctypes, so one build serves every Python version, and where
 there is no compiler the package installs all the same and runs on the plain-torch reference.
+
+The environment: SUBSPACES_NO_NATIVE=1 leaves the kernels out, which makes the wheel for any platform (Windows has no
+other: the kernels want GCC or Clang); SUBSPACES_NEED_NATIVE=1 lets the build fail where they cannot be built.
 """
 
 import os
@@ -18,16 +21,15 @@ FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibi
 class OptionalBuild(build_ext):
     """Build the kernels when a C compiler is found; say one clear line when it is not."""
 
-    def get_export_symbols(self, ext):  # Windows would ask for a PyInit function that does not exist
-        return ext.export_symbols
-
     def get_ext_filename(self, fullname):  # the same name for every Python: none is meant
-        return os.path.join(*fullname.split(".")) + (".pyd" if os.name == "nt" else ".so")
+        return os.path.join(*fullname.split(".")) + ".so"
 
     def build_extension(self, ext):
         try:
             super().build_extension(ext)
         except Exception as error:
+            if os.environ.get("SUBSPACES_NEED_NATIVE"):
+                raise
             print(f"subspaces: C kernels not built ({error}); the plain-torch reference is used instead")
 
 
@@ -41,20 +43,18 @@ class AnyPython(bdist_wheel):
 
 def extensions():
     sources = sorted(str(path) for path in NATIVE.glob("*.c"))
-    if not sources or os.environ.get("SUBSPACES_NO_NATIVE"):
+    if not sources or os.name == "nt" or os.environ.get("SUBSPACES_NO_NATIVE"):
         return []
     headers = sorted(str(path) for path in NATIVE.glob("*.h"))
-    flags = ["/O2"] if os.name == "nt" else FLAGS
-    libraries = [] if os.name == "nt" else ["m"]
     return [
         Extension(
             "subspaces.kernels._native",
             sources,
             depends=headers,
-            extra_compile_args=flags,
-            extra_link_args=[] if os.name == "nt" else ["-pthread"],
-            libraries=libraries,
-            optional=True,
+            extra_compile_args=FLAGS,
+            extra_link_args=["-pthread"],
+            libraries=["m"],
+            optional=not os.environ.get("SUBSPACES_NEED_NATIVE"),
         )
     ]
 

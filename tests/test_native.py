@@ -447,6 +447,21 @@ def test_environment_turns_the_kernels_off(monkeypatch):
         native._load.cache_clear()
 
 
+def test_a_package_without_kernels_says_so_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "native_library.py"))
+    native._load.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="plain torch, which is slower: the C kernels are not built"):
+            assert not native.available()
+        assert not native.available()
+        (tmp_path / "_native.so").write_bytes(b"no library")
+        native._load.cache_clear()
+        with pytest.warns(RuntimeWarning, match="_native.so cannot be loaded"):
+            assert not native.available()
+    finally:
+        native._load.cache_clear()
+
+
 def test_environment_asks_for_less():
     code = "import ctypes, sys; f = ctypes.CDLL(sys.argv[1]).subspaces_isa; f.restype = ctypes.c_char_p; print(f())"
     for name, expected in (("generic", ISAS[0]), ("nonsense", native.isa())):

@@ -15,6 +15,7 @@ the best instruction set of the machine.
 import ctypes
 import functools
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def _load() -> tuple[Any, str]:
         if abi == _ABI:
             return library, ""
         reason = f"the C kernels in {path.name} are of interface {abi}, not {_ABI}; install the package again"
+    warnings.warn(f"subspaces uses plain torch, which is slower: {reason}.", RuntimeWarning, stacklevel=2)
     return None, reason
 
 
