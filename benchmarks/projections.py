@@ -2,6 +2,7 @@
 
     python benchmarks/projections.py            # the table of properties and times up to D = 11 million
     python benchmarks/projections.py --large    # also D = 110 million
+    python benchmarks/projections.py --kinds hadamard dense    # these alone, printed and not stored
 
 Times are nanoseconds per native parameter of one lift (θ ← θ₀ + P w) and one adjoint (Pᵀg), medians of interleaved
 rounds, beside the floor: an in-place copy with an addition (reads θ₀, writes θ) and a sum (reads g).
@@ -9,7 +10,7 @@ rounds, beside the floor: an in-place copy with an addition (reads θ₀, writes
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def properties(kind: str, d: int = 300, D: int = 5_000) -> dict:
     }
 
 
-def times(d: int, D: int, threads: int, rounds: int) -> list[dict]:
+def times(d: int, D: int, threads: int, rounds: int, kinds: Sequence[str] = tuple(PROJECTIONS)) -> list[dict]:
     """One row per kind: ns per parameter and fraction of the floor."""
     torch.set_num_threads(threads)
     origin, theta, gradient = torch.randn(D), torch.empty(D), torch.randn(D)
@@ -51,7 +52,7 @@ def times(d: int, D: int, threads: int, rounds: int) -> list[dict]:
         "floor write": lambda: torch.add(origin, 1.0, out=theta),
         "floor read": lambda: gradient.sum(),
     }
-    for kind in PROJECTIONS:
+    for kind in kinds:
         if kind in ("orthonormal", "fastjl-published") or (kind == "dense" and d * D > SLOW):
             continue
         if kind in REFERENCE_SLOW and D > 50_000_000:
@@ -75,18 +76,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="also measure D = 110 million")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of every measurement")
+    parser.add_argument("--kinds", nargs="*", choices=list(PROJECTIONS), help="time these alone and store nothing")
     arguments = parser.parse_args()
     print(f"kernels: {native_library.isa()} {native_library.why_not()}\n")
-    table = [properties(kind) for kind in PROJECTIONS]
-    print_table(table)
-    write_rows("projection-properties", table)
+    if not arguments.kinds:
+        table = [properties(kind) for kind in PROJECTIONS]
+        print_table(table)
+        write_rows("projection-properties", table)
     rows = []
     for d, D in SIZES + (LARGE if arguments.large else []):
         for threads in (1, 2):
-            rows += times(d, D, threads, arguments.rounds)
+            rows += times(d, D, threads, arguments.rounds, arguments.kinds or list(PROJECTIONS))
             print()
             print_table([row for row in rows if row["D"] == D and row["threads"] == threads])
-    print(f"\nwrote {write_rows('projection-times', rows)}")
+    if not arguments.kinds:
+        print(f"\nwrote {write_rows('projection-times', rows)}")
 
 
 if __name__ == "__main__":

@@ -90,7 +90,22 @@ def projection() -> str:
     return markdown(head, lines) if found else ""
 
 
-TABLES = {"dimensions": dimensions, "step": step, "memory": memory, "projection": projection}
+def scale() -> str:
+    """Lift, adjoint and peak memory at a billion rows, and of one shard of a 7 B transformer, beside optimisers."""
+    lines = []
+    for row in [*rows("scale"), *rows("scale-shard")]:
+        cells = [_seconds(row[name]) for name in ("lift_s", "adjoint_s", "step_s")]
+        lines.append(
+            [f"{int(row['rows']):,} of {int(row['D']):,}", row["case"], *cells, f"{float(row['peak_GB']):.2f}"]
+        )
+    return markdown(["rows", "", "lift, s", "adjoint, s", "step, s", "peak, GB"], lines) if lines else ""
+
+
+def _seconds(text: str) -> str:
+    return f"{float(text):.2g}" if text else "–"
+
+
+TABLES = {"dimensions": dimensions, "step": step, "memory": memory, "projection": projection, "scale": scale}
 
 
 def rewrite(path: Path) -> None:
