@@ -119,7 +119,7 @@ def transition_part(folder: Path, figures: Path, prefix: str = "") -> Part | Non
 
 _THRESHOLDS = (
     "Measured threshold dimension d* with its interval, one line per start; an arrow marks a level that no d reached "
-    "(up) or every d (down). Dashed, in the same colour: predicted by the quadratic model, where it predicts any."
+    "(up) or every d (down). Dashed, in the same colour: predicted along the proximal path, where it predicts any."
 )
 _START = "The same thresholds against burn-in time and against the loss where the subspace is laid: one line per level."
 

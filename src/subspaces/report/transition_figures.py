@@ -24,7 +24,7 @@ def draw_heatmap(found: Transition, t: int) -> Figure:
         line = [guess.at(level)[0] for level in levels]
         low, high = found.rule.range(found.D)
         inside = [d if low <= d <= high else math.nan for d in line]
-        predicted = {"predicted (quadratic)": inside} if sum(map(math.isfinite, inside)) > 1 else {}
+        predicted = {"predicted": inside} if sum(map(math.isfinite, inside)) > 1 else {}
     with matplotlib.rc_context(STYLE | {"axes.grid": False, "legend.frameon": True}):
         figure = Figure(figsize=(8.2, 4.6), layout="constrained")
         axes = figure.subplots()
