@@ -138,9 +138,10 @@ def _predictions(axes: Axes, one: Drawn, starts: Sequence[int]) -> None:
 
 
 def _plain(axis: Axis) -> None:
-    """Numbers such as 0.2 and 1,000 at 1, 2 and 5 of every decade, where the axis is logarithmic."""
+    """Numbers such as 0.2 and 1,000 where the axis is logarithmic: every decade, and 2 and 5 where there is room."""
     if axis.get_scale() == "log":
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 
