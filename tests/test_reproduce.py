@@ -146,11 +146,11 @@ def test_published_dimensions():
 
 
 def test_published_rates_are_those_of_the_coordinates():
-    """Gressmann et al.: base·32, with columns of unit norm: 2⁻⁵·32 = 1; here 2.5, which the native rate must give."""
+    """Gressmann et al.: base·32, with columns of unit norm: 2⁻⁵·32 = 1; here 10 (inputs in [0, 1]), which the native rate must give."""
     (series,) = load_recipe("rbd2020").choose(["fc-rbd"])
     config = config_of(series, 250)
     assert config.lr is not None
-    assert config.lr * math.sqrt(101_770 / 250) == pytest.approx(2.5, rel=1e-4)
+    assert config.lr * math.sqrt(101_770 / 250) == pytest.approx(10, rel=1e-4)
 
 
 def test_the_breakdown_of_fastjl_shows_in_the_facts():

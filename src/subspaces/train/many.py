@@ -42,6 +42,8 @@ _ALONE = (
     "channels_last",
     "record",
     "subspace",
+    "lr_rule",
+    "start",
 )
 Status = Literal["done", "diverged", "stopped"]
 
