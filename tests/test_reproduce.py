@@ -146,7 +146,7 @@ def test_published_dimensions():
 
 
 def test_published_rates_are_those_of_the_coordinates():
-    """Gressmann et al.: base·32, with columns of unit norm: 2⁻⁵·32 = 1; here 10 (inputs in [0, 1]), which the native rate must give."""
+    """Gressmann et al.: base·32 with columns of unit norm, so 2⁻⁵·32 = 1; here 10, which the native rate must give."""
     (series,) = load_recipe("rbd2020").choose(["fc-rbd"])
     config = config_of(series, 250)
     assert config.lr is not None

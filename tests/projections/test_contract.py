@@ -92,7 +92,7 @@ def test_rows_are_addressable_and_add_up(maker, d, D):
 @pytest.mark.parametrize("kind", ["hadamard", "hadamard-1024", "onehot", "dense", "sparse"])
 @pytest.mark.parametrize("first", [2**31 - 1500, 2**32 - 1500, 2**33 - 2940])
 def test_shards_beyond_32_bits_are_the_rows_of_the_whole(kind, first, backend):
-    """Rows of a map of a model with 8.6 billion parameters, in shards: float32 by the backend, float64 the definition."""
+    """Rows of a map of a model with 8.6 billion parameters, in shards: float32 by the backend, float64 as defined."""
     n, d, D = 3000, 3 if kind == "sparse" else 70, 2**33 + 77
     P = MAKERS[kind](d, D, 9)
     w, g = torch.randn(d), torch.randn(n)
