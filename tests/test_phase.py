@@ -280,7 +280,7 @@ def test_command_on_real_runs(capsys, tmp_path, monkeypatch):
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == str(tmp_path / "report.html")
     assert "predicted" in out
-    assert "not a bound on the network's threshold" in out
+    assert "nothing bounds its error" in out
     page = (tmp_path / "report.html").read_text()
     assert "Phase transition of digits-fc" in page
     for name in ("heatmap-0", "heatmap-4", "thresholds", "start"):
