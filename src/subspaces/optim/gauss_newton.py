@@ -143,8 +143,7 @@ class GaussNewton(torch.optim.Optimizer):
         elif self.chunk == 1:
             outputs, jacobian = _dual_jacobian(function, w)
         else:
-            with guarded:  # from outside: under `vmap` buffers cannot be put back
-                outputs, jacobian = _batched_jacobian(plain, w, self.chunk)
+            outputs, jacobian = _batched_jacobian(plain, w, self.chunk, guarded)
         make = _cross_entropy_model if self.loss == "cross_entropy" else _squared_error_model
         return make(outputs, jacobian, targets)
 
@@ -223,14 +222,22 @@ def _differences(function: Callable[[Tensor], Tensor], w: Float[Tensor, "d"]) ->
     return outputs, torch.stack([(function(w + move) - outputs) / width for move in width * torch.eye(len(w)).to(w)])
 
 
-def _batched_jacobian(function: Callable[[Tensor], Tensor], w: Float[Tensor, "d"], chunk: int) -> tuple[Tensor, Tensor]:
-    """The same by forward mode with `chunk` directions at once."""
+def _batched_jacobian(
+    function: Callable[[Tensor], Tensor],
+    w: Float[Tensor, "d"],
+    chunk: int,
+    guard: AbstractContextManager[object],
+) -> tuple[Tensor, Tensor]:
+    """The same by forward mode with `chunk` directions at once; the same dropout masks in every chunk."""
 
     def product(direction: Tensor) -> Any:
         return torch.func.jvp(function, (w,), (direction,))
 
     batched = torch.func.vmap(product, out_dims=(None, 0), randomness="same")  # type: ignore[arg-type]
-    parts = [batched(directions) for directions in torch.eye(len(w)).to(w).split(chunk)]
+    parts = []
+    for directions in torch.eye(len(w)).to(w).split(chunk):
+        with guard:  # around `vmap`: within it buffers cannot be put back
+            parts.append(batched(directions))
     return parts[0][0], torch.cat([part for _, part in parts])
 
 
