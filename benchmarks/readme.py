@@ -44,6 +44,7 @@ def dimensions() -> str:
             if row.get("quantity", "").startswith("d_int") and row.get("measured"):
                 interval = f"{_whole(row['low'])} – {_whole(row['high'])}"
                 cells = [
+                    row["recipe"],
                     row["task"],
                     _whole(row["D"]),
                     _whole(row["published"]),
@@ -51,7 +52,7 @@ def dimensions() -> str:
                     interval,
                 ]
                 lines.append(cells)
-    return markdown(["task", "D", "published d_int90", "measured", "95 % interval"], lines) if lines else ""
+    return markdown(["recipe", "task", "D", "published d_int90", "measured", "95 % interval"], lines) if lines else ""
 
 
 def _whole(text: str) -> str:
