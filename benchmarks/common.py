@@ -65,16 +65,23 @@ def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
 
 
-def write_rows(name: str, rows: Sequence[dict[str, Any]]) -> Path:
-    """Store result rows with their environment under results/, replacing those of an earlier run."""
-    path = RESULTS / f"{name}.csv"
+def write_rows(name: str, rows: Sequence[dict[str, Any]], keep_by: str = "") -> Path:
+    """Store result rows with their environment under results/, replacing those of an earlier run.
+
+    With `keep_by`, earlier rows whose value of that column is not among the new ones stay.
+    """
+    path, env = RESULTS / f"{name}.csv", environment()
     path.parent.mkdir(exist_ok=True)
+    old: list[dict[str, Any]] = []
+    if keep_by and path.exists():
+        with path.open(newline="") as file:
+            old = [row for row in csv.DictReader(file) if row[keep_by] not in {new[keep_by] for new in rows}]
+    whole = [*old, *({**row, **env} for row in rows)]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    env = environment()
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*columns, *env])
         writer.writeheader()
-        writer.writerows({**row, **env} for row in rows)
+        writer.writerows(whole)
     return path
 
 

@@ -149,7 +149,7 @@ def main() -> None:
         print_table(found)
         print()
         rows += found
-    print(f"wrote {write_rows('step-memory' if arguments.memory else 'step-ratios', rows)}")
+    print(f"wrote {write_rows('step-memory' if arguments.memory else 'step-ratios', rows, 'case')}")
 
 
 if __name__ == "__main__":
