@@ -27,6 +27,14 @@ TRAINER = "subspaces.train.loop:train"
 """The function that does a run; tests put another one in its place."""
 RETRIES = 1
 """Times that a run is tried again after its process died or its machine was lost."""
+KEEP_MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    "MALLOC_MMAP_THRESHOLD_": "2000000000",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+"""What keeps glibc from giving the tensors of a step back to the system and faulting them in again at the next, page by
+page of 4 kB (`benchmarks/worker_memory.py`: a quarter to a half of a convolutional step). Other systems ignore it; what
+the user's environment says comes first."""
 
 
 @dataclass
@@ -173,7 +181,7 @@ class _Process:
     def __init__(self, root: Path, trainer: str, events: "queue.Queue[tuple[_Process, dict[str, Any]]]") -> None:
         self.job: _Job | None = None
         self._errors: list[str] = []
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        environment = {**KEEP_MEMORY, **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = "1"  # must be there before the libraries are loaded
         self.popen = subprocess.Popen(
