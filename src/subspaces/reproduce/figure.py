@@ -105,9 +105,18 @@ def _curves(axes: Axes, named: Named) -> None:
             elif not row["measured"]:  # diverged: a cross at the lower edge
                 axes.plot(int(row["d"]), 0.03, "x", color=colour, markersize=7, transform=axes.get_xaxis_transform())
     _explain(axes, named)
+    _frame(axes, [row for rows in named.values() for row in rows])
     _d_axis(axes, sorted({int(row["d"]) for rows in named.values() for row in rows if row["d"] != "direct"}))
     axes.set_xlabel("d")
     axes.set_ylabel(_label(next(iter(named.values()))[0]))
+
+
+def _frame(axes: Axes, rows: Sequence[Row]) -> None:
+    """Limits by the scores themselves: whiskers of two runs, six times as long as those of five, may run out."""
+    scores = [float(row[key]) for row in rows for key in ("measured", "published") if row[key]]
+    room = 0.6 * max(max(scores) - min(scores), 0.02 * max(map(abs, scores)))
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, min(scores) - room), min(high, max(scores) + room))
 
 
 def _told(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -103,7 +103,8 @@ class _Stage:
 
     def _subspace(self, result: Result, d: int) -> Path:
         """The file of a basis of all d of the series, or of a ticket of this d."""
-        name = f"{result.config.key()}-{self.series.basis}-{self.series.samples or 'all'}"
+        made = f"{result.config.key()}-{result.fingerprint}".rstrip("-")  # of this revision of the task
+        name = f"{made}-{self.series.basis}-{self.series.samples or 'all'}"
         if self.series.basis == "ticket":
             return self._ticket(f"{name}-{d}", result, d)
         most = max(self.d)

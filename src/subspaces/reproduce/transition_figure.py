@@ -111,7 +111,9 @@ def thresholds(series: Sequence[Drawn]) -> Figure:
         top = figure.add_subplot(2, len(series), 1 + i)
         starts = sorted(one.initial)
         plot_thresholds({_start(t): [o for o in one.thresholds if o.burn_in == t] for t in starts}, ax=top)
+        limits = top.get_ylim()
         _predictions(top, one, starts)
+        top.set_ylim(limits[0], 2 * limits[1])  # a prediction far beyond what was measured may run out
         _plain(top.xaxis)
         _plain(top.yaxis)
         top.set_title(f"{one.title}, D = {one.D:,}", fontsize=9)
@@ -122,6 +124,7 @@ def thresholds(series: Sequence[Drawn]) -> Figure:
             values = [one.initial[t] for t in starts]
             bottom.set_xticks(values, [f"{value:.2g}" for value in values])
             bottom.set_xticks([], minor=True)
+            bottom.legend(fontsize="x-small", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
             _plain(bottom.yaxis)
     return figure
 
