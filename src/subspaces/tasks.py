@@ -64,6 +64,8 @@ class Task:
         normalise: constants by which the images are normalised unless the options say otherwise.
         scheme: initialisation, or "as-built" to keep what the factory made (pretrained weights).
         source: where the task and its settings come from.
+        revision: counts up from 1 when the task's numbers change in a way that `definition` does not show, or that
+            runs from before fingerprints must not pass over; results of another revision are done again.
     """
 
     name: str
@@ -78,8 +80,11 @@ class Task:
     normalise: Normalise = "dataset"
     scheme: Scheme | Literal["as-built"] = "he"
     source: str = ""
+    revision: int = 1
 
     def __post_init__(self) -> None:
+        if self.revision < 1:
+            raise ValueError(f"`revision` must be at least 1; got {self.revision}.")
         get_dataset(self.dataset)  # refuses a mistyped name
         if ":" not in self.model and self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
@@ -110,6 +115,18 @@ class Task:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self._build()
+
+    def definition(self) -> dict[str, Any]:
+        """What decides the numbers of its runs, besides the defaults: part of their `fingerprint`. Ready for JSON."""
+        plain = DataOptions()
+        data = {f.name: getattr(self.data, f.name) for f in dataclasses.fields(plain)}
+        data = {name: value for name, value in data.items() if value != getattr(plain, name)}
+        names = ("dataset", "model", "judged_on", "normalise", "scheme")
+        return {name: getattr(self, name) for name in names} | {
+            "model_options": dict(self.model_options),
+            "data": data,
+            "D": self.D,
+        }
 
     def _build(self) -> nn.Module:
         dataset = get_dataset(self.dataset)
@@ -188,7 +205,8 @@ def _fc_grid(dataset: str, width: int, depth: int) -> Task:
 # Inputs in [0, 1], for MNIST. Standardised ones make the first outputs three times as large, and what a subspace must
 # spend on undoing them shows: FC at d = 50 falls from 47 to 37 % (published 45), LeNet at d = 250 from 91 to 90 %.
 # Not for CIFAR-10, whose mean is far from 0: LeNet at d = 1,000 falls from 49 to 45 % without centring.
-_UNIT: dict[str, Any] = {"normalise": "none"}
+# Revision 2: in the first the inputs were standardised.
+_UNIT: dict[str, Any] = {"normalise": "none", "revision": 2}
 DIGITS = Hyper(lr=3e-3, batch_size=64, epochs=30, l2=0.0)
 
 
@@ -214,8 +232,8 @@ def _li() -> list[Task]:
         global_baseline=1.0,
         judged_on="train",
         data=DataOptions(shuffle_labels=1.0),
-        normalise="none",
         source=LI,
+        **_UNIT,
     )
     toy = Task(
         "toy",

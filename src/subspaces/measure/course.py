@@ -17,6 +17,7 @@ from subspaces.runs.run import load_result
 from subspaces.runs.sweep import next_events, open_pool
 from subspaces.runs.terms import PLAIN, Terms
 from subspaces.train.config import TrainConfig
+from subspaces.train.fingerprint import fingerprint, is_of_today
 from subspaces.train.records import Result
 
 RUNS = "runs"
@@ -122,13 +123,13 @@ class Course:
         return self.minutes is not None and self.elapsed() > 60 * self.minutes
 
     def recall(self) -> dict[str, Any]:
-        """The record of an earlier call; empty if there is none, or it is damaged, or of another config.
+        """The record of an earlier call; empty if there is none, or it is damaged, or of another config or revision.
 
         Nothing is lost then: the runs themselves are the record.
         """
         try:
             record = json.loads((self.out / self.file).read_bytes())
-            if record["key"] == self.config.key():
+            if record["key"] == self.config.key() and is_of_today(record.get("fingerprint", ""), self.config):
                 self.before = float(record[self.entry]["seconds"])
                 return record
         except (OSError, ValueError, KeyError, TypeError):
@@ -138,5 +139,6 @@ class Course:
     def write(self, found: dict[str, Any], **more: Any) -> None:
         """Write the record, whole or not at all; the runs are what it is made of, so it does not wait for the disk."""
         called = " ".join(["subspaces", *sys.argv[1:]]) if "subspaces" in Path(sys.argv[0]).name else None
-        record = {"version": 1, "command": called, "key": self.config.key(), **more, self.entry: found}
+        named = {"key": self.config.key(), "fingerprint": fingerprint(self.config)}
+        record = {"version": 1, "command": called, **named, **more, self.entry: found}
         atomic_write(self.out / self.file, json.dumps(record, indent=1, allow_nan=False).encode(), durable=False)

@@ -10,7 +10,7 @@ from typing import Any
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.search import ThresholdSearch
 from subspaces.measure.dimension_data import TUNING_SEED
-from subspaces.runs.run import load_rows
+from subspaces.runs.run import latest, load_rows
 
 MEASURED = "measured"
 """Kind of the runs of the measurement in a folder."""
@@ -88,7 +88,7 @@ def _series_of(folder: Path, level: float) -> list[Series]:
     groups: dict[str, list[dict[str, Any]]] = {}
     direct: dict[str, list[dict[str, Any]]] = {}
     tuning: list[dict[str, Any]] = []
-    for row in load_rows(folder, stopped=True):
+    for row in latest(load_rows(folder, stopped=True)):
         if row["config"]["d"] is None:
             direct.setdefault(row["config"]["task"], []).append(row)
         elif row["config"]["seed_model"] >= TUNING_SEED:

@@ -15,8 +15,9 @@ from subspaces.measure.transition_rule import TransitionRule
 from subspaces.report.figures import save
 from subspaces.report.tables import table
 from subspaces.report.transition_figures import draw_heatmap, draw_start, draw_thresholds, draw_traces
-from subspaces.runs.run import load_result
+from subspaces.runs.run import latest, load_rows
 from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result
 
 FILE = "transition.json"
 
@@ -53,9 +54,8 @@ def load_transition(folder: Path) -> tuple[Transition, str | None] | None:
         warnings.warn(f"{folder / FILE} cannot be read ({error}). It is left out.", stacklevel=2)
         return None
     low, high = rule.range(found.D)
-    for path in sorted(folder.glob("runs/*/result.json")):
-        result = load_result(path.parent)
-        if result is not None and _belongs(result.config, config) and low <= (result.config.d or 0) <= high:
+    for result in map(Result.from_row, latest(load_rows(folder / "runs"))):
+        if _belongs(result.config, config) and low <= (result.config.d or 0) <= high:
             found.results += [result] if result.config.burn_in in rule.burn_in else []
     found.results.sort(key=lambda r: (r.config.burn_in, r.config.d or 0, r.config.seed_model))
     return (found, record.get("command")) if found.results and found.levels else None

@@ -3,11 +3,12 @@
 The folder ``ROOT/KEY`` (the key is the hash of the config) holds ``result.json`` when the run is done, a ``claim``
 while somebody works on it, and the training state of a run that was interrupted. A run that was given up as
 hopeless is not done: ``stopped.json`` has its row, for those who would have given it up too, and its state is kept.
+A result of another revision of the task counts as not done; its row is put aside when the new one is written.
 """
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from subspaces.runs.claims import Claim
 from subspaces.runs.terms import PLAIN, Terms
 from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
+from subspaces.train.fingerprint import fingerprint, is_of_today, mark
 from subspaces.train.records import Result, decode_row, encode_row
 
 RESULT, GIVEN_UP, STATE = "result.json", "stopped.json", "state.safetensors"
@@ -79,24 +81,35 @@ def _train_and_store(
 def store_result(result: Result, folder: str | Path, terms: Terms = PLAIN) -> Result:
     """Write the row of a run into its folder, whole or not at all; what it leaves no use for is removed.
 
-    A run that was given up by ``terms`` is kept beside the place of a result, where nobody takes it for one.
+    A run that was given up by ``terms`` is kept beside the place of a result, where nobody takes it for one. A row of
+    an earlier revision of the task is put aside under a name that says so.
     """
     folder = Path(folder)
+    result.fingerprint = fingerprint(result.config)
     if result.status == "stopped" and terms.accept(result):
         name = result.score_name
         result.message = f"given up after {len(result.curves)} evaluations: no hope of {name} {terms.threshold:.4g}"
-        atomic_write(folder / GIVEN_UP, encode_row(result.to_row()))
+        _replace(folder / GIVEN_UP, result)
         return result
-    atomic_write(folder / RESULT, encode_row(result.to_row()))
+    _replace(folder / RESULT, result)
     for leftover in (STATE, GIVEN_UP):
         (folder / leftover).unlink(missing_ok=True)
     return result
 
 
+def _replace(path: Path, result: Result) -> None:
+    """Write a row; one of another revision that stands in its place is kept beside it."""
+    if path.exists():
+        old = _decoded(path)
+        if old is not None and old.fingerprint != result.fingerprint and not is_of_today(old.fingerprint, old.config):
+            path.replace(path.with_name(f"{path.name}.{mark(old.fingerprint)}"))
+    atomic_write(path, encode_row(result.to_row()))
+
+
 def status(config: TrainConfig, root: str | Path) -> str:
     """``absent``, ``started`` or ``done``."""
     folder = Path(root) / config.key()
-    if (folder / RESULT).exists():
+    if (folder / RESULT).exists() and load_result(folder) is not None:
         return "done"
     return "started" if folder.exists() else "absent"
 
@@ -106,20 +119,39 @@ def load_result(folder: str | Path, terms: Terms = PLAIN) -> Result | None:
 
     A run that was given up counts as done for ``terms`` by which it would have been given up too.
 
+    A result of another revision of the task counts as not done, with a warning per folder of runs and task; it stays
+    where it is until the run was done again.
+
     A result file that is cut off or altered is renamed to ``result.json.corrupt`` with a warning that names it,
     and the run counts as not done.
 
     Raises:
         ValueError: the result was written by a later version, whose fields this one does not know.
     """
-    result = _read_result(Path(folder) / RESULT)
+    result = _of_today(Path(folder) / RESULT)
     if result is not None or terms.threshold is None:
         return result
-    stopped = _read_result(Path(folder) / GIVEN_UP)
+    stopped = _of_today(Path(folder) / GIVEN_UP)
     return stopped if stopped is not None and terms.accept(stopped) else None
 
 
-def _read_result(path: Path) -> Result | None:
+def _of_today(path: Path) -> Result | None:
+    """The result in a file, if it was made by the task as it is now."""
+    result = _decoded(path)
+    if result is None or is_of_today(result.fingerprint, result.config):
+        return result
+    # the same text from the same line for all runs of a folder: Python shows it once
+    warnings.warn(
+        f"{path.parent.parent}: results of {result.config.task} from another revision of the task "
+        f"({mark(result.fingerprint)}, now {fingerprint(result.config)}) count as not done. They are done again; each "
+        f"old row is kept as {path.name}.{mark(result.fingerprint)}.",
+        stacklevel=1,
+    )
+    return None
+
+
+def _decoded(path: Path) -> Result | None:
+    """The result in a file; None without one, and for a damaged one, which is renamed."""
     try:
         row = decode_row(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -149,3 +181,14 @@ def load_rows(root: str | Path, *, stopped: bool = False) -> Iterator[dict[str, 
             warnings.warn(f"{path}: {error}. It is left out.", stacklevel=2)
             continue
         yield row | {"score": None, "test_score": None} if path.name == GIVEN_UP else row
+
+
+def latest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that were made by their tasks as they are now; of a task that has none of these, all rows."""
+    rows = list(rows)
+    now = [is_of_today(row.get("fingerprint", ""), TrainConfig.from_dict(row["config"])) for row in rows]
+    renewed = {row["config"]["task"] for row, fits in zip(rows, now, strict=True) if fits}
+    kept = [row for row, fits in zip(rows, now, strict=True) if fits or row["config"]["task"] not in renewed]
+    if len(kept) < len(rows):
+        warnings.warn(f"{len(rows) - len(kept)} results of another revision of their task are left out.", stacklevel=2)
+    return kept

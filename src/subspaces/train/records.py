@@ -44,6 +44,8 @@ class Result:
     trace: list[float] = field(default_factory=list)
     """Training loss of every step, where it was asked for."""
     environment: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+    """Of the task that the run was made of; written when the result is stored (`train.fingerprint`)."""
 
     @property
     def score(self) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from subspaces.files import atomic_write
 from subspaces.subspace import Subspace
 from subspaces.train.config import TrainConfig
+from subspaces.train.fingerprint import fingerprint, is_of_today, mark
 
 STATE = "state.safetensors"
 
@@ -77,6 +79,7 @@ def save_state(state: TrainState, folder: Path) -> None:
         "seconds": state.elapsed(),
         "lr": state.lr,
         "key": state.asked.key(),
+        "fingerprint": fingerprint(state.asked),
         "optimizer": {},
     }
     for index, entries in state.optimizer.state_dict()["state"].items():
@@ -107,7 +110,10 @@ def load_parameters(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def read_state(folder: Path, config: TrainConfig) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and scalars of an interrupted run; None where there are none, or they are damaged or of another run."""
+    """Tensors and scalars of an interrupted run; None where there are none, or they are damaged or of another run.
+
+    A state of another revision of the task is put aside, with a warning, like a damaged one.
+    """
     path = folder / STATE
     try:
         content = path.read_bytes()
@@ -119,7 +125,18 @@ def read_state(folder: Path, config: TrainConfig) -> tuple[dict[str, Tensor], di
     except (SafetensorError, ValueError, KeyError):
         path.replace(path.with_name(STATE + ".corrupt"))
         return None
-    return (tensors, scalars) if scalars["key"] == config.key() else None
+    if scalars["key"] != config.key():
+        return None
+    made = scalars.get("fingerprint", "")
+    if not is_of_today(made, config):
+        aside = path.replace(path.with_name(f"{STATE}.{mark(made)}"))
+        warnings.warn(
+            f"{path}: it was interrupted under another revision of {config.task} ({mark(made)}, now "
+            f"{fingerprint(config)}). The run begins anew; the state is kept as {aside.name}.",
+            stacklevel=2,
+        )
+        return None
+    return tensors, scalars
 
 
 @torch.no_grad()
