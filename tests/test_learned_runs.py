@@ -197,6 +197,7 @@ def test_every_optimiser_trains_and_resumes_to_the_bit(basis, tmp_path, optimize
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.filterwarnings("ignore:`autocast` is slow here")
 @pytest.mark.parametrize("optimizer", ["sgd", "pbfgs", "gauss-newton"])
 def test_every_optimiser_trains_a_network_with_bfloat16_forward_passes(tmp_path, optimizer):
     base = TrainConfig(f"{__name__}:convolutional", epochs=2, record="4", autocast=True, channels_last=True, subset=512)

@@ -101,6 +101,7 @@ def test_bases_are_redrawn_at_the_right_steps(monkeypatch):
     assert len(seeds) == len(set(seeds)) == 3
 
 
+@pytest.mark.filterwarnings("ignore:`autocast` is slow here")
 @pytest.mark.parametrize(
     "fields",
     [

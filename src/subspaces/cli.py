@@ -404,6 +404,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     Mistakes end with status 2 and one message (with a traceback if SUBSPACES_DEBUG is set), Ctrl-C with status 130.
     """
+    from subspaces.display.notes import plain_warnings
+
+    plain_warnings()
     try:
         options = tyro.extras.subcommand_cli_from_dict(
             {name: command.options for name, command in COMMANDS.items()},

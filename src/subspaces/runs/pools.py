@@ -20,6 +20,7 @@ from typing import Any, Literal
 from subspaces.runs.run import load_result, run_once
 from subspaces.runs.terms import PLAIN, Terms
 from subspaces.runs.worker import load_trainer
+from subspaces.train.autocast import warn_of_slow_autocast
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result
 
@@ -106,6 +107,7 @@ class LocalPool(Pool):
         self._processes: list[_Process] = []
 
     def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
+        warn_of_slow_autocast(config)  # said here, since nobody reads what a worker warns of
         self._jobs.append(_Job(config, terms))
         self._dispatch()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from subspaces.learned.batchnorm import refresh_batchnorm
 from subspaces.subspace import LayerKronecker, Subspace
 from subspaces.tasks import DataOptions, get_task
+from subspaces.train.autocast import warn_of_slow_autocast
 from subspaces.train.config import TrainConfig, refuse_dead_options
 from subspaces.train.learned import (
     LONG_STEPS,
@@ -52,6 +53,7 @@ def begin(asked: TrainConfig, folder: Path | None, data_root: str | None) -> Tra
     """The state before the first step, or where an interrupted run in ``folder`` stopped."""
     config = resolve(asked)
     refuse_dead_options(config)
+    warn_of_slow_autocast(config)
     task = get_task(config.task)
     dtype = getattr(torch, config.dtype)
     data = _load_data(config.task, _data_options(config), data_root, dtype, config.device, config.channels_last)
