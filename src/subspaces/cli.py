@@ -119,8 +119,9 @@ class Dimension(Measuring):
 
     config: tyro.conf.OmitArgPrefixes[DimensionRuns]
     rule: tyro.conf.OmitArgPrefixes[Rule] = field(default_factory=Rule)
-    batched: int = 1
-    """Runs done at a time as one computation in this process, in place of --workers (docs/performance.md: when)."""
+    batched: int | None = None
+    """Runs done at a time as one computation in this process, in place of --workers. Without it: 8 on a CUDA device,
+    workers on a CPU, which are faster there (docs/performance.md); 1 for workers everywhere."""
     tensorboard: bool = False
     """Write event files for TensorBoard below --out, one folder per run."""
 

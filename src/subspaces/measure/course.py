@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from subspaces.files import atomic_write
+from subspaces.runs.batches import batch_size
 from subspaces.runs.pools import Event
 from subspaces.runs.run import load_result
 from subspaces.runs.sweep import next_events, open_pool
@@ -61,10 +62,12 @@ class Course:
     # ---- runs
 
     @contextlib.contextmanager
-    def doing_runs(self, workers: int, launcher: str, trainer: str, batched: int = 1) -> Iterator[int]:
+    def doing_runs(self, workers: int, launcher: str, trainer: str, batched: int | None = 1) -> Iterator[int]:
         """Workers for the time of a ``with`` block; how many runs they want to have in hand."""
-        with open_pool(self.root, workers, launcher, trainer, batched) as self.pool:
-            yield max(batched, workers if batched == 1 else 1)
+        size = batch_size([self.config], launcher, batched)
+        with open_pool(self.root, workers, launcher, trainer, size) as self.pool:
+            self.pool.on_progress = self.take
+            yield workers if size == 1 else size
 
     def submit(self, config: TrainConfig) -> None:
         """Take a run into hand."""

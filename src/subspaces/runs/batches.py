@@ -2,16 +2,40 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from subspaces.runs.claims import Claim
 from subspaces.runs.pools import TRAINER, Event, Pool
-from subspaces.runs.run import STATE, load_result, run_once, store_result
+from subspaces.runs.run import STATE, load_result, store_result
 from subspaces.runs.terms import PLAIN, Terms
-from subspaces.runs.worker import load_trainer
 from subspaces.train.config import TrainConfig
+
+BATCH = 8
+"""Runs in one batch on a CUDA device, unless told otherwise: what is worth a batch on one CPU core already (1.1 times
+the work of single runs at 8; docs/performance.md), while a search is asked for few runs ahead of what it knows."""
+
+
+def batch_size(configs: Iterable[TrainConfig], launcher: str, asked: int | None) -> int:
+    """How many runs are done at a time as one computation; 1 means single runs in workers.
+
+    Without a wish: `BATCH` where all runs are on a CUDA device, may be batched and stay on this machine; else 1. On a
+    CPU two processes of one thread do two runs at a time, which no batch on one thread makes up for.
+    """
+    configs = list(configs)
+    if asked is not None:
+        return asked
+    if launcher != "local" or not configs or not all(config.device.startswith("cuda") for config in configs):
+        return 1
+    from subspaces.train.many import check_batch  # torch is needed only where something is trained
+
+    for config in configs:
+        try:
+            check_batch([dataclasses.replace(config, d=config.d or 1)])
+        except ValueError:
+            return 1
+    return BATCH
 
 
 class BatchedPool(Pool):
@@ -48,9 +72,7 @@ class BatchedPool(Pool):
         chosen = self._next()
         self._jobs = [job for job in self._jobs if job not in chosen]
         if len(chosen) == 1:
-            config, terms = chosen[0]
-            result = run_once(config, self.root, wait=False, terms=terms, trainer=load_trainer(self.trainer))
-            return [Event("busy" if result is None else "done", config, result)]
+            return [self._do_here(*chosen[0])]
         return self._do(chosen)
 
     def _next(self) -> list[tuple[TrainConfig, Terms]]:
@@ -90,7 +112,9 @@ class BatchedPool(Pool):
         if many is None:
             from subspaces.train.many import train_many as many
         configs, terms, folders = zip(*runs, strict=True)
-        callbacks = [one.callbacks(None) for one in terms]
+        callbacks = [
+            [*one.callbacks(None), *self._reporter(config)] for config, one in zip(configs, terms, strict=True)
+        ]
         results = many(configs, folders=folders, callbacks=callbacks)
         stored = [store_result(*parts) for parts in zip(results, folders, terms, strict=True)]
         return [Event("done", result.config, result) for result in stored]

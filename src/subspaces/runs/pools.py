@@ -13,14 +13,16 @@ import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from subspaces.runs.run import load_result, run_once
 from subspaces.runs.terms import PLAIN, Terms
-from subspaces.runs.worker import load_trainer
+from subspaces.runs.worker import ProgressSender, load_trainer
 from subspaces.train.autocast import warn_of_slow_autocast
+from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result
 
@@ -56,6 +58,21 @@ class Pool(ABC):
         if workers < 1:
             raise ValueError(f"`workers` must be at least 1; got {workers}.")
         self.root, self.workers, self.trainer = Path(root), workers, trainer
+        self.on_progress: Callable[[Event], Any] | None = None
+        """Called with the progress of runs that are done in this process, where `wait` is busy until they are done."""
+
+    def _reporter(self, config: TrainConfig) -> list[Callback]:
+        """What is hung into a run of this process so that its progress is told."""
+        tell = self.on_progress
+        if tell is None:
+            return []
+        return [ProgressSender(lambda news: tell(Event("progress", config, part=news["part"])))]
+
+    def _do_here(self, config: TrainConfig, terms: Terms) -> Event:
+        """One run, in this process."""
+        trainer, told = load_trainer(self.trainer), self._reporter(config)
+        result = run_once(config, self.root, wait=False, terms=terms, trainer=trainer, callbacks=told)
+        return Event("busy" if result is None else "done", config, result)
 
     @abstractmethod
     def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
@@ -89,9 +106,7 @@ class InlinePool(Pool):
     def wait(self, timeout: float) -> list[Event]:
         if not self._jobs:
             return []
-        config, terms = self._jobs.pop(0)
-        result = run_once(config, self.root, wait=False, terms=terms, trainer=load_trainer(self.trainer))
-        return [Event("busy" if result is None else "done", config, result)]
+        return [self._do_here(*self._jobs.pop(0))]
 
     def close(self) -> None:
         self._jobs.clear()

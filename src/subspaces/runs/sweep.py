@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subspaces.errors import unknown_name
-from subspaces.runs.batches import BatchedPool
+from subspaces.runs.batches import BatchedPool, batch_size
 from subspaces.runs.clusters import RayPool, SlurmPool
 from subspaces.runs.pools import TRAINER, Event, InlinePool, LocalPool, Pool
 from subspaces.runs.run import load_result
@@ -47,7 +47,7 @@ def run_many(
     workers: int = 2,
     launcher: Launcher = "local",
     *,
-    batched: int = 1,
+    batched: int | None = None,
     on_event: Callable[[Event], Any] | None = None,
     trainer: str = TRAINER,
 ) -> list[Result]:
@@ -61,6 +61,7 @@ def run_many(
         workers: local processes of one thread each (a cluster decides for itself).
         launcher: local, ray or slurm.
         batched: so many runs at a time as one computation in this process, in place of workers; see `BatchedPool`.
+            Without it `BATCH` on a CUDA device, and workers on a CPU; see `batch_size`.
         on_event: called with every ``Event`` as it comes, for a progress display.
         trainer: ``module:function`` that does a run.
 
@@ -70,7 +71,9 @@ def run_many(
     found = {config.key(): load_result(Path(root) / config.key()) for config in configs}
     missing = {config.key(): config for config in configs if found[config.key()] is None}
     if missing:
-        with open_pool(root, min(workers, len(missing)), launcher, trainer, batched) as pool:
+        size = batch_size(missing.values(), launcher, batched)
+        with open_pool(root, min(workers, len(missing)), launcher, trainer, size) as pool:
+            pool.on_progress = on_event
             for config in missing.values():
                 pool.submit(config)
             for event in events(pool, len(missing)):

@@ -26,7 +26,7 @@ from subspaces.train.loop import (
     _surroundings,
 )
 from subspaces.train.records import Result
-from subspaces.train.setup import begin, make_optimizer
+from subspaces.train.setup import begin, make_optimizer, resolve
 from subspaces.train.state import TrainState
 from subspaces.train.step import _Penalty, epoch_order, learning_rate
 
@@ -101,12 +101,13 @@ def check_batch(configs: Sequence[TrainConfig]) -> None:
             raise ValueError("`configs` must have `d`, the dimension of the subspaces; got None.")
         if dataclasses.replace(config, **same) != first:
             raise ValueError(f"`configs` must differ only in {', '.join(OWN)}; got {first} and {config}.")
-    alone = [name for name in _ALONE if getattr(first, name)]
-    alone += ["optimizer"] if first.optimizer in LONG_STEPS else []
-    alone += ["batchnorm"] if first.batchnorm not in (None, "keep") else []
+    filled = resolve(first)  # augmentation may be the task's own
+    alone = [name for name in _ALONE if getattr(filled, name)]
+    alone += ["optimizer"] if filled.optimizer in LONG_STEPS else []
+    alone += ["batchnorm"] if filled.batchnorm not in (None, "keep") else []
     if alone:
         raise ValueError(
-            f"`{alone[0]}` must not be used with many runs at once; got {getattr(first, alone[0])!r}. Do them singly."
+            f"`{alone[0]}` must not be used with many runs at once; got {getattr(filled, alone[0])!r}. Do them singly."
         )
 
 
