@@ -1,6 +1,8 @@
 """Shapes are checked while testing; one thread; reproducible order of nothing in particular."""
 
 import os
+import shutil
+from importlib.util import find_spec
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -11,18 +13,31 @@ _HOOK = install_import_hook("subspaces", "beartype.beartype")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from subspaces.kernels import native_library  # noqa: E402
+
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
+def _absent() -> set[str]:
+    """Marks of the tests that need what this machine does not have."""
+    cross = shutil.which("aarch64-linux-gnu-gcc") and (
+        shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    )
+    found = {"gpu": torch.cuda.is_available(), "cross": bool(cross) and native_library.available()}
+    found |= {extra: find_spec(extra) is not None for extra in ("ray", "submitit", "tensorboard")}
+    return {mark for mark, there in found.items() if not there}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """GPU tests run where there is a GPU and are not collected elsewhere."""
-    if torch.cuda.is_available():
-        return
-    absent = [item for item in items if item.get_closest_marker("gpu")]
-    items[:] = [item for item in items if item not in absent]
-    config.hook.pytest_deselected(items=absent)
+    """GPU tests run where there is a GPU, those of kernels for other processors where there is a cross compiler and an
+    emulator, those of extras where these are installed; elsewhere they are not collected."""
+    marks = _absent()
+    absent = [item for item in items if any(item.get_closest_marker(mark) for mark in marks)]
+    if absent:
+        items[:] = [item for item in items if item not in absent]
+        config.hook.pytest_deselected(items=absent)
 
 
 @pytest.fixture(autouse=True)

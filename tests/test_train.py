@@ -12,7 +12,7 @@ from training import Interrupt, curves
 from subspaces.subspace import Subspace
 from subspaces.tasks import get_task
 from subspaces.train import setup as train_setup
-from subspaces.train.callbacks import Callback, TensorBoard
+from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
 from subspaces.train.loop import train
 from subspaces.train.schedules import factor
@@ -256,12 +256,6 @@ def test_callbacks_are_called_and_may_stop():
     watch = Watch()
     train(dataclasses.replace(TINY, epochs=9), callbacks=[watch])
     assert watch.calls == ["start", 1, 2, "stopped"]
-
-
-def test_tensorboard_names_the_command_where_it_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(RuntimeError, match=r'pip install "subspaces\[tensorboard\]"'):
-        TensorBoard(tmp_path)
 
 
 # ---- settings

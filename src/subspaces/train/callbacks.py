@@ -1,5 +1,6 @@
 """What may be hung into a training run."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,10 @@ class Callback:
 
 
 class TensorBoard(Callback):
-    """Write the rows of the curves as scalars that TensorBoard shows.
+    """Write the rows of the curves as scalars that TensorBoard shows, and the config of the run as a text.
+
+    Losses of all parts stand in one group (`loss/train`, `loss/val`, `loss/test`), so do scores. The rows are on the
+    disk after each evaluation, so that an interrupted run goes on in the same curves.
 
     Args:
         folder: where the event files go, one folder below it per run.
@@ -42,18 +46,26 @@ class TensorBoard(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise RuntimeError(
-                '`tensorboard` is not installed. Install it: pip install "subspaces[tensorboard]"'
+                "`tensorboard` needs the package tensorboard, which is not installed. "
+                'Install it: pip install "subspaces[tensorboard]"'
             ) from error
         self._make, self._folder, self._writer = SummaryWriter, Path(folder), None
 
     def start(self, state: "TrainState") -> None:
-        self._writer = self._make(str(self._folder / state.asked.key()), purge_step=state.step or None)
+        # an earlier process may have logged steps that are taken again; the row of this very step is part of the state
+        self._writer = self._make(
+            str(self._folder / state.asked.key()), purge_step=state.step + 1 if state.step else None
+        )
+        if not state.step:
+            self._writer.add_text("config", f"    {json.dumps(state.asked.identity())}")
 
     def epoch(self, state: "TrainState", row: dict[str, Any]) -> None:
         assert self._writer is not None
         for name, value in row.items():
             if value is not None and name not in ("epoch", "step"):
-                self._writer.add_scalar(name, value, row["step"])
+                part, _, what = name.partition("_")
+                self._writer.add_scalar(f"{what}/{part}" if what else name, value, row["step"])
+        self._writer.flush()
 
     def end(self, state: "TrainState", result: Result) -> None:
         assert self._writer is not None
