@@ -44,3 +44,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _seeded() -> None:
     """Tests draw from a known state, so that a failure can be repeated."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """The folder of a recorded run; it and `basis` serve several files on learned subspaces."""
+    from training import RECORDED
+
+    from subspaces.runs.run import run_once
+
+    root = tmp_path_factory.mktemp("runs")
+    run_once(RECORDED, root)
+    return root / RECORDED.key()
+
+
+@pytest.fixture(scope="module")
+def basis(recorded):
+    """A DLDR basis of it."""
+    from subspaces.measure.extract import extract
+
+    return extract(recorded, "dldr", 4)
