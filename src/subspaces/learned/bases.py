@@ -42,6 +42,7 @@ def dldr(
     *,
     path: str | os.PathLike | None = None,
     dtype: torch.dtype = torch.float32,
+    reduce: gram.Reduce | None = None,
 ) -> LearnedBasis:
     """Principal directions of the centred trajectory (dynamic linear dimensionality reduction).
 
@@ -50,11 +51,15 @@ def dldr(
     ‖PᵀP − I‖ is below 10⁻⁶ in float32; directions with σ_i < 10⁻⁶ σ_1 do not count.
 
     Args:
-        samples: a `TrajectoryRecorder`, a (t, D) matrix (memory-mapped or not) or a list of (D,) vectors, t ≥ 2.
+        samples: a `TrajectoryRecorder`, a (t, D) matrix (memory-mapped or not) or a list of (D,) vectors, t ≥ 2; or a
+            list of recorders of different tensors of one model, for the basis of all of them.
         d: number of directions, 1 ≤ d ≤ t − 1; or a variance ratio 0 < d ≤ 1 (a float): the fewest directions that
             hold it.
         path: write the basis to this safetensors file and map it, instead of holding it in memory.
         dtype: of the stored basis; bfloat16 halves memory and the cost of a step, and rounds each entry to 8 bits.
+        reduce: where each process holds the samples of some tensors: a function that sums a float64 tensor on the CPU
+            over the processes in place, such as ``torch.distributed.all_reduce``. All of them call `dldr`, and each
+            gets its rows of the basis (at least d); `singular_values`, `ratio` and `end` are those of the whole.
 
     Returns:
         The basis, with `singular_values`, `ratio` (PCA ratios), `mean` and `start`.
@@ -72,7 +77,7 @@ def dldr(
     """
     source = gram.as_samples(samples)
     limit = (len(source) - 1, f"t − 1 with t = {len(source)} samples")
-    return _principal_basis("dldr", source, gram.centre, d, limit, path, dtype)
+    return _principal_basis("dldr", source, gram.centre, d, limit, path, dtype, reduce)
 
 
 def lottery_subspace(
@@ -82,13 +87,14 @@ def lottery_subspace(
     stride: int = 1,
     path: str | os.PathLike | None = None,
     dtype: torch.dtype = torch.float32,
+    reduce: gram.Reduce | None = None,
 ) -> LearnedBasis:
     """Top left singular vectors of the uncentred differences θ_{k(i+1)} − θ_{ki} of a trajectory.
 
     Keep the length of the trajectory the same for all d that are compared. Cost and Returns as `dldr`.
 
     Args:
-        samples, d, path, dtype: as in `dldr`, with at most as many directions as differences.
+        samples, d, path, dtype, reduce: as in `dldr`, with at most as many directions as differences.
         stride: k, the samples between the two ends of a difference (5 steps in the paper).
 
     Raises:
@@ -105,7 +111,7 @@ def lottery_subspace(
         return gram.differences(block[::stride])
 
     limit = (count, f"the number of differences of {len(source)} samples with stride {stride}")
-    return _principal_basis("lottery_subspace", source, difference, d, limit, path, dtype)
+    return _principal_basis("lottery_subspace", source, difference, d, limit, path, dtype, reduce)
 
 
 def twa(
@@ -114,6 +120,7 @@ def twa(
     *,
     path: str | os.PathLike | None = None,
     dtype: torch.dtype = torch.float32,
+    reduce: gram.Reduce | None = None,
 ) -> LearnedBasis:
     """The linear span of the checkpoints themselves (trainable weight averaging); train from their mean.
 
@@ -121,14 +128,14 @@ def twa(
     Use with ``origin=basis.mean``. Cost and Returns as `dldr`.
 
     Args:
-        samples, path, dtype: as in `dldr`.
+        samples, path, dtype, reduce: as in `dldr`.
         d: number of directions; all that are independent by default.
 
     Source: Li et al., ICLR 2023 (arXiv 2205.13104).
     """
     source = gram.as_samples(samples)
     limit = (len(source), "the number of samples")
-    return _principal_basis("twa", source, gram.unchanged, d, limit, path, dtype)
+    return _principal_basis("twa", source, gram.unchanged, d, limit, path, dtype, reduce)
 
 
 def gradient_pca(
@@ -138,11 +145,12 @@ def gradient_pca(
     centred: bool = False,
     path: str | os.PathLike | None = None,
     dtype: torch.dtype = torch.float32,
+    reduce: gram.Reduce | None = None,
 ) -> LearnedBasis:
     """Principal directions of gradients taken along the training (``TrajectoryRecorder(model, source="gradients")``).
 
     Args:
-        gradients, d, path, dtype: as `samples` … in `dldr`.
+        gradients, d, path, dtype, reduce: as `samples` … in `dldr`.
         centred: subtract the mean gradient first (covariance instead of second moment).
 
     Source: Gur-Ari, Roberts, Dyer (arXiv 1812.04754).
@@ -150,10 +158,10 @@ def gradient_pca(
     source = gram.as_samples(gradients, "gradients")
     if centred:
         limit = (len(source) - 1, f"t − 1 with t = {len(source)} gradients")
-        basis = _principal_basis("gradient_pca", source, gram.centre, d, limit, path, dtype)
+        basis = _principal_basis("gradient_pca", source, gram.centre, d, limit, path, dtype, reduce)
     else:
         limit = (len(source), "the number of gradients")
-        basis = _principal_basis("gradient_pca", source, gram.unchanged, d, limit, path, dtype)
+        basis = _principal_basis("gradient_pca", source, gram.unchanged, d, limit, path, dtype, reduce)
     basis.start = basis.end = None  # a gradient is no place to start from
     return basis
 
@@ -231,13 +239,14 @@ def _principal_basis(
     limit: tuple[int, str],
     path: str | os.PathLike | None,
     dtype: torch.dtype,
+    reduce: gram.Reduce | None,
 ) -> LearnedBasis:
     if dtype not in (torch.float32, torch.float64, torch.bfloat16):
         raise ValueError(f"`dtype` must be float32, float64 or bfloat16; got {dtype}.")
     if limit[0] < 1:
         raise ValueError(f"`samples` must be enough for one direction; got {len(samples)}. Record more samples.")
     _check_dimension(d, limit)  # before the expensive pass
-    found = gram.principal(gram.gram(samples, transform))
+    found = gram.principal(gram.gram(samples, transform, reduce))
     size = _choose_dimension(d, found)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     layout = samples.layout if isinstance(samples, Trajectory) else None
@@ -255,7 +264,7 @@ def _principal_basis(
         for name, tensor in ({"singular_values": found.singular_values} | prefixed(buffers)).items():
             parts[name].copy_(tensor)
         noted = (parts["mean"], parts["start"], parts["end"])
-        gram.combine_(parts["rows"], samples, transform, found.coefficients[:, :size], *noted)
+        gram.combine_(parts["rows"], samples, transform, found.coefficients[:, :size], *noted, reduce)
     except BaseException:
         if file is not None:
             file.discard()

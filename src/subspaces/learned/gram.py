@@ -13,10 +13,16 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from subspaces.learned.samples import Trajectory
+from subspaces.learned.shards import JoinedTrajectory
+
 BLOCK_NUMBERS = 1 << 19  # float64 numbers of one block: 4 MiB, which stays near the cache
 RANK_CUT = 1e-6  # directions with σ_i < RANK_CUT · σ_1 are rounding noise
 
 BlockMap = Callable[[Tensor], Tensor]
+Reduce = Callable[
+    [Tensor], Any
+]  # sums a small float64 tensor over the processes in place: torch.distributed.all_reduce
 
 
 @runtime_checkable
@@ -51,12 +57,15 @@ class _Rows:
 
 
 def as_samples(samples: Any, name: str = "samples") -> Samples:
-    """Anything that holds flat vectors, as `Samples`: a recorder, a (t, D) tensor or array, a list of (D,) vectors.
+    """Anything that holds flat vectors, as `Samples`: a recorder, a (t, D) tensor or array, a list of (D,) vectors, or
+    a list of recorders of different tensors of one model.
 
     Raises:
         TypeError: not a collection of vectors.
         ValueError: none at all, or of different lengths.
     """
+    if isinstance(samples, list | tuple) and samples and all(isinstance(part, Trajectory) for part in samples):
+        samples = JoinedTrajectory(samples)
     if isinstance(samples, Samples):
         if len(samples) == 0:
             raise ValueError(f"`{name}` must hold at least one sample; got none. Record some first.")
@@ -83,10 +92,11 @@ def blocks(samples: Samples) -> Iterator[tuple[int, int]]:
         yield start, min(start + width, samples.D)
 
 
-def gram(samples: Samples, transform: BlockMap) -> Float64[Tensor, "k k"]:
+def gram(samples: Samples, transform: BlockMap, reduce: Reduce | None = None) -> Float64[Tensor, "k k"]:
     """W Wᵀ in float64, W = transform(X) for samples X (t, D); `transform` acts on each block (t, n) → (k, n).
 
-    Time k²·D multiply-adds and one pass over the samples.
+    Time k²·D multiply-adds and one pass over the samples. With `reduce`, `samples` are the entries of this process, and
+    the sum is over those of all: k² numbers are exchanged.
 
     Raises:
         ValueError: a sample that is not finite.
@@ -96,6 +106,8 @@ def gram(samples: Samples, transform: BlockMap) -> Float64[Tensor, "k k"]:
         part = transform(samples.block(start, stop))
         product = part @ part.T
         total = product if total is None else total.add_(product)
+    if total is not None and reduce is not None:  # before the check, so that all processes stop where one must
+        reduce(total)
     if total is None or not bool(torch.isfinite(total).all()):
         raise ValueError(
             f"`samples` must be finite; {_first_bad(samples)} NaN or infinite numbers. Leave it out or record again."
@@ -152,13 +164,15 @@ def combine_(
     mean: Float[Tensor, "D"] | None = None,
     start: Float[Tensor, "D"] | None = None,
     end: Float64[Tensor, "d"] | None = None,
+    reduce: Reduce | None = None,
 ) -> None:
     """out ← coefficientsᵀ W with orthonormal rows; noted on the way: mean and first of the samples, and `end`, the
     coordinates out · (x_last − x_first) of the last one.
 
     The products of the rows are summed in float64 from the numbers before they are rounded to the dtype of `out`;
     where they differ from the identity by more than 10⁻⁹ (tiny σ_i), the coefficients are corrected by the Cholesky
-    factor of that small matrix and a second pass is made. Time d·k·D multiply-adds per pass.
+    factor of that small matrix and a second pass is made. Time d·k·D multiply-adds per pass. With `reduce`, `out` are
+    the entries of this process; the products and `end` are summed over all.
     """
     for _ in range(3):
         products = torch.zeros(out.shape[0], out.shape[0], dtype=torch.float64)
@@ -176,6 +190,10 @@ def combine_(
                 end += rows @ way
             products += rows @ rows.T
             out[:, a:b] = rows
+        if reduce is not None:
+            reduce(products)
+            if end is not None:
+                reduce(end)
         if float((products - torch.eye(len(products), dtype=torch.float64)).abs().max()) <= 1e-9:
             return
         factor = torch.linalg.cholesky(products)  # products = L Lᵀ; the rows of L⁻¹ (Cᵀ W) are orthonormal
