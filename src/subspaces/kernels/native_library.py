@@ -71,6 +71,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "subspaces_hadamard_transform": (ctypes.c_int, (_pointer, _i64, _i64, ctypes.c_float, ctypes.c_int)),
     "subspaces_write": (ctypes.c_int, (_pointer, _pointer, _pointer, ctypes.c_int)),
     "subspaces_fold": (ctypes.c_int, (_pointer, _pointer, _pointer)),
+    "subspaces_adam_step": (ctypes.c_int, (_pointer, _pointer, _pointer)),
 }
 
 

@@ -160,7 +160,7 @@ class Projection(abc.ABC):
             w: coordinates, shape (d,).
             origins: tensors of the same shapes as `tensors`.
         """
-        native = self._native_segments("write", w, tensors, starts, origins)
+        native = self.native_segments("write", w, tensors, starts, origins)
         if native is not None:
             native[0].write_(native[1], w, torch.get_num_threads())
             return
@@ -177,16 +177,46 @@ class Projection(abc.ABC):
 
     def fold_(self, out: Float[Tensor, "d"], tensors: Sequence[Tensor], starts: Sequence[int]) -> None:
         """out += Σ_i P[rows of tensor i]ᵀ tensors[i], accumulated in the dtype of `out` (shape (d,))."""
-        native = self._native_segments("fold", out, tensors, starts, None)
-        if native is not None:
-            native[0].fold_(out, native[1], torch.get_num_threads())
-            native[1].release()
+        if self.native_fold_(out, tensors, starts):
             return
         if triton_library.takes(out, tensors) and (device := self._triton()) is not None:
             device.fold_(out, tensors, starts)
             return
         for tensor, start in zip(tensors, starts, strict=True):
             out += self._adjoint_chunked(tensor.reshape(1, -1).to(out.dtype), start)[0]
+
+    def native_fold_(self, out: Tensor, tensors: Sequence[Tensor], starts: Sequence[int]) -> bool:
+        """`fold_` where the C kernels can do it, untouched by autograd; else nothing is done, and False."""
+        native = self.native_segments("fold", out, tensors, starts, None)
+        if native is None:
+            return False
+        native[0].fold_(out, native[1], torch.get_num_threads())
+        native[1].release()
+        return True
+
+    def native_segments(
+        self,
+        use: str,
+        vector: Tensor,
+        tensors: Sequence[Tensor],
+        starts: Sequence[int],
+        origins: Sequence[Tensor] | None,
+    ) -> tuple[NativeMap, Segments] | None:
+        """The C form of the map and ctypes arrays for these tensors, or None where the reference has to do it.
+
+        Arrays are made once per list of rows; from step to step only the pointers change.
+        """
+        native = self._native()
+        if native is None or not tensors:
+            return None
+        key = (use, len(tensors), starts[0])
+        segments = self._segments.get(key)
+        if segments is not None and segments.origins is origins and segments.take(tensors, starts):
+            return native, segments
+        if not _native_takes(vector, tensors) or (origins is not None and not _native_takes(vector, origins)):
+            return None
+        self._segments[key] = Segments(tensors, starts, origins)
+        return native, self._segments[key]
 
     # ---- rebuilding
 
@@ -234,30 +264,6 @@ class Projection(abc.ABC):
         if "native" not in self._tables:
             self._tables["native"] = self._make_native()
         return self._tables["native"]
-
-    def _native_segments(
-        self,
-        use: str,
-        vector: Tensor,
-        tensors: Sequence[Tensor],
-        starts: Sequence[int],
-        origins: Sequence[Tensor] | None,
-    ) -> tuple[NativeMap, Segments] | None:
-        """The C form of the map and ctypes arrays for these tensors, or None where the reference has to do it.
-
-        Arrays are made once per list of rows; from step to step only the pointers change.
-        """
-        native = self._native()
-        if native is None or not tensors:
-            return None
-        key = (use, len(tensors), starts[0])
-        segments = self._segments.get(key)
-        if segments is not None and segments.origins is origins and segments.take(tensors, starts):
-            return native, segments
-        if not _native_takes(vector, tensors) or (origins is not None and not _native_takes(vector, origins)):
-            return None
-        self._segments[key] = Segments(tensors, starts, origins)
-        return native, self._segments[key]
 
     def _check(self, x: Tensor, name: str, length: int) -> None:
         if not x.is_floating_point():

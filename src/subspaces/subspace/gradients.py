@@ -59,11 +59,13 @@ class GradientFold:
     def _target(self) -> Tensor:
         """The gradient of w, on the device of the model, made if there is none."""
         subspace = self.subspace
-        if subspace.coordinates.device != subspace._parameters[0].device:
-            subspace._follow(subspace._parameters[0].device)
-        if subspace.coordinates.grad is None:
-            subspace.coordinates.grad = torch.zeros_like(subspace.coordinates)
-        return subspace.coordinates.grad
+        w, device = subspace.coordinates, subspace._parameters[0].device
+        if w.device != device:
+            subspace._follow(device)
+        gradient = w.grad
+        if gradient is None:
+            gradient = w.grad = torch.zeros_like(w)
+        return gradient
 
     def _fold_one(self, index: int, parameter: Tensor) -> None:
         gradient, parameter.grad = parameter.grad, None
@@ -74,16 +76,15 @@ class GradientFold:
         self._folding = queue_once(self._folding, self._fold_all)
 
     def _fold_all(self) -> None:
+        """All gradients at once. The usual case is kept short: in a training loop the caches hold none of this."""
         subspace, self._folding = self.subspace, -1
-        gradients = [p.grad for p in subspace._parameters]
+        gradients, usual = [], subspace._groups.plain
         for parameter in subspace._parameters:
+            gradient = parameter.grad
+            usual = usual and gradient is not None and not gradient.is_sparse
             parameter.grad = None
-        if subspace._groups.plain and not any(
-            g is None or g.is_sparse for g in gradients
-        ):  # the usual case, kept short
-            with torch.no_grad():
-                held = [g for g in gradients if g is not None]
-                subspace.projection.fold_(self._target(), held, subspace._starts)
+            gradients.append(gradient)
+        if usual and subspace.projection.native_fold_(self._target(), gradients, subspace._starts):
             return
         found = [(i, g) for i, g in enumerate(gradients) if g is not None]
         self._fold([i for i, _ in found], [g for _, g in found])

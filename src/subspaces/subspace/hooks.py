@@ -1,22 +1,12 @@
 """What makes a subspace happen by itself: hooks of models and of optimisers."""
 
-import weakref
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-
-@runtime_checkable
-class Synced(Protocol):
-    """Something that stands at the point its coordinates tell, as soon as it is told that they moved."""
-
-    coordinates: nn.Parameter
-
-    def sync(self) -> None:
-        """Write θ₀ + P w into the model."""
+from subspaces.optim.watched import GLOBAL_HOOKS, WATCHED, Synced, trained_by
 
 
 class ModelHook:
@@ -36,37 +26,22 @@ class ModelHook:
         return ModelHook, (None,)
 
 
-# Optimisers are told apart by the tensors they own: one pair of global hooks serves everything that is watched.
-_WATCHED: "weakref.WeakValueDictionary[int, Synced]" = weakref.WeakValueDictionary()
-_GLOBAL_HOOKS: list[Any] = []
-
-
 def watch(synced: Synced) -> None:
     """From now on every optimiser step on these coordinates, and every call of its closure, is met by a `sync`."""
-    _WATCHED[id(synced.coordinates)] = synced
-    if not _GLOBAL_HOOKS:
-        _GLOBAL_HOOKS.append(register_optimizer_step_pre_hook(_before_step))
-        _GLOBAL_HOOKS.append(register_optimizer_step_post_hook(_after_step))
+    WATCHED[id(synced.coordinates)] = synced
+    if not GLOBAL_HOOKS:
+        GLOBAL_HOOKS.append(register_optimizer_step_pre_hook(_before_step))
+        GLOBAL_HOOKS.append(register_optimizer_step_post_hook(_after_step))
 
 
 def unwatch(synced: Synced) -> None:
     """Leave steps on these coordinates alone."""
-    _WATCHED.pop(id(synced.coordinates), None)
-
-
-def _trained_by(optimizer: torch.optim.Optimizer) -> Iterator[Synced]:
-    if not _WATCHED:
-        return
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            synced = _WATCHED.get(id(parameter))
-            if synced is not None and synced.coordinates is parameter:
-                yield synced
+    WATCHED.pop(id(synced.coordinates), None)
 
 
 def _before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict) -> tuple[tuple, dict] | None:
     """Closures must see the model at the w of the moment: every call is preceded by a sync."""
-    trained = list(_trained_by(optimizer))
+    trained = list(trained_by(optimizer))
     closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
     if not trained or closure is None:
         return None
@@ -83,5 +58,7 @@ def _before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs
 
 
 def _after_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-    for synced in _trained_by(optimizer):
+    if getattr(optimizer, "writes_model", False):  # `subspaces.optim.Adam` has done it
+        return
+    for synced in trained_by(optimizer):
         synced.sync()  # always: fused optimisers change w without raising its version counter

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from subspaces import checkpoint
 from subspaces.errors import unknown_name
+from subspaces.kernels.native_library import NativeMap, Segments
 from subspaces.layout import digest_of, layout_of, select
 from subspaces.projections import PROJECTIONS, Blocks, Projection, make_blocks, make_projection, part_seed
 from subspaces.subspace.gradients import MODES, GradientFold, is_fused
@@ -146,6 +147,7 @@ class Subspace:
             self.coordinates[self.projection.d :] = 1
             self._origins = [p.detach().clone() for p in self._parameters] if self.store_origin else None
             self._written = None if self.store_origin else self.coordinates.detach().clone()
+        self._device, self._dtype = self._parameters[0].device, self._parameters[0].dtype
         self._origin_digest = None if self.store_origin else digest_of(self._parameters)
         self._synced = self.coordinates._version
 
@@ -268,6 +270,13 @@ class Subspace:
             self._written.copy_(w)
         self._synced = self.coordinates._version
 
+    def native_lift(self) -> tuple[NativeMap, Segments] | None:
+        """What a native call needs to write θ₀ + P w, for a caller that has moved w and does it at once; else None."""
+        if self._origins is None or not self._groups.plain:
+            return None
+        self._synced = self.coordinates._version
+        return self.projection.native_segments("write", self.coordinates, self._parameters, self._starts, self._origins)
+
     def _follow(self, device: torch.device) -> None:
         """Move the coordinates to where the model is now."""
         self.coordinates.data = self.coordinates.data.to(device)
@@ -278,22 +287,18 @@ class Subspace:
 
     def _match_origins(self) -> None:
         """θ₀ follows `.to(device)` and `.to(dtype)` of the model."""
+        self._device, self._dtype = self._parameters[0].device, self._parameters[0].dtype
         if self._origins is None:
             return
-        for i, (origin, parameter) in enumerate(zip(self._origins, self._parameters, strict=True)):
-            if origin.device != parameter.device or origin.dtype != parameter.dtype:
-                self._origins[i] = origin.to(parameter.device, parameter.dtype)
+        pairs = zip(self._origins, self._parameters, strict=True)
+        # another list: the C kernels hold pointers into the old one
+        self._origins = [origin.to(parameter.device, parameter.dtype) for origin, parameter in pairs]
 
     def _before_forward(self, *_: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        if self.coordinates.device != self._parameters[0].device or (
-            self._origins is not None
-            and (
-                self._origins[0].device != self._parameters[0].device
-                or self._origins[0].dtype != self._parameters[0].dtype
-            )
-        ):
+        first = self._parameters[0]
+        if first.device != self._device or first.dtype is not self._dtype:  # the model was moved
             self._match_origins()
             self._synced = -1
         if self.coordinates._version != self._synced:

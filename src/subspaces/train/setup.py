@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subspaces.learned.batchnorm import refresh_batchnorm
+from subspaces.optim import Adam
 from subspaces.subspace import LayerKronecker, Subspace
 from subspaces.tasks import DataOptions, get_task
 from subspaces.train.autocast import warn_of_slow_autocast
@@ -112,11 +113,18 @@ def _load_data(task: str, options: Any, root: str | None, dtype: torch.dtype, de
     return dataclasses.replace(data, **{f.name: place(getattr(data, f.name)) for f in dataclasses.fields(data)})
 
 
-def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """The optimiser of the config over all parameters that want a gradient; fused, one native call per step."""
+def make_optimizer(
+    config: TrainConfig, parameters: Iterable[nn.Parameter], lr: float, *, coordinates: bool = False
+) -> torch.optim.Optimizer:
+    """The optimiser of the config over all parameters that want a gradient; fused, one native call per step.
+
+    With ``coordinates`` the call of Adam also rewrites the model from them (the same numbers to rounding).
+    """
     trained = [p for p in parameters if p.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(trained, lr=lr, momentum=config.momentum or 0.0, fused=True)
+    if coordinates and all(p.is_cpu for p in trained):
+        return Adam(trained, lr=lr, betas=(0.9, config.beta2))
     return torch.optim.Adam(trained, lr=lr, betas=(0.9, config.beta2), fused=True)
 
 
@@ -160,7 +168,7 @@ def _enter_subspace(state: TrainState, saved: tuple[dict[str, Tensor], dict[str,
         state.lr = measured_rate(state) if saved is None else saved[1]["lr"]
     elif config.subspace is None:
         state.lr = state.subspace.lr(state.lr, config.optimizer or "adam")
-    state.optimizer = make_optimizer(config, state.subspace.parameters(), state.lr)
+    state.optimizer = make_optimizer(config, state.subspace.parameters(), state.lr, coordinates=True)
 
 
 def largest_d(config: TrainConfig) -> int:

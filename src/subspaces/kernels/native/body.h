@@ -22,6 +22,8 @@
 
 #include "body_fastfood.h"
 
+#include "body_adam.h"
+
 const kernels TABLE = {
     .name = NAME,
     .philox = philox,
@@ -35,6 +37,7 @@ const kernels TABLE = {
     .emit = emit,
     .add64 = add64,
     .flush = flush,
+    .adam = adam_rows,
     .write_tile = write_tile,
     .fold_tile = fold_tile,
     .lift = {rotation_lift, dense_lift, sparse_lift, fastfood_lift},

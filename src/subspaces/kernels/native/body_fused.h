@@ -20,6 +20,12 @@ INLINE void ask_to_write(const sink to, const int how, int64_t from, int64_t n)
         __builtin_prefetch((const char *)to.dst + from * size + i, 0);
 }
 
+#if W == 8
+#define QUAD (4 * BASE) /* the default block does not fit the registers: four transforms of a part, one across them */
+#else
+#define QUAD 0
+#endif
+
 /* Two columns that a block of rows reads, the second from row `cut` on, where a stretch of rows ends in it. */
 typedef struct {
     int64_t first, second, cut;
@@ -29,7 +35,7 @@ typedef struct {
 INLINE int take_columns(const plan *plan, rotation_scratch *scratch, cursor *at, int64_t m, columns *found)
 {
     const int64_t cut = stretch_of(plan, *at, m);
-    if (cut < m && !(plan->doubled && m == BASE && m - cut <= plan->p.d))
+    if (cut < m && !(plan->doubled && (m == BASE || m == QUAD) && m - cut <= plan->p.d))
         return 0;
     *found = (columns){.first = at->column, .cut = cut};
     advance(plan, scratch, at, cut);
@@ -39,6 +45,47 @@ INLINE int take_columns(const plan *plan, rotation_scratch *scratch, cursor *at,
     }
     return 1;
 }
+
+#if QUAD
+/* base + factor H (signs z) for a block of QUAD rows that reads one or two pieces of w. */
+INLINE void lift_quad(const float *w, const columns at, const uint32_t *signs, int64_t e, const sink to, const int how)
+{
+    float rows[QUAD] __attribute__((aligned(64)));
+    for (int64_t k = 0; k < QUAD; k += BASE) {
+        const int64_t cut = at.cut - k;
+        vf v[16];
+        ask_to_write(to, how, AHEAD + k, BASE);
+        if (cut >= BASE || cut <= 0) {
+            const float *z = w + (cut > 0 ? at.first : at.second) + k;
+            UNROLL for (int i = 0; i < R; i++) v[i] = load(z + i * W);
+        } else {
+            UNROLL for (int i = 0; i < R; i++) v[i] = load_parts(w + at.first + k, w + at.second + k, cut, i * W);
+        }
+        transform_registers(v, (sink){.dst = rows + k}, TO_ROWS, R, W, R, BEFORE, signs, e + k);
+    }
+    stride_pass(rows, SUBSPACES_F32, to, how, 4, BASE, 0, BASE);
+}
+
+/* acc += factor (signs H g) for a block of QUAD rows of g; a block of two pieces has the factor 1. */
+INLINE void fold_quad(const char *g, const int dtype, const columns at, float factor, const uint32_t *signs, int64_t e,
+                      float *acc)
+{
+    float rows[QUAD] __attribute__((aligned(64)));
+    stride_pass(g, dtype, (sink){.dst = rows}, TO_ROWS, 4, BASE, 0, BASE);
+    for (int64_t k = 0; k < QUAD; k += BASE) {
+        const int64_t cut = at.cut - k;
+        vf v[16];
+        UNROLL for (int i = 0; i < R; i++) v[i] = load(rows + k + i * W);
+        if (cut >= BASE || cut <= 0) {
+            const sink to = {.dst = acc + (cut > 0 ? at.first : at.second) + k, .factor = factor};
+            transform_registers(v, to, TO_SUM, R, W, R, AFTER, signs, e + k);
+        } else {
+            const sink to = {.dst = acc + at.first + k, .part = acc + at.second + k, .cut = cut};
+            transform_registers(v, to, TO_PARTS, R, W, R, AFTER, signs, e + k);
+        }
+    }
+}
+#endif
 
 /* One block of rows from z (or w itself) to memory: base + factor H (signs z). */
 INLINE void lift_block(const plan *plan, float *rows, const float *z, const uint32_t *signs, int64_t e, const sink to,
@@ -79,6 +126,10 @@ INLINE void write_blocks(const plan *plan, rotation_scratch *scratch, cursor at,
             to.factor = 1;
             fill(plan, scratch, &at, m, w, scratch->rows);
             lift_block(plan, scratch->rows, scratch->rows, signs, e, to, how);
+#if QUAD
+        } else if (m == QUAD) {
+            lift_quad(w, found, signs, e, to, how);
+#endif
         } else if (found.cut == m) {
             lift_block(plan, scratch->rows, w + found.first, signs, e, to, how);
         } else {
@@ -135,8 +186,14 @@ INLINE void fold_blocks(const plan *plan, rotation_scratch *scratch, cursor at, 
     for (int64_t e = 0; e < n; e += m, g += m * size) {
         columns found;
         const float factor = plan->scale[is_inside(plan, at)];
-        if (m <= BASE)
+        if (m <= BASE || m == QUAD)
             ask_to_read(g + AHEAD * size, m * size);
+#if QUAD
+        if (m == QUAD && take_columns(plan, scratch, &at, m, &found)) {
+            fold_quad(g, dtype, found, factor, signs, e, acc);
+            continue;
+        }
+#endif
         if (m > BASE) {
             const int radix = radix_of(m);
             const int64_t part = m / radix;

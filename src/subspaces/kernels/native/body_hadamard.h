@@ -80,7 +80,7 @@ INLINE void transform_registers(vf v[16], const sink to, const int how, const in
         e = 0;
     }
     if (when == BEFORE)
-        UNROLL for (int i = 0; i < r; i++) v[i] = with_signs(v[i], aligned_bits(signs, e + i * W));
+        UNROLL for (int i = 0; i < r; i++) v[i] = signed_at(v[i], signs, e, i);
     if (lanes > 1)
         WITHIN(v, XOR1, 1);
     if (lanes > 2)
@@ -104,7 +104,7 @@ INLINE void transform_registers(vf v[16], const sink to, const int how, const in
     UNROLL for (int i = 0; i < r; i++)
     {
         if (when == AFTER)
-            v[i] = with_signs(v[i], aligned_bits(signs, e + i * W));
+            v[i] = signed_at(v[i], signs, e, i);
         give(v[i], i * W, how, to);
     }
 }

@@ -57,6 +57,7 @@ typedef struct {
     void (*emit)(void *dst, int dtype, const void *base, int base_dtype, const float *y, int64_t n);
     void (*add64)(double *total, const double *more, int64_t n);
     void (*flush)(double *total, float *part, int64_t n); /* total += part; part = 0 */
+    void (*adam)(const subspaces_adam *, double step_size, float correction); /* correction of the root of `square` */
     /* rows of a tile <- P w; acc += P^T of the rows of a tile */
     void (*lift[SUBSPACES_KINDS])(const plan *, void *scratch, const float *w, int64_t tile, float *y);
     void (*adjoint[SUBSPACES_KINDS])(const plan *, void *scratch, const float *g, int64_t tile, float *acc);

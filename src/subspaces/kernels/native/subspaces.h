@@ -66,4 +66,16 @@ SUBSPACES_API int subspaces_write(const subspaces_projection *p, const subspaces
 /* out <- out + sum over segments of P[rows]^T segment. */
 SUBSPACES_API int subspaces_fold(const subspaces_projection *p, const subspaces_segments *segments, float *out);
 
+/* The state of Adam on n coordinates; `steps` points to one number, the steps taken so far. */
+typedef struct {
+    int64_t n;
+    float *w, *mean, *square, *steps;
+    const float *gradient;
+    double lr, beta1, beta2, eps, weight_decay;
+} subspaces_adam;
+
+/* One step of Adam on w; then, unless p is NULL, segment <- origin + P w for every segment. */
+SUBSPACES_API int subspaces_adam_step(const subspaces_adam *adam, const subspaces_projection *p,
+                                      const subspaces_segments *segments);
+
 #endif

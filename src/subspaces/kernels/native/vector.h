@@ -99,6 +99,18 @@ INLINE uint32_t aligned_bits(const uint32_t *signs, int64_t e)
 #endif
 }
 
+/* v with the packed signs of its elements, vector i of those from element e on. */
+INLINE vf signed_at(vf v, const uint32_t *signs, int64_t e, const int i)
+{
+#if W == 8
+    if (e == 0) { /* known when this is compiled: one broadcast word serves four vectors */
+        const vu lane = {LANES};
+        return (vf)((vu)v ^ ((splat_bits(signs[i >> 2]) << ((uint32_t)(31 - W * (i & 3)) - lane)) & SIGN_BIT));
+    }
+#endif
+    return with_signs(v, aligned_bits(signs, e + i * W));
+}
+
 INLINE uint32_t unaligned_bits(const uint32_t *signs, int64_t e)
 {
     uint32_t bits;
