@@ -1,16 +1,16 @@
 """Which core of `LayerKronecker` costs least accuracy at equal d: a comparison that was stated before it was run.
 
-    python benchmarks/layer_kronecker_choice.py            # 100 runs to choose, 20 to report; about 15 min of one core
-    python benchmarks/layer_kronecker_choice.py --show     # the decision from the rows that are there
+    python benchmarks/layer_kronecker_choice.py            # 100 runs to choose, 20 to report; 15 to 20 min of one core
+    python benchmarks/layer_kronecker_choice.py --show     # what the rows that are there say
+
+Runs that are in results/layer-kronecker-choice.csv, one row each, are not made again.
 
 The protocol. Two networks on MNIST (FC 2×200 and FC 1×400), d = 750, 3 epochs of Adam with batches of 128, five
-cores, two native rates, five seeds each (one seed draws model, map and order of the data; all cores share it). A core is
-judged by its accuracy on the validation part at its better rate, the mean over both networks. It replaces the default
-if it is better than the default by more than the 95 % interval (Student's t, paired by seed) of the difference; else the
-default stays, for it has the cheapest step. The test part is looked at for the chosen core and the ordinary subspace
-alone, with five seeds that took no part in the choice.
-
-Writes results/layer-kronecker-choice.csv, one row per run.
+cores, two native rates, five seeds each (one seed draws model, map and order of the data; all cores share it). A core
+is judged by its accuracy on the validation part at its better rate, the mean over both networks. It replaces the
+default if it is better than the default by more than the 95 % interval (Student's t, paired by seed) of the
+difference; else the default stays, for it has the cheapest step. The test part is looked at for the chosen core and
+the ordinary subspace alone, with five seeds that took no part in the choice.
 """
 
 import argparse
@@ -54,15 +54,34 @@ def train_once(task: Task, data: Data, core: str, rate: float, seed: int) -> nn.
     return model
 
 
-def measure(part: str, name: str, core: str, rate: float, seed: int, data: Data) -> Row:
-    """The accuracy of one run on one part of the data, as a row."""
+def stored() -> list[Row]:
+    """The rows so far."""
+    path = RESULTS / f"{NAME}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def measure(part: str, name: str, core: str, rate: float, seed: int, data: Data) -> None:
+    """The accuracy of one run on one part of the data, stored as a row, if it is not there."""
+    run = f"{part}/{name}/{core}/{rate:g}/{seed}"
+    if any(row["run"] == run for row in stored()):
+        return
     task = get_task(name)
     x, y = (data.val_x, data.val_y) if part == "val" else (data.test_x, data.test_y)
     model = train_once(task, data, core, rate, seed)
     with torch.no_grad():
         accuracy = float(task.score(model(x), y))
-    row = {"part": part, "task": name, "core": core, "d": D, "epochs": EPOCHS, "rate": rate, "seed": seed}
-    return {**{key: str(value) for key, value in row.items()}, "accuracy": f"{accuracy:.4f}"}
+    row = {"run": run, "part": part, "task": name, "core": core, "d": D, "epochs": EPOCHS, "rate": rate, "seed": seed}
+    write_rows(NAME, [{**row, "accuracy": f"{accuracy:.4f}"}], keep_by="run")
+
+
+def complete(rows: list[Row]) -> tuple[list[Row], int]:
+    """The validation rows of the seeds that all cores, networks and rates have, and the number of these seeds."""
+    of_seed = {str(seed): [r for r in rows if r["part"] == "val" and r["seed"] == str(seed)] for seed in SEEDS}
+    whole = [found for found in of_seed.values() if len(found) == len(TASKS) * len(CORES) * len(RATES)]
+    return [row for found in whole for row in found], len(whole)
 
 
 def scores(rows: list[Row], part: str, task: str, core: str, rate: float | str) -> list[float]:
@@ -107,30 +126,36 @@ def decide(rows: list[Row]) -> tuple[str, list[dict]]:
     return chosen, table
 
 
-def run() -> list[Row]:
-    """All runs of the protocol; the rows are stored after each."""
+def run() -> None:
+    """All runs of the protocol that have not been made."""
     data = {name: get_task(name).load_data() for name in TASKS}
-    rows: list[Row] = []
     for seed in SEEDS:
         for name in TASKS:
             for core in CORES:
-                rows += [measure("val", name, core, rate, seed, data[name]) for rate in RATES]
-                write_rows(NAME, rows)
+                for rate in RATES:
+                    measure("val", name, core, rate, seed, data[name])
+    rows = complete(stored())[0]
     for name in TASKS:
         for core in dict.fromkeys((decide(rows)[0], ORDINARY)):
-            rows += [measure("test", name, core, best_rate(rows, name, core), seed, data[name]) for seed in FRESH]
-            write_rows(NAME, rows)
-    return rows
+            for seed in FRESH:
+                measure("test", name, core, best_rate(rows, name, core), seed, data[name])
 
 
 def show(rows: list[Row]) -> None:
-    """The table, the decision, and the test accuracy of what was chosen."""
-    chosen, table = decide(rows)
+    """The table and, when all runs are there, the decision and the test accuracy of what was chosen."""
+    whole, seeds = complete(rows)
+    print(f"{seeds} of {len(SEEDS)} seeds are complete")
+    if seeds < 2:
+        return
+    chosen, table = decide(whole)
     print_table(table)
+    if seeds < len(SEEDS):
+        print("no decision yet: run it to the end")
+        return
     print(f"chosen: {chosen}")
     for task in TASKS:
         for core in dict.fromkeys((chosen, ORDINARY)):
-            found = scores(rows, "test", task, core, best_rate(rows, task, core))
+            found = scores(rows, "test", task, core, best_rate(whole, task, core))
             print("test, {}, {}: {:.2f} ± {:.2f}".format(task, core, *interval(found)))
 
 
@@ -138,12 +163,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--show", action="store_true", help="decide from the stored rows")
     torch.set_num_threads(1)
-    if parser.parse_args().show:
-        with (RESULTS / f"{NAME}.csv").open(newline="") as file:
-            rows: list[Row] = list(csv.DictReader(file))
-    else:
-        rows = run()
-    show(rows)
+    if not parser.parse_args().show:
+        run()
+    show(stored())
 
 
 if __name__ == "__main__":
