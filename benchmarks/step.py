@@ -2,6 +2,7 @@
 
     python benchmarks/step.py                 # FC, LeNet, ResNet-20, ResNet-18, a transformer encoder
     python benchmarks/step.py fc lenet        # some of them
+    python benchmarks/step.py fc --designs floor "hadamard adam"    # these alone, stored apart
     python benchmarks/step.py --memory        # peak memory of a step, each case in a process of its own
 
 Ratios are medians over interleaved rounds, one thread. The published procedures are re-implemented in published.py.
@@ -12,13 +13,14 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from common import interleaved, print_table, ratio, write_rows
 from published import PublishedWrapper
 from torch import nn
 
+import subspaces.optim
 from subspaces import Subspace
 from subspaces.models import make_model
 
@@ -76,9 +78,14 @@ def _build(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 
 
 def stepper(name: str, design: str) -> Callable[[], None]:
-    """One training step of a case by a design: direct, a projection with a gradient mode, or a published procedure."""
+    """One training step of a case by a design: direct, a projection with a gradient mode, or a published procedure.
+
+    "floor" is forward and backward alone; the mode "adam" is "fused" with `subspaces.optim.Adam`, one native call.
+    """
     model, x, y = _build(name)
     d = CASES[name][3]
+    if design == "floor":
+        return _forward_and_backward(model, x, y)
     if design in ("direct", "sgd"):
         parameters = list(model.parameters())
         optimizer = torch.optim.Adam(parameters, fused=True) if design == "direct" else torch.optim.SGD(parameters, 0.1)
@@ -87,9 +94,12 @@ def stepper(name: str, design: str) -> Callable[[], None]:
         optimizer = torch.optim.Adam([model.w])
     else:
         kind, mode = design.split(" ")
-        store = mode != "lean"
-        subspace = Subspace(model, d, kind, gradients="stream" if mode == "lean" else mode, store_origin=store)
-        optimizer = torch.optim.Adam(subspace.parameters(), lr=subspace.lr(1e-3), fused=True)
+        gradients = {"lean": "stream", "adam": "fused"}.get(mode, mode)
+        subspace = Subspace(model, d, kind, gradients=gradients, store_origin=mode != "lean")
+        if mode == "adam":
+            optimizer = subspaces.optim.Adam(subspace.parameters(), lr=subspace.lr(1e-3))
+        else:
+            optimizer = torch.optim.Adam(subspace.parameters(), lr=subspace.lr(1e-3), fused=True)
 
     def step() -> None:
         loss = nn.functional.cross_entropy(model(x), y)
@@ -100,15 +110,35 @@ def stepper(name: str, design: str) -> Callable[[], None]:
     return step
 
 
+def _forward_and_backward(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    parameters = list(model.parameters())
+
+    def step() -> None:
+        nn.functional.cross_entropy(model(x), y).backward()
+        for parameter in parameters:
+            parameter.grad = None
+
+    return step
+
+
 def designs(name: str) -> list[str]:
     """What is compared on a case; published dense matrices only where they fit."""
-    ours = ["hadamard fused", "hadamard stream", "hadamard lean", "onehot fused", "fastfood fused", "sparse fused"]
+    ours = [
+        "hadamard adam",
+        "onehot adam",
+        "hadamard fused",
+        "hadamard stream",
+        "hadamard lean",
+        "onehot fused",
+        "fastfood fused",
+        "sparse fused",
+    ]
     published = {"fc": ["dense", "csr", "fastfood"], "lenet": ["dense", "csr", "fastfood"], "resnet20": ["fastfood"]}
-    return ["direct", "sgd", *ours, *(f"published {kind}" for kind in published.get(name, []))]
+    return ["direct", "floor", "sgd", *ours, *(f"published {kind}" for kind in published.get(name, []))]
 
 
-def measure(name: str, rounds: int | None) -> list[dict]:
-    rows, steps = [], {design: stepper(name, design) for design in designs(name)}
+def measure(name: str, rounds: int | None, chosen: Sequence[str] | None = None) -> list[dict]:
+    rows, steps = [], {design: stepper(name, design) for design in chosen or designs(name)}
     seconds = interleaved(steps, rounds or CASES[name][4], inner=5 if name in ("fc", "lenet") else 1)
     for design, values in seconds.items():
         ms, over = statistics.median(values) * 1e3, ratio(seconds, design, "direct")
@@ -134,6 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=list(CASES), help="cases to measure")
     parser.add_argument("--rounds", type=int, default=None, help="rounds of every measurement")
+    parser.add_argument("--designs", nargs="*", help="these alone and `direct`, stored apart")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -145,11 +176,15 @@ def main() -> None:
                 for design in ("sgd", "direct", "hadamard fused", "hadamard stream", "hadamard lean")
             ]
         else:
-            found = measure(name, arguments.rounds)
+            chosen = arguments.designs and ["direct", *arguments.designs]
+            found = measure(name, arguments.rounds, chosen)
         print_table(found)
         print()
         rows += found
-    print(f"wrote {write_rows('step-memory' if arguments.memory else 'step-ratios', rows, 'case')}")
+    if arguments.designs:
+        print(f"wrote {write_rows('step-designs', rows, 'case')}")
+    else:
+        print(f"wrote {write_rows('step-memory' if arguments.memory else 'step-ratios', rows, 'case')}")
 
 
 if __name__ == "__main__":
