@@ -201,7 +201,9 @@ def test_levels_are_chosen_by_the_first_runs(tmp_path):
 
 def test_prediction_starts_where_the_runs_start():
     config = TrainConfig("digits-fc-8x1", batch_size=32, subset=256, validation=0, l2=1e-4)
-    found = predict_transition(config, (0, 30), [0.1, 0.5, 1.0, 3.0], d=4, epochs=10, examples=200)
+    found = dict(predict_transition(config, (0, 30), [0.1, 0.5, 1.0, 3.0], d=4, epochs=10, examples=200))
+    shared = dict(predict_transition(config, (0, 30), [0.1, 0.5, 1.0, 3.0], d=4, epochs=10, examples=200, workers=2))
+    assert {t: one.to_dict() for t, one in shared.items()} == {t: one.to_dict() for t, one in found.items()}
     task = get_task("digits-fc-8x1")
     from subspaces.datasets import DataOptions
 
@@ -219,6 +221,33 @@ def test_prediction_starts_where_the_runs_start():
         well = one.others["well at the end"]
         assert all(a <= b for a, b in zip(well, one.upper_bound, strict=True) if math.isfinite(a))
         assert Prediction.from_dict(json.loads(json.dumps(one.to_dict()))).levels == one.levels
+
+
+def test_a_prediction_that_fails_elsewhere_says_why():
+    config = TrainConfig("digits-fc-8x1", d=4, epochs=1, lr=1e30)
+    with pytest.raises(RuntimeError, match=r"the prediction from t = 0 failed: .*Lower `lr`"):
+        dict(predict_transition(config, (0, 1), [0.1], d=4, workers=2))
+
+
+def test_predictions_are_kept_start_by_start(tmp_path, monkeypatch):
+    rule = TransitionRule(
+        burn_in=(0, 4), levels=(2.0,), window=3, d_min=4, d_max=64, first=3, runs=1, budget=3, solution_epochs=1,
+        predict_examples=64,
+    )  # fmt: skip
+    config = TrainConfig("digits-fc", subset=256, validation=64, epochs=1, batch_size=32)
+    asked = []
+
+    def broken(config, burn_in, *arguments, **options):
+        asked.append(list(burn_in))
+        yield next(predict_transition(config, burn_in[:1], *arguments, **options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("subspaces.measure.transition_prediction.predict_transition", broken)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            measure(tmp_path, rule, config, trainer="subspaces.train.loop:train")
+    assert asked == [[0, 4], [4]]
+    assert measure(tmp_path, rule, config, trainer="subspaces.train.loop:train").predictions.keys() == {0, 4}
 
 
 def test_prediction_between_its_levels():

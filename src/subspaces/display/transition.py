@@ -43,7 +43,9 @@ class TransitionDisplay:
         self._found = found
         if event is None:
             if self._begun:
-                self._say(f"{len(found.results)} runs done; predicting thresholds from the curvature at a solution")
+                starts = f"{len(found.predictions)} of {len(found.rule.burn_in)} starts"
+                self._say(f"{len(found.results)} runs done; thresholds predicted from {starts}")
+                self._clock.update(self._clock.task_ids[0], description=f"{self.title}: predicted from {starts}")
             elif found.results:
                 self._say(f"goes on from {len(found.results)} finished runs")
             self._begun = True

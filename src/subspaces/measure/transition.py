@@ -57,8 +57,8 @@ def measure_transition(
         rule: burn-in times, levels, range of d and budget.
         workers: local processes of one thread each.
         launcher: local, ray or slurm.
-        on_event: called with each event of the pool and the measurement as it stands; with None at the start and before
-            the predictions.
+        on_event: called with each event of the pool and the measurement as it stands; with None at the start, before
+            the predictions and after each of them.
         trainer: ``module:function`` that does a run.
 
     Returns:
@@ -103,7 +103,7 @@ class _Search(Course):
             while self._keep_busy(workers):
                 self.proceed()
         self._write()
-        self._predict()
+        self._predict(workers)
         return self._write()
 
     # ---- runs
@@ -164,21 +164,26 @@ class _Search(Course):
 
     # ---- prediction and record
 
-    def _predict(self) -> None:
+    def _predict(self, workers: int) -> None:
+        """One prediction for each start, kept as soon as it is there."""
         rule = self.rule
         if not rule.predict or (rule.goal, rule.on) != ("loss", "train"):
             return
         levels = dense_levels(self.measurement())
-        if (kept := stored_predictions(self.known, rule, levels)) is not None:
-            self.predictions = kept
+        self.predictions = stored_predictions(self.known, rule, levels)
+        missing = [t for t in rule.burn_in if t not in self.predictions]
+        if not missing:
             return
         self.on_event(None, self.measurement())
         from subspaces.measure.transition_prediction import predict_transition  # torch is needed only here
 
-        self.predictions = predict_transition(
-            self.config, rule.burn_in, levels, d=self.range[1], epochs=rule.solution_epochs,
-            examples=rule.predict_examples,
-        )  # fmt: skip
+        for t, found in predict_transition(
+            self.config, missing, levels, d=self.range[1], epochs=rule.solution_epochs,
+            examples=rule.predict_examples, workers=workers,
+        ):  # fmt: skip
+            self.predictions[t] = found
+            self._write()
+            self.on_event(None, self.measurement())
 
     def _at(self, t: int, d: int, i: int) -> TrainConfig:
         seed = SEED_STEP * i + d

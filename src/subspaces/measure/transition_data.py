@@ -215,18 +215,17 @@ def dense_levels(found: Transition, count: int = 36) -> list[float]:
     return sorted({*spread.tolist(), *found.levels})
 
 
-def stored_predictions(
-    stored: dict[str, Any], rule: TransitionRule, levels: list[float]
-) -> dict[int, Prediction] | None:
-    """The predictions of an earlier call, as `Transition.to_dict` wrote them, if they are what is wanted now."""
+def stored_predictions(stored: dict[str, Any], rule: TransitionRule, levels: list[float]) -> dict[int, Prediction]:
+    """The predictions of an earlier call, as `Transition.to_dict` wrote them, that are what is wanted now."""
     try:
         found = {int(t): Prediction.from_dict(fields) for t, fields in stored["predictions"].items()}
         settings = [stored["rule"][name] for name in ("solution_epochs", "predict_examples")]
     except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-    same = settings == [rule.solution_epochs, rule.predict_examples] and set(found) == set(rule.burn_in)
-    same = same and all(one.others for one in found.values())  # else of a version that predicted from a solution
-    return found if same and all(list(one.levels) == levels for one in found.values()) else None
+        return {}
+    if settings != [rule.solution_epochs, rule.predict_examples]:
+        return {}
+    # without `others` they are of a version that predicted from a solution
+    return {t: one for t, one in found.items() if t in rule.burn_in and one.others and list(one.levels) == levels}
 
 
 def _numbers(line: Sequence[float | None]) -> tuple[float, ...]:

@@ -1,12 +1,19 @@
 """Predicted thresholds of a task: from each start the loss is followed down, with the curvature on the way."""
 
 import dataclasses
-from collections.abc import Sequence
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from subspaces.measure.transition_data import Prediction
+from subspaces.runs.pools import worker_environment
 from subspaces.theory import ProximalOptions, StartPrediction, predict_from_start
 from subspaces.train.config import TrainConfig
 from subspaces.train.setup import begin, resolve
@@ -31,7 +38,8 @@ def predict_transition(
     epochs: int = 5,
     examples: int = 1000,
     seed: int = 0,
-) -> dict[int, Prediction]:
+    workers: int = 1,
+) -> Iterator[tuple[int, Prediction]]:
     """Predicted d* for each burn-in time, from starts t steps along one trajectory of direct training, as in the runs.
 
     Curvature and losses are those of the first ``examples`` training examples; the path from each start is trained on
@@ -45,19 +53,58 @@ def predict_transition(
         epochs: passes of training along each path.
         examples: training examples for the curvature.
         seed: of the initial parameters and of the order of the data.
+        workers: processes that share the starts; 1 computes in this one.
+
+    Yields:
+        The burn-in time and its prediction, as soon as it is there.
+
+    Raises:
+        RuntimeError: a process failed; the message has its last words.
     """
     base = dataclasses.replace(
         config, d=d, record_trace=False, seed_model=seed, seed_data=seed, seed_projection=seed, redraw_every=0
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return {
-                t: _at(dataclasses.replace(base, burn_in=t), levels, epochs, examples, seed) for t in sorted(burn_in)
-            }
-    finally:
-        torch.set_num_threads(threads)
+    asked = [
+        Asked(dataclasses.replace(base, burn_in=t), tuple(levels), epochs, examples, seed) for t in sorted(burn_in)
+    ]
+    if workers == 1 or len(asked) == 1:
+        yield from ((one.config.burn_in, one.answer()) for one in asked)
+        return
+    with ThreadPoolExecutor(workers) as threads:  # each waits for a process
+        waiting = {threads.submit(one.elsewhere): one.config.burn_in for one in asked}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one prediction is made of."""
+
+    config: TrainConfig
+    levels: tuple[float, ...]
+    epochs: int
+    examples: int
+    seed: int
+
+    def answer(self) -> Prediction:
+        """The prediction, computed here; threads and random state are left as they were."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.config.threads)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                return _at(self.config, self.levels, self.epochs, self.examples, self.seed)
+        finally:
+            torch.set_num_threads(threads)
+
+    def elsewhere(self) -> Prediction:
+        """The prediction, computed in a process of its own."""
+        told = json.dumps(dataclasses.asdict(self) | {"config": self.config.to_dict()})
+        call = [sys.executable, "-m", __name__]
+        done = subprocess.run(call, input=told, capture_output=True, text=True, env=worker_environment())
+        if done.returncode:
+            words = " / ".join(done.stderr.strip().splitlines()[-3:])
+            raise RuntimeError(f"the prediction from t = {self.config.burn_in} failed: {words}")
+        return Prediction.from_dict(json.loads(done.stdout))
 
 
 def _at(config: TrainConfig, levels: Sequence[float], epochs: int, examples: int, seed: int) -> Prediction:
@@ -99,3 +146,18 @@ def _prediction(found: StartPrediction) -> Prediction:
         caveats=found.caveats,
         others={"quadratic at the start": sort(found.at_start), "well at the end": sort(found.at_end)},
     )
+
+
+def main() -> None:
+    """Answer what is asked on the standard input: ``python -m subspaces.measure.transition_prediction``."""
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not get into the answer
+    fields = json.load(sys.stdin)
+    config = TrainConfig.from_dict(fields.pop("config"))
+    found = Asked(config, tuple(fields.pop("levels")), **fields).answer()
+    with channel:
+        json.dump(found.to_dict(), channel, allow_nan=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -36,7 +36,7 @@ KEEP_MEMORY = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 """What keeps glibc from giving the tensors of a step back to the system and faulting them in again at the next, page by
-page of 4 kB (`benchmarks/worker_memory.py`: a quarter to a half of a convolutional step). Other systems ignore it; what
+page of 4 kB: thousands of faults in a convolutional step (`benchmarks/worker_memory.py`). Other systems ignore it; what
 the user's environment says comes first."""
 
 
@@ -192,22 +192,25 @@ class _Job:
     """Processes that died of it."""
 
 
+def worker_environment() -> dict[str, str]:
+    """The environment of a process of one thread that imports what this one can."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return {**KEEP_MEMORY, **os.environ, **threads, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
 class _Process:
     """One worker process and the thread that listens to it."""
 
     def __init__(self, root: Path, trainer: str, events: "queue.Queue[tuple[_Process, dict[str, Any]]]") -> None:
         self.job: _Job | None = None
         self._errors: list[str] = []
-        environment = {**KEEP_MEMORY, **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            environment[name] = "1"  # must be there before the libraries are loaded
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "subspaces.runs.worker", str(root), trainer],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=worker_environment(),
             start_new_session=True,  # Ctrl-C reaches the parent only, which then closes the pipes
         )
         self._listeners = [
