@@ -266,7 +266,7 @@ def test_layer_wise_cores_are_moved_too():
         loss = (model(x) - x).square().mean()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0]
 
 
