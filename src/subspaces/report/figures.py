@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
@@ -17,6 +17,10 @@ from subspaces.report.data import Series
 
 INK, MUTED, GRID = "#1c2430", "#667085", "#e6e9ef"
 COLOURS = ("#2563a8", "#d1603d", "#3d8a5f", "#8c5aa8", "#b58a1b", "#2a9d9d", "#b8406e", "#5b6472")
+# of viridis without its yellow, which hardly shows on white
+SHADES = LinearSegmentedColormap.from_list(
+    "by_d", [matplotlib.colormaps["viridis_r"](0.22 + 0.78 * k / 15) for k in range(16)]
+)
 STYLE: Any = {
     "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 10,
@@ -135,10 +139,9 @@ def _curves_by_d(figure: Figure, left: Axes, right: Axes, series: Series) -> Non
         return
     dims = [row["config"]["d"] for row in rows]
     norm = LogNorm(dims[0], max(dims[-1], dims[0] + 1))
-    shades = matplotlib.colormaps["viridis_r"]
     for row in rows:
-        _draw_curves(left, right, row, shades(0.08 + 0.92 * float(norm(row["config"]["d"]))), 0.8)
-    scale = figure.colorbar(ScalarMappable(norm, shades), ax=right, pad=0.02)
+        _draw_curves(left, right, row, SHADES(float(norm(row["config"]["d"]))), 0.8)
+    scale = figure.colorbar(ScalarMappable(norm, SHADES), ax=right, pad=0.02)
     scale.set_label("d")
     scale.set_ticks(_round_numbers(dims[0], max(dims[-1], dims[0] + 1)))
     scale.ax.yaxis.set_major_formatter(_WHOLE)

@@ -41,8 +41,14 @@ summary { font-size: 18px; font-weight: 700; cursor: pointer; margin-bottom: 10p
 pre { background: var(--soft); border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; font-size: 13px;
   white-space: pre-wrap; overflow-wrap: anywhere; }
 .columns { display: grid; grid-template-columns: 1fr 1fr; gap: 28px; align-items: start; }
+.columns > * { min-width: 0; }
 footer { margin-top: 48px; font-size: 12px; color: var(--muted); }
-@media (max-width: 700px) { .columns { grid-template-columns: 1fr; } body { padding: 24px 14px; } }
+@media screen and (max-width: 700px) {
+  .columns { grid-template-columns: 1fr; gap: 0; }
+  body { padding: 24px 14px; }
+  .drawing { overflow-x: auto; }
+  .drawing svg { min-width: 600px; }
+}
 @media print {
   @page { size: A4; margin: 15mm 14mm; }
   body { padding: 0; max-width: none; font-size: 10.5pt; }
@@ -50,7 +56,9 @@ footer { margin-top: 48px; font-size: 12px; color: var(--muted); }
   .card { padding: 6pt 7pt; }
   .card .value { font-size: 15pt; }
   .card .note, .card .name { font-size: 7.5pt; }
-  h2, summary, h3 { break-after: avoid; }
+  h2, summary, h3, pre { break-after: avoid; }
+  .columns { break-inside: avoid; }
+  .scroll, .drawing { overflow: visible; }
   tr { break-inside: avoid; }
   thead { display: table-header-group; }
   table { font-size: 8.5pt; }
@@ -65,8 +73,8 @@ footer { margin-top: 48px; font-size: 12px; color: var(--muted); }
 <p class="lead">$lead</p>
 <div class="cards">$cards</div>
 $figures
-<div class="scroll">$tables</div>
-<div class="scroll">$runs</div>
+$tables
+$runs
 <h2>To do it again</h2>
 $again
 <footer>Scores are those of the last epoch, never of the best one: the validation part chooses, the test part is only

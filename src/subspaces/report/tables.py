@@ -1,5 +1,6 @@
 """The tables of a report, and how its numbers are written."""
 
+import re
 from html import escape
 from typing import Any
 
@@ -46,10 +47,20 @@ def spread(values: list[float | None]) -> float | None:
 
 
 def table(head: list[str], rows: list[list[str]], kind: str = "") -> str:
-    """An HTML table of plain text cells."""
+    """An HTML table of plain text cells, which scrolls by itself where it is wider than the screen."""
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def figure(svg: str, words: str) -> str:
+    """A drawing and what it shows; on a phone it keeps its size, so that it can be read, and scrolls."""
+    return f'<figure><div class="drawing">{svg}</div><figcaption>{escape(words)}</figcaption></figure>'
+
+
+def unbroken(text: str) -> str:
+    """The text with units kept on the line of their numbers."""
+    return re.sub(r"(?<=\d) (?=(?:%|s|min|h|B|kB|MB|GB)\b|%)", "\u00a0", text)
 
 
 def comparison(series: list[Series]) -> str:

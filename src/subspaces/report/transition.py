@@ -13,7 +13,7 @@ from subspaces.display.transition import caveats, number, with_interval
 from subspaces.measure.transition_data import Prediction, Transition
 from subspaces.measure.transition_rule import TransitionRule
 from subspaces.report.figures import save
-from subspaces.report.tables import table
+from subspaces.report.tables import figure, table, unbroken
 from subspaces.report.transition_figures import draw_heatmap, draw_start, draw_thresholds, draw_traces
 from subspaces.runs.run import latest, load_rows
 from subspaces.train.config import TrainConfig
@@ -79,13 +79,13 @@ def transitions(parts: Sequence[Part], figures: Path) -> str:
     if not parts:
         return ""
     if len(parts) == 1:
-        return parts[0].figures + f'<div class="scroll">{parts[0].tables}</div>'
+        return parts[0].figures + parts[0].tables
     names = [part.found.config.task for part in parts]
     labels = [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
     series = {label: part.found for label, part in zip(labels, parts, strict=True)}
     svg = save(draw_thresholds(series, fraction=True), figures, "transition-compared")
     words = "Threshold dimensions as fractions of the number of parameters."
-    compared = f"<figure>{svg}<figcaption>{words}</figcaption></figure>"
+    compared = figure(svg, words)
     each = [f"<h2>{escape(part.title)}</h2><p>{part.lead}</p>{part.figures}{part.tables}" for part in parts]
     return compared + "".join(each)
 
@@ -103,13 +103,13 @@ def transition_part(folder: Path, figures: Path, prefix: str = "") -> Part | Non
     if len(found.burn_ins()) > 1:
         shown.append(("start", draw_start(found), _START))
     shown.append(("traces", draw_traces(found), _TRACES))
-    svgs = [(save(figure, figures, f"{prefix}transition-{name}"), text) for name, figure, text in shown]
+    svgs = [(save(drawn, figures, f"{prefix}transition-{name}"), text) for name, drawn, text in shown]
     return Part(
         found=found,
         title=f"Phase transition of {found.config.task}",
-        lead=_lead(found),
+        lead=unbroken(_lead(found)),
         cards=_cards(found),
-        figures="".join(f"<figure>{svg}<figcaption>{escape(text)}</figcaption></figure>" for svg, text in svgs),
+        figures="".join(figure(svg, text) for svg, text in svgs),
         tables=_table(found),
         again=f"<pre>{escape(command)}</pre>" if command else "",
     )

@@ -16,12 +16,14 @@ from subspaces.report.tables import (
     all_runs,
     bytes_text,
     comparison,
+    figure,
     mean,
     rates,
     score_text,
     time_text,
     to_do_again,
     tried,
+    unbroken,
 )
 from subspaces.report.transition import transition_parts, transitions
 
@@ -78,7 +80,7 @@ def _lead(series: list[Series]) -> str:
     if len(series) > 1:
         return "Each curve is one set of runs; bands are the intervals of its intrinsic dimension."
     found = series[0].estimate
-    return "" if found is None else escape(_sentence(found, series[0]))
+    return "" if found is None else escape(unbroken(_sentence(found, series[0])))
 
 
 def _sentence(found: DimensionEstimate, series: Series) -> str:
@@ -137,8 +139,8 @@ def _cards(series: list[Series]) -> str:
 
 def _as_cards(cards: list[tuple[str, str, str]]) -> str:
     return "".join(
-        f'<div class="card"><div class="name">{escape(name)}</div><div class="value">{escape(value)}</div>'
-        f'<div class="note">{escape(note)}</div></div>'
+        f'<div class="card"><div class="name">{escape(name)}</div><div class="value">{escape(unbroken(value))}</div>'
+        f'<div class="note">{escape(unbroken(note))}</div></div>'
         for name, value, note in cards
     )
 
@@ -169,4 +171,4 @@ def _figures(series: list[Series], folder: Path) -> str:
         )
     curves = figures.save(figures.training_curves(series), folder, "training_curves")
     drawn.append((curves, _CURVES[len(series) > 1]))
-    return "".join(f"<figure>{svg}<figcaption>{escape(text)}</figcaption></figure>" for svg, text in drawn)
+    return "".join(figure(svg, text) for svg, text in drawn)
