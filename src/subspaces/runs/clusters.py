@@ -58,7 +58,11 @@ class ClusterPool(Pool):
 
 
 class RayPool(ClusterPool):
-    """Runs on the Ray cluster of ``RAY_ADDRESS``, or on one that is started on this machine."""
+    """Runs on the Ray cluster of ``RAY_ADDRESS``, or on one that is started on this machine.
+
+    Ray runs its workers at niceness 15: beside other work on the same processors they hardly get their turn, unless the
+    cluster was started with the environment variable ``RAY_worker_niceness=0``.
+    """
 
     def __init__(self, root: str | Path, workers: int = 2, trainer: str = TRAINER) -> None:
         super().__init__(root, workers, trainer)
