@@ -52,6 +52,8 @@ class TransitionWanted:
     """Steps over whose batches the training loss is averaged before it is compared with a level."""
     predict: bool = True
     """Put predictions beside the measured thresholds."""
+    predict_examples: int = 1000
+    """Training examples of which they take their curvature."""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ def rule_of(wanted: TransitionWanted) -> TransitionRule:
     return TransitionRule(
         burn_in=wanted.burn_in, levels=tuple(sorted({*wanted.levels, *wanted.added})), d_min=wanted.d_min,
         d_max=wanted.d_max, runs=wanted.runs, budget=wanted.budget, window=wanted.window, predict=wanted.predict,
+        predict_examples=wanted.predict_examples,
     )  # fmt: skip
 
 
