@@ -82,3 +82,10 @@ def test_submitit_passes_errors_on(tmp_path, monkeypatch):
 def test_an_extra_that_is_missing_is_named_with_its_command():
     with pytest.raises(RuntimeError, match=r'not installed\. Install it: pip install "subspaces\[ray\]"'):
         clusters._extra("no_such_package", "ray")
+
+
+def test_the_reason_is_the_exception_not_the_paths_of_logs():
+    trace = "Job failed with trace:\n---\nTraceback (most recent call last):\n  raise x\n"
+    trace += "ValueError: `d` must be 1.\n---\nLogs:\n  - a.out"
+    assert clusters._reason(trace) == "ValueError: `d` must be 1."
+    assert clusters._reason("worker died\nno more is known") == "no more is known"

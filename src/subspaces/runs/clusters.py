@@ -1,6 +1,7 @@
 """Runs on many machines: a Ray cluster, or Slurm jobs. Both are extras."""
 
 import os
+import re
 import sys
 import time
 from abc import abstractmethod
@@ -40,7 +41,7 @@ class ClusterPool(Pool):
         try:
             row = self._fetch(handle)
         except Exception as error:  # whatever the far side raised, wrapped by its framework
-            return Event("error", config, message=str(error).strip().splitlines()[-1])
+            return Event("error", config, message=_reason(str(error)))
         if row is None:
             return Event("busy", config)
         folder = self.root / config.key()
@@ -130,6 +131,13 @@ class SlurmPool(ClusterPool):
         for handle in self._handles:
             handle.cancel()
         self._handles = {}
+
+
+def _reason(text: str) -> str:
+    """The line of a framework's message that names the exception; submitit puts the paths of its logs after it."""
+    lines = text.strip().splitlines() or [""]
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Warning)\b", line)]
+    return (named or lines)[-1]
 
 
 def _extra(module: str, extra: str) -> Any:
