@@ -99,8 +99,8 @@ def heatmaps(series: Sequence[Drawn]) -> Figure:
             axes.set_title(f"{one.title}, {_start(t)}", fontsize=9)
             _plain(axes.xaxis)
             _plain(axes.yaxis)
-            for bar in figure.axes[before:] if j < len(one.initial) - 1 else []:
-                bar.remove()  # one colour scale for a row is enough
+            for bar in figure.axes[before:] if j < columns - 1 else []:
+                bar.remove()  # one colour scale at the right is enough: it is the same everywhere
     return figure
 
 
@@ -145,7 +145,7 @@ def _plain(axis: Axis) -> None:
     if axis.get_scale() == "log":
         low, high = axis.get_view_interval()
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 
 
