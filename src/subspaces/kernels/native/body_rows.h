@@ -11,8 +11,8 @@ INLINE vf widen(vh h)
 #endif
 }
 
-/* Round to nearest even; every NaN becomes 0x7fc0, as in torch (but for its AVX2 loop: 0xffff). (The instruction of AVX512-BF16 keeps the sign and the
- * payload of a NaN and flushes numbers below 2^-126 to zero.) */
+/* Round to nearest even; every NaN becomes 0x7fc0, as in torch (but for its AVX2 loop, which makes 0xffff). (The
+ * instruction of AVX512-BF16 keeps the sign and the payload of a NaN and flushes numbers below 2^-126 to zero.) */
 INLINE vh narrow(vf v)
 {
 #if defined(HAVE_BF16)
