@@ -65,8 +65,8 @@ def extract(D: int, t: int, d: int, folder: Path | None, half: bool, mapped: boo
         recorded, disk = time.perf_counter() - start, path.stat().st_size if path else 0
         peak_recording = peak_bytes()
         start, busy = time.perf_counter(), time.process_time()
-        options = {"dtype": torch.bfloat16} if half else {}
-        basis = dldr(recorder, d, path=Path(place) / "basis.safetensors" if mapped else None, **options)
+        where = Path(place) / "basis.safetensors" if mapped else None
+        basis = dldr(recorder, d, path=where, dtype=torch.bfloat16 if half else torch.float32)
         seconds, busy = time.perf_counter() - start, time.process_time() - busy
         recorder.close()
         anonymous = anonymous_bytes()

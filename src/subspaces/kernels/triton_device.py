@@ -11,8 +11,8 @@ number format of the matrix units.
 
 from typing import no_type_check  # the kernels are not Python functions: nothing may wrap them
 
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 
 TILE = 4096  # rows of a window
 ALIGN = 128  # rows that share one Philox block of signs

@@ -2,8 +2,8 @@
 
 from typing import no_type_check  # the kernels are not Python functions: nothing may wrap them
 
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 
 from subspaces.kernels.triton_device import (
     ALIGN,
