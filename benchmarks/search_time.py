@@ -143,11 +143,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--show", action="store_true", help="write no rows")
     arguments = parser.parse_args(before.split())
-    rows = [measure(task, arguments.workers, options.split()) for task in arguments.tasks]
-    for row in rows:
+    for task in arguments.tasks:
+        row = measure(task, arguments.workers, options.split())
         print_table([{"part": name.removesuffix("_percent"), "value": value} for name, value in row.items()])
-    if not arguments.show:
-        print(f"wrote {write_rows('search-time', rows)}")
+        if not arguments.show:  # one by one: a search takes minutes
+            print(f"wrote {write_rows('search-time', [row], 'task')}", flush=True)
 
 
 if __name__ == "__main__":
