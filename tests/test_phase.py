@@ -226,7 +226,25 @@ def test_prediction_starts_where_the_runs_start():
 def test_a_prediction_that_fails_elsewhere_says_why():
     config = TrainConfig("digits-fc-8x1", d=4, epochs=1, lr=1e30)
     with pytest.raises(RuntimeError, match=r"the prediction from t = 0 failed: .*Lower `lr`"):
-        dict(predict_transition(config, (0, 1), [0.1], d=4, workers=2))
+        dict(predict_transition(config, (0, 1), [0.1], d=4, workers=2))  # both fail: the earliest start is told
+
+
+def test_a_prediction_that_fails_elsewhere_loses_no_other(monkeypatch):
+    def elsewhere(self):
+        if self.config.burn_in == 3:
+            raise RuntimeError("the prediction from t = 3 failed: broken")
+        return self.config.burn_in
+
+    monkeypatch.setattr("subspaces.measure.transition_prediction.Asked.elsewhere", elsewhere)
+    kept = []
+
+    def keep():
+        for t, _ in predict_transition(TrainConfig("digits-fc-8x1", d=4), (0, 3, 7, 9), [0.1], d=4, workers=2):
+            kept.append(t)
+
+    with pytest.raises(RuntimeError, match="t = 3"):
+        keep()
+    assert sorted(kept) == [0, 7, 9]
 
 
 def test_predictions_are_kept_start_by_start(tmp_path, monkeypatch):

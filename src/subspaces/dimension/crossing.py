@@ -15,6 +15,7 @@ WINDOW = 4.0  # runs within this factor of the crossing enter the fit
 FEWEST = 10  # runs in the fit below which nothing is called found
 LOOKS = 0.75  # looking after every run and stopping when narrow costs coverage: tails are cut by this × FEWEST / runs
 EXACT_SPAN, EXACT_RUNS = 3, 3  # an interval of at most 3 integers is settled by up to 3 runs at each
+OWN = 2.0  # beside a cliff the scatter of all runs weighs as much as so many more runs at the same d
 MOST_FAILED = 6  # from this many runs on, the search ends when more than half have failed
 
 
@@ -127,9 +128,9 @@ class Crossing:
             return low, middle, high
         a, b = self.cliff
         middle = min(max(middle or b, a + 1), b)
-        if self._clear(a) and self._clear(b):
-            return a + 1, middle, b
-        return min(low or b, a + 1), middle, None if high is None else max(high, b)
+        below = a + 1 if self._clear(a) else min(low or b, a + 1)
+        above = b if self._clear(b) else None if high is None else max(high, b)
+        return below, middle, above
 
     @cached_property
     def cliff(self) -> tuple[int, int] | None:
@@ -143,10 +144,17 @@ class Crossing:
         return (a, b) if self.means[b] - self.means[a] > COLLAPSE * self.threshold.value else None
 
     def _clear(self, d: int) -> bool:
-        """Whether the mean of at least two runs at d is 4 standard errors away from the threshold."""
-        distance, runs = abs(self.means[d] - self.threshold.value), len(self.by_d[d])
+        """Whether the mean of at least two runs at d is 4 standard errors away from the threshold.
+
+        The variance is that of the fit, shared by all d, as if seen in OWN runs more, and that of the runs at d: beside
+        a cliff scores scatter far more below than above it.
+        """
+        scores = self.by_d[d]
         noise = self.curve.noise_sd if self.curve is not None else math.inf
-        return runs > 1 and distance > 4 * math.hypot(noise / math.sqrt(runs), self.threshold.sd)
+        squares = sum((score - self.means[d]) ** 2 for score in scores)
+        variance = (OWN * noise**2 + squares) / (OWN + len(scores) - 1)
+        error = math.hypot(math.sqrt(variance / len(scores)), self.threshold.sd)
+        return len(scores) > 1 and abs(self.means[d] - self.threshold.value) > 4 * error
 
     @cached_property
     def _fitted(self) -> tuple[int | None, int | None, int | None]:

@@ -59,7 +59,7 @@ def predict_transition(
         The burn-in time and its prediction, as soon as it is there.
 
     Raises:
-        RuntimeError: a process failed; the message has its last words.
+        RuntimeError: a process failed, said after the others have answered; the message has its last words.
     """
     base = dataclasses.replace(
         config, d=d, record_trace=False, seed_model=seed, seed_data=seed, seed_projection=seed, redraw_every=0
@@ -72,8 +72,14 @@ def predict_transition(
         return
     with ThreadPoolExecutor(workers) as threads:  # each waits for a process
         waiting = {threads.submit(one.elsewhere): one.config.burn_in for one in asked}
+        failed: dict[int, BaseException] = {}  # told at the end, the earliest start first: the others are kept
         for done in as_completed(waiting):
-            yield waiting[done], done.result()
+            if error := done.exception():
+                failed[waiting[done]] = error
+            else:
+                yield waiting[done], done.result()
+    if failed:
+        raise failed[min(failed)]
 
 
 @dataclass(frozen=True)
