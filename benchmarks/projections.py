@@ -2,7 +2,7 @@
 
     python benchmarks/projections.py            # the table of properties and times up to D = 11 million
     python benchmarks/projections.py --large    # also D = 110 million
-    python benchmarks/projections.py --kinds hadamard dense    # these alone, printed and not stored
+    python benchmarks/projections.py --kinds hadamard onehot --large    # these alone, stored apart
 
 Times are nanoseconds per native parameter of one lift (θ ← θ₀ + P w) and one adjoint (Pᵀg), medians of interleaved
 rounds, beside the floor: an in-place copy with an addition (reads θ₀, writes θ) and a sum (reads g).
@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="also measure D = 110 million")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of every measurement")
-    parser.add_argument("--kinds", nargs="*", choices=list(PROJECTIONS), help="time these alone and store nothing")
+    parser.add_argument("--kinds", nargs="*", choices=list(PROJECTIONS), help="time these alone, stored apart")
     arguments = parser.parse_args()
     print(f"kernels: {native_library.isa()} {native_library.why_not()}\n")
     if not arguments.kinds:
@@ -89,8 +89,7 @@ def main() -> None:
             rows += times(d, D, threads, arguments.rounds, arguments.kinds or list(PROJECTIONS))
             print()
             print_table([row for row in rows if row["D"] == D and row["threads"] == threads])
-    if not arguments.kinds:
-        print(f"\nwrote {write_rows('projection-times', rows)}")
+    print(f"\nwrote {write_rows('projection-times-chosen' if arguments.kinds else 'projection-times', rows)}")
 
 
 if __name__ == "__main__":

@@ -78,17 +78,26 @@ def _by_case(name: str, column: str, title: str, form: str, without: tuple[str, 
     return markdown([title, *(CASES[case] for case in cases)], lines) if found else ""
 
 
-def projection() -> str:
+def projection(name: str = "projection-times") -> str:
     """Time of lift and adjoint of one thread, in ns per parameter and over the floor of memory."""
-    found = [row for row in rows("projection-times") if row["threads"] == "1"]
+    found = [row for row in rows(name) if row["threads"] == "1"]
     sizes = list(dict.fromkeys((row["D"], row["d"]) for row in found))
     table = {(r["D"], r["kind"], r["part"]): f"{float(r['ns']):.2g} ({float(r['times_floor']):.2g}×)" for r in found}
-    head = ["ns per parameter (over the floor), lift / adjoint", *(f"D = {int(D):,}, d = {int(d):,}" for D, d in sizes)]
+    isa = found[0]["kernels"] if found else ""
+    head = [
+        f"ns per parameter (over the floor), lift / adjoint, {isa}",
+        *(f"D = {int(D):,}, d = {int(d):,}" for D, d in sizes),
+    ]
     lines = []
     for kind in dict.fromkeys(row["kind"] for row in found):
         parts = ("write", "read") if kind == "floor" else ("lift", "adjoint")
         lines.append([kind, *(" / ".join(table.get((D, kind, part), "–") for part in parts) for D, _ in sizes)])
     return markdown(head, lines) if found else ""
+
+
+def chosen() -> str:
+    """The same of some kinds alone, of another machine or with more parameters."""
+    return projection("projection-times-chosen")
 
 
 def scale() -> str:
@@ -106,7 +115,8 @@ def _seconds(text: str) -> str:
     return f"{float(text):.2g}" if text else "–"
 
 
-TABLES = {"dimensions": dimensions, "step": step, "memory": memory, "projection": projection, "scale": scale}
+TABLES = {"dimensions": dimensions, "step": step, "memory": memory, "projection": projection}
+TABLES |= {"chosen": chosen, "scale": scale}
 
 
 def rewrite(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 
 import fake_trainer
@@ -92,8 +93,14 @@ def test_folders_are_compared(measured, tmp_path):
     text = page.read_text()
     assert "2 compared" in text
     assert (tmp_path / "both" / "figures" / "intervals.png").exists()
-    assert measured.name in text
-    assert "other" in text
+    assert [one.label for one in gather([measured, other])] == ["hadamard", "sparse"]
+    assert "sparse" in text
+
+
+def test_folders_of_the_same_settings_have_their_own_names(measured, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(measured, again)
+    assert [one.label for one in gather([measured, again])] == [measured.name, "again"]
 
 
 def test_kinds_of_runs_in_one_folder_are_told_apart(tmp_path):

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subspaces.kernels.native_library import NativeMap, Segments, _check, _library
+from subspaces.kernels.native_library import _check, _library
+from subspaces.kernels.native_map import NativeMap, Segments
 
 _f64, _i64, _pointer = ctypes.c_double, ctypes.c_int64, ctypes.c_void_p
 _FLOAT = torch.float32

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from subspaces.kernels.native_library import NativeMap, Segments
+from subspaces.kernels.native_map import NativeMap, Segments
 
 
 @runtime_checkable

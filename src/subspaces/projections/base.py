@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from subspaces.kernels import native_library, triton_library
-from subspaces.kernels.native_library import NativeMap, Segments
+from subspaces.kernels.native_map import NativeMap, Segments
 from subspaces.kernels.random_bits import check_seed
 from subspaces.kernels.triton_library import TritonMap
 from subspaces.projections import operators

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from subspaces.errors import unknown_name
-from subspaces.kernels.native_library import NativeMap
+from subspaces.kernels.native_map import NativeMap
 from subspaces.kernels.random_bits import GAUSSIAN, GAUSSIAN_ONE, SIGNS, gaussians, sign_bits
 from subspaces.projections.base import Projection
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from subspaces.errors import unknown_name
 from subspaces.kernels import native_library
 from subspaces.kernels.hadamard import hadamard_transform, next_power_of_two
-from subspaces.kernels.native_library import NativeMap
+from subspaces.kernels.native_map import NativeMap
 from subspaces.kernels.random_bits import (
     GAUSSIAN,
     GAUSSIAN_ONE,

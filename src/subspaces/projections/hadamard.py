@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from subspaces.kernels.hadamard import hadamard_transform, is_power_of_two
-from subspaces.kernels.native_library import MAX_BLOCK, NativeMap
+from subspaces.kernels.native_map import MAX_BLOCK, NativeMap
 from subspaces.kernels.random_bits import ROTATION, SIGNS, signs, slots
 from subspaces.kernels.triton_library import TritonMap, supports
 from subspaces.projections.base import Projection

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subspaces.kernels.native_library import NativeMap
+from subspaces.kernels.native_map import NativeMap
 from subspaces.kernels.random_bits import SIGNS, SLOTS, signs, slots
 from subspaces.projections.base import Projection
 

@@ -15,6 +15,8 @@ from subspaces.runs.run import latest, load_rows
 MEASURED = "measured"
 """Kind of the runs of the measurement in a folder."""
 VARIED = ("task", "d", "seed_projection", "seed_model", "seed_data", "device", "threads")
+LONGEST = 32
+"""Characters of a label in a legend."""
 
 
 @dataclass
@@ -75,12 +77,25 @@ def gather(folders: list[Path], level: float = 0.9) -> list[Series]:
         for one in found if len(folders) > 1 else ():
             one.label = folder.name if len(found) == 1 else f"{folder.name}: {one.label}"
         series += found
+    if len(folders) > 1:
+        _name_by_settings(series)
     if not series:
         raise FileNotFoundError(
             f"`dir` must hold finished runs; got none in {', '.join(map(str, folders))}. "
             "Make some: subspaces dimension digits-fc --out DIR"
         )
     return series
+
+
+def _name_by_settings(series: list[Series]) -> None:
+    """Say in what the series differ, in place of their folders' names, where that is short and tells them all apart."""
+    rows = [next(iter([*one.rows, *one.direct]), None) for one in series]
+    if None in rows:
+        return
+    labels = _labels([row for row in rows if row is not None])
+    if len(set(labels)) == len(labels) and max(map(len, labels)) <= LONGEST:
+        for one, label in zip(series, labels, strict=True):
+            one.label = label
 
 
 def _series_of(folder: Path, level: float) -> list[Series]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from subspaces import checkpoint
 from subspaces.errors import unknown_name
-from subspaces.kernels.native_library import NativeMap, Segments
+from subspaces.kernels.native_map import NativeMap, Segments
 from subspaces.layout import digest_of, layout_of, select
 from subspaces.projections import PROJECTIONS, Blocks, Projection, make_blocks, make_projection, part_seed
 from subspaces.subspace.gradients import MODES, GradientFold, is_fused

@@ -2,6 +2,7 @@
  * transform in registers between the read and the write. */
 
 #define AHEAD 512 /* rows */
+#define FAR 2048  /* rows, where nothing but a sum is done with them */
 
 /* Ask for n rows of memory AHEAD of the transform that works on them, or just before it: it is too long for the
  * processor to look past it by itself. */
@@ -147,7 +148,7 @@ INLINE void write_onehot(const plan *plan, rotation_scratch *scratch, cursor at,
     for (int64_t e = 0; e < n;) {
         const int64_t length = stretch_of(plan, at, n - e);
         to.factor = plan->scale[is_inside(plan, at)];
-        piece(w + at.column, SUBSPACES_F32, to, how, length, signs, e);
+        piece(w + at.column, SUBSPACES_F32, to, how, length, signs, e, 0);
         advance(plan, scratch, &at, length);
         e += length;
         to.dst = (char *)to.dst + length * size;
@@ -222,7 +223,7 @@ INLINE void fold_onehot(const plan *plan, rotation_scratch *scratch, cursor at, 
     for (int64_t e = 0; e < n;) {
         const int64_t length = stretch_of(plan, at, n - e);
         const sink to = {.dst = acc + at.column, .factor = plan->scale[is_inside(plan, at)]};
-        piece(g + e * (dtype == SUBSPACES_BF16 ? 2 : 4), dtype, to, TO_SUM, length, signs, e);
+        piece(g + e * (dtype == SUBSPACES_BF16 ? 2 : 4), dtype, to, TO_SUM, length, signs, e, FAR);
         advance(plan, scratch, &at, length);
         e += length;
     }

@@ -58,14 +58,31 @@ INLINE void advance(const plan *plan, rotation_scratch *scratch, cursor *at, int
 
 /* ---- pieces of consecutive columns */
 
-/* dst[i] <- factor src[i] in TO_ROWS, else as `give` says; signs (or NULL) from bit e on */
+/* dst[i] <- factor src[i] in TO_ROWS, else as `give` says; signs (or NULL) from bit e on. With `ahead` above 0 memory so
+ * many rows further on is asked for: the loop is too long for the processor to look that far by itself. */
 INLINE void piece(const void *src, const int dtype, const sink to, const int how, int64_t n, const uint32_t *signs,
-                  int64_t e)
+                  int64_t e, const int64_t ahead)
 {
+    const int64_t size = dtype == SUBSPACES_BF16 ? 2 : 4;
     const vf by = splat(to.factor);
     const sink shifted = {.dst = to.dst, .base = to.base, .factor = 1};
     int64_t i = 0;
+#if W == 8 /* one broadcast word of signs serves four vectors */
+    for (; signs && i + 4 * W <= n; i += 4 * W) {
+        const vu lane = {LANES}, bits = splat_bits(unaligned_word(signs, e + i));
+        if (ahead) {
+            __builtin_prefetch((const char *)src + (i + ahead) * size, 0);
+            __builtin_prefetch((const char *)src + (i + ahead + 2 * W) * size, 0);
+        }
+        UNROLL for (int k = 0; k < 4; k++) {
+            const vf v = load_as(src, i + k * W, dtype) * by;
+            give((vf)((vu)v ^ ((bits << ((uint32_t)(31 - W * k) - lane)) & SIGN_BIT)), i + k * W, how, shifted);
+        }
+    }
+#endif
     for (; i + W <= n; i += W) {
+        if (ahead)
+            __builtin_prefetch((const char *)src + (i + ahead) * size, 0);
         const vf v = load_as(src, i, dtype) * by;
         give(signs ? with_signs(v, unaligned_bits(signs, e + i)) : v, i, how, shifted);
     }
@@ -83,12 +100,12 @@ INLINE void piece(const void *src, const int dtype, const sink to, const int how
 
 INLINE void scaled_copy(float *z, const float *w, int64_t n, float factor)
 {
-    piece(w, SUBSPACES_F32, (sink){.dst = z, .factor = factor}, TO_ROWS, n, NULL, 0);
+    piece(w, SUBSPACES_F32, (sink){.dst = z, .factor = factor}, TO_ROWS, n, NULL, 0, 0);
 }
 
 INLINE void scaled_add(float *acc, const float *y, int64_t n, float factor)
 {
-    piece(y, SUBSPACES_F32, (sink){.dst = acc, .factor = factor}, TO_SUM, n, NULL, 0);
+    piece(y, SUBSPACES_F32, (sink){.dst = acc, .factor = factor}, TO_SUM, n, NULL, 0, 0);
 }
 
 /* z[r] <- scale w[c(r)] for the next n rows */

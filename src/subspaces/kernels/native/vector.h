@@ -118,6 +118,14 @@ INLINE uint32_t unaligned_bits(const uint32_t *signs, int64_t e)
     return bits >> (e & 7);
 }
 
+/* The same with 32 of them. */
+INLINE uint32_t unaligned_word(const uint32_t *signs, int64_t e)
+{
+    uint64_t bits;
+    memcpy(&bits, (const char *)signs + (e >> 3), 8);
+    return (uint32_t)(bits >> (e & 7));
+}
+
 /* The first n < W floats, zero after them; and the way back. Memory past n is not touched. */
 #if W == 16
 INLINE vf load_part(const float *p, int64_t n) { return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
