@@ -1,15 +1,18 @@
 """Ray on a local cluster of two nodes, and submitit's executor on this machine; deselected where they are absent."""
 
+import functools
 import os
 from pathlib import Path
 
 import fake_trainer
 import pytest
 
+from subspaces.measure.dimension import measure_dimension
+from subspaces.measure.dimension_data import Rule
 from subspaces.runs import clusters
 from subspaces.runs.clusters import SlurmPool
 from subspaces.runs.run import load_result
-from subspaces.runs.sweep import events, run_many
+from subspaces.runs.sweep import LAUNCHERS, events, run_many
 from subspaces.train.config import TrainConfig
 
 CONFIGS = [TrainConfig("digits-fc", d=d) for d in (10, 20, 40, 80)]
@@ -67,6 +70,22 @@ def test_submitit_does_runs_in_jobs(tmp_path, monkeypatch, cluster):
         done = [event.config for event in events(pool, 2)]
     assert sorted(config.d or 0 for config in done) == [10, 20]
     assert all(load_result(tmp_path / config.key()) is not None for config in CONFIGS[:2])
+
+
+@pytest.mark.submitit
+@pytest.mark.filterwarnings("default")
+def test_a_whole_measurement_in_jobs(tmp_path, monkeypatch):
+    """Baseline, search and record by submitit's jobs, which are processes of this machine here."""
+    monkeypatch.setenv("PYTHONPATH", _with_these_tests())
+    monkeypatch.setitem(LAUNCHERS, "slurm", functools.partial(SlurmPool, cluster="local"))
+    rule = Rule(baseline="local", baseline_runs=2, max_runs=6, start=fake_trainer.TRUE_D)
+    found = measure_dimension(
+        TrainConfig("digits-fc"), tmp_path, rule, workers=2, launcher="slurm", trainer="fake_trainer:known_curve"
+    )
+    assert len(found.direct) == 2
+    assert found.estimate.d_int == pytest.approx(fake_trainer.TRUE_D, rel=0.2)
+    assert len(list((tmp_path / "runs" / "slurm").glob("*_result.pkl"))) == 2 + len(found.results)
+    assert (tmp_path / "measurement.json").is_file()
 
 
 @pytest.mark.submitit
