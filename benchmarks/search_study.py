@@ -1,6 +1,6 @@
 """Is the search honest, and what does it save? Simulated searches on curves whose answer is known.
 
-    python benchmarks/search_study.py [--searches 500] [--grids 40] [--out DIR]
+    OMP_NUM_THREADS=1 python benchmarks/search_study.py [--searches 500] [--grids 40] [--out DIR]
 
 For every scenario: the share of 95 % intervals that hold the true d, the runs used, and the runs of grids with equal
 repeats per d, analysed by the same fit, whose median interval is as narrow:
@@ -11,7 +11,7 @@ repeats per d, analysed by the same fit, whose median interval is as narrow:
 * promise: there, with 90 % of the intervals within 1.25; the search promises that of all it calls found.
 
 Writes results/search_study.csv and docs/figures/search_study.png under DIR (by default this checkout).
-About five minutes of one core at full size.
+Five to ten minutes of one core at full size; on a busy machine NumPy's own threads would wait for one another.
 """
 
 import argparse

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fake_curves import noisy, rising
 
-from subspaces.dimension.crossing import isotonic
+from subspaces.dimension.crossing import Crossing, Plan, isotonic
 from subspaces.dimension.curve import Curve, Threshold
 from subspaces.dimension.estimate import DimensionEstimate, Run, judge, literal_rule
 from subspaces.dimension.fidelity import halving, hopeless, interpolate_rate, rungs_around, tune_rate
@@ -121,6 +121,22 @@ def test_isotonic():
 
 
 # ---- spending less
+
+
+def _crossing(scores: dict[int, list[float]]) -> Crossing:
+    pairs = [(d, score) for d, some in scores.items() for score in some]
+    runs = [Run(d, seed, score) for seed, (d, score) in enumerate(pairs)]
+    return Crossing(runs, Threshold(0.9), Plan(1, 1000, 31, 1.25, 0.95))
+
+
+def test_each_end_of_a_cliff_is_read_with_its_own_scatter():
+    """The toy problem of Li et al. as it was measured: scores scatter below d = 10 and are exactly 1 from there on."""
+    below = {7: [0.0] * 4, 9: [0.75, 0.0, 0.0, 0.016]}
+    sure = _crossing({**below, 10: [1.0] * 11, 11: [1.0], 12: [1.0], 20: [1.0] * 9})
+    assert sure.interval == (10, 10, 10)
+    assert sure.outcome == "found"
+    assert _crossing({**below, 10: [1.0, 1.0], 20: [1.0] * 3}).interval[2] != 10  # two runs could have been lucky
+    assert _crossing({**below, 10: [1.0, 0.55, 1.0, 1.0, 1.0, 1.0], 20: [1.0] * 9}).interval[2] != 10
 
 
 def test_hopeless_is_generous():
