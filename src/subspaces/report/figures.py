@@ -58,7 +58,7 @@ def score_against_d(series: Sequence[Series]) -> Figure:
         axes.set_xscale("log")
         axes.set_xlabel("subspace dimension d")
         axes.set_ylabel(_score_label(series))
-        _integer_ticks(axes)
+        integer_ticks(axes)
         _percent(axes, series)
         _fit_limits(axes, series)
         axes.legend(loc="lower right")
@@ -176,7 +176,7 @@ def intervals(series: Sequence[Series]) -> Figure:
         axes.set_ylim(len(series) - 0.4, -0.7)
         axes.set_xscale("log")
         axes.set_xlabel("intrinsic dimension and its interval")
-        _integer_ticks(axes)
+        integer_ticks(axes)
     return figure
 
 
@@ -221,7 +221,7 @@ def _percent(axes: Axes, series: Sequence[Series]) -> None:
 _WHOLE = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 
-def _integer_ticks(axes: Axes) -> None:
+def integer_ticks(axes: Axes) -> None:
     """Ticks at round numbers of a logarithmic axis, written out."""
     axes.set_xticks(_round_numbers(*axes.get_xlim()))
     axes.xaxis.set_major_formatter(_WHOLE)
@@ -252,4 +252,4 @@ def _fit_limits(axes: Axes, series: Sequence[Series]) -> None:
     if dims:
         stretch = max(1.15, (max(dims) / min(dims)) ** 0.05)
         axes.set_xlim(min(dims) / stretch, max(dims) * stretch)
-        _integer_ticks(axes)
+        integer_ticks(axes)

@@ -1,6 +1,7 @@
 """The figure of a recipe: published curves against measured ones with intervals, drawn from result rows alone."""
 
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from subspaces.files import atomic_write
 from subspaces.recipes import Recipe
 from subspaces.recipes.series import Kind
-from subspaces.report.figures import COLOURS, INK, MUTED, STYLE
+from subspaces.report.figures import COLOURS, INK, MUTED, STYLE, integer_ticks
 from subspaces.reproduce import transition_figure, wells_figure
 from subspaces.reproduce.places import Places, Row, read_rows
 
@@ -84,11 +85,11 @@ def draw(panels: Sequence[tuple[str, str, Named]]) -> Figure:
 def _curves(axes: Axes, named: Named) -> None:
     """Score against d: filled with intervals what we measured, hollow and dashed what was published."""
     single, drawn = len(named) == 1, set()
-    for (title, rows), colour in zip(named.items(), COLOURS * len(named), strict=False):
+    for (title, rows), colour, aside in zip(named.items(), COLOURS * len(named), _aside(named), strict=False):
         own = [row for row in rows if row["d"] != "direct" and row["measured"]]
         arms = [_arms(row) for row in own]
         axes.errorbar(
-            [int(row["d"]) for row in own], [float(row["measured"]) for row in own],
+            [int(row["d"]) * aside for row in own], [float(row["measured"]) for row in own],
             list(zip(*arms, strict=True)) or None, fmt="o-", color=colour, markersize=4.5, linewidth=1.4, capsize=2.5,
             zorder=3, label="measured" if single else title,
         )  # fmt: skip
@@ -109,6 +110,14 @@ def _curves(axes: Axes, named: Named) -> None:
     _d_axis(axes, sorted({int(row["d"]) for rows in named.values() for row in rows if row["d"] != "direct"}))
     axes.set_xlabel("d")
     axes.set_ylabel(_label(next(iter(named.values()))[0]))
+
+
+def _aside(named: Named) -> list[float]:
+    """Factors on d that part whiskers at the same d: a 16th of the axis, at most an 8th of the way to the next d."""
+    d = sorted({int(row["d"]) for rows in named.values() for row in rows if row["d"] != "direct"})
+    gaps = [b / a for a, b in itertools.pairwise(d)] or [1.0]
+    width = min((d[-1] / d[0]) ** (1 / 16), min(gaps) ** (1 / 8))
+    return [width ** (place / max(len(named) - 1, 1) - 0.5) if len(named) > 1 else 1.0 for place in range(len(named))]
 
 
 def _frame(axes: Axes, rows: Sequence[Row]) -> None:
@@ -161,11 +170,14 @@ def _points(axes: Axes, named: Named) -> None:
         if row["published"]:
             axes.plot(float(row["published"]), place, "s", color=INK, markersize=6, markerfacecolor="none", zorder=4)
     axes.plot([], [], "o", color=COLOURS[0], markersize=5, label="measured")
-    axes.plot([], [], "s", color=INK, label="published", **HOLLOW)
+    if any(row["published"] for _, row in lines):
+        axes.plot([], [], "s", color=INK, label="published", **HOLLOW)
     axes.set_yticks(range(len(lines)), [_point_name(title, row) for title, row in lines], fontsize=8)
     axes.set_ylim(len(lines) - 0.3, -0.7)
     if lines[0][1]["quantity"].startswith("d_int"):
-        _d_axis(axes, sorted({int(row[key]) for _, row in lines for key in ("low", "published") if row[key]}))
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        integer_ticks(axes)
     axes.set_xlabel(_label(lines[0][1]))
     axes.legend(fontsize=8)
 
