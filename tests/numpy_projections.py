@@ -1,5 +1,7 @@
 """docs/projection-spec.md written once more, in NumPy and float64, to hold kernels against."""
 
+import math
+
 import numpy as np
 
 SIGNS, ROTATION, PERMUTATION, SLOTS, SIGNS_G = 1, 2, 3, 5, 7
