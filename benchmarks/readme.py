@@ -75,7 +75,8 @@ def _by_case(name: str, column: str, title: str, form: str, without: tuple[str, 
     designs = [d for d in dict.fromkeys(row["design"] for row in found) if d not in without]
     table = {(row["case"], row["design"]): form.format(float(row[column])) for row in found}
     lines = [[design, *(table.get((case, design), "–") for case in cases)] for design in designs]
-    return markdown([title, *(CASES[case] for case in cases)], lines) if found else ""
+    isa = {row["case"]: f" ({row['kernels']})" if row.get("kernels") else "" for row in found}
+    return markdown([title, *(CASES[case] + isa[case] for case in cases)], lines) if found else ""
 
 
 def projection(name: str = "projection-times") -> str:
