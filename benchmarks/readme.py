@@ -44,7 +44,7 @@ def dimensions() -> str:
             if row.get("quantity", "").startswith("d_int") and row.get("measured"):
                 interval = f"{_whole(row['low'])} – {_whole(row['high'])}"
                 cells = [
-                    row["recipe"],
+                    f"{row['recipe']}, {row['series']}",
                     row["task"],
                     _whole(row["D"]),
                     _whole(row["published"]),
@@ -52,7 +52,11 @@ def dimensions() -> str:
                     interval,
                 ]
                 lines.append(cells)
-    return markdown(["recipe", "task", "D", "published d_int90", "measured", "95 % interval"], lines) if lines else ""
+    return (
+        markdown(["recipe, series", "task", "D", "published d_int90", "measured", "95 % interval"], lines)
+        if lines
+        else ""
+    )
 
 
 def _whole(text: str) -> str:
@@ -116,8 +120,14 @@ def _seconds(text: str) -> str:
     return f"{float(text):.2g}" if text else "–"
 
 
-TABLES = {"dimensions": dimensions, "step": step, "memory": memory, "projection": projection}
-TABLES |= {"chosen": chosen, "scale": scale}
+TABLES = {
+    "dimensions": dimensions,
+    "step": step,
+    "memory": memory,
+    "projection": projection,
+    "chosen": chosen,
+    "scale": scale,
+}
 
 
 def rewrite(path: Path) -> None:

@@ -103,6 +103,13 @@ def test_folders_of_the_same_settings_have_their_own_names(measured, tmp_path):
     assert [one.label for one in gather([measured, again])] == [measured.name, "again"]
 
 
+def test_several_folders_without_runs_are_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(FileNotFoundError, match="must hold finished runs"):
+        gather([tmp_path / "a", tmp_path / "b"])
+
+
 def test_kinds_of_runs_in_one_folder_are_told_apart(tmp_path):
     configs = [
         TrainConfig("digits-fc", d=d, projection=kind) for d in (10, 40, 90) for kind in ("hadamard", "fastfood")

@@ -3,6 +3,7 @@
 What is measured, and which run comes next, is the business of `dimension` and `transition`.
 """
 
+import abc
 import contextlib
 import json
 import sys
@@ -27,7 +28,7 @@ RETRY = 2.0
 """Seconds between looks at a run that another process works on."""
 
 
-class Course:
+class Course(abc.ABC):
     """Runs in hand, runs of other processes, time spent and the record; a subclass has `take` and decides the rest.
 
     Args:
@@ -51,9 +52,9 @@ class Course:
         self.foreign: dict[TrainConfig, float] = {}
         self.started, self.before = time.perf_counter(), 0.0
 
+    @abc.abstractmethod
     def take(self, event: Event) -> None:
         """Book an event of the pool and pass it on."""
-        raise NotImplementedError
 
     def terms(self, config: TrainConfig) -> Terms:
         """On which terms a run is done."""

@@ -77,22 +77,20 @@ def gather(folders: list[Path], level: float = 0.9) -> list[Series]:
         for one in found if len(folders) > 1 else ():
             one.label = folder.name if len(found) == 1 else f"{folder.name}: {one.label}"
         series += found
-    if len(folders) > 1:
-        _name_by_settings(series)
     if not series:
         raise FileNotFoundError(
             f"`dir` must hold finished runs; got none in {', '.join(map(str, folders))}. "
             "Make some: subspaces dimension digits-fc --out DIR"
         )
+    if len(folders) > 1:
+        _name_by_settings(series)
     return series
 
 
 def _name_by_settings(series: list[Series]) -> None:
     """Say in what the series differ, in place of their folders' names, where that is short and tells them all apart."""
-    rows = [next(iter([*one.rows, *one.direct]), None) for one in series]
-    if None in rows:
-        return
-    labels = _labels([row for row in rows if row is not None])
+    searched = [one.record.get("measurement") for one in series]  # without the rates that are tuned for each d
+    labels = _labels([found or (one.rows or one.direct)[0] for one, found in zip(series, searched, strict=True)])
     if len(set(labels)) == len(labels) and max(map(len, labels)) <= LONGEST:
         for one, label in zip(series, labels, strict=True):
             one.label = label

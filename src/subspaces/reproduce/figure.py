@@ -115,9 +115,9 @@ def _curves(axes: Axes, named: Named) -> None:
 def _aside(named: Named) -> list[float]:
     """Factors on d that part whiskers at the same d: a 16th of the axis, at most an 8th of the way to the next d."""
     d = sorted({int(row["d"]) for rows in named.values() for row in rows if row["d"] != "direct"})
-    gaps = [b / a for a, b in itertools.pairwise(d)] or [1.0]
-    width = min((d[-1] / d[0]) ** (1 / 16), min(gaps) ** (1 / 8))
-    return [width ** (place / max(len(named) - 1, 1) - 0.5) if len(named) > 1 else 1.0 for place in range(len(named))]
+    nearest = min((b / a for a, b in itertools.pairwise(d)), default=1.0)
+    width = min((d[-1] / d[0]) ** (1 / 16), nearest ** (1 / 8))
+    return [width ** ((place + 0.5) / len(named) - 0.5) for place in range(len(named))]
 
 
 def _frame(axes: Axes, rows: Sequence[Row]) -> None:
@@ -176,7 +176,6 @@ def _points(axes: Axes, named: Named) -> None:
     axes.set_ylim(len(lines) - 0.3, -0.7)
     if lines[0][1]["quantity"].startswith("d_int"):
         axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter(NullFormatter())
         integer_ticks(axes)
     axes.set_xlabel(_label(lines[0][1]))
     axes.legend(fontsize=8)

@@ -67,17 +67,15 @@ INLINE void piece(const void *src, const int dtype, const sink to, const int how
     const vf by = splat(to.factor);
     const sink shifted = {.dst = to.dst, .base = to.base, .factor = 1};
     int64_t i = 0;
-#if W == 8 /* one broadcast word of signs serves four vectors */
+#if W == 8
     for (; signs && i + 4 * W <= n; i += 4 * W) {
-        const vu lane = {LANES}, bits = splat_bits(unaligned_word(signs, e + i));
+        const vu word = splat_bits(unaligned_word(signs, e + i));
         if (ahead) {
             __builtin_prefetch((const char *)src + (i + ahead) * size, 0);
             __builtin_prefetch((const char *)src + (i + ahead + 2 * W) * size, 0);
         }
-        UNROLL for (int k = 0; k < 4; k++) {
-            const vf v = load_as(src, i + k * W, dtype) * by;
-            give((vf)((vu)v ^ ((bits << ((uint32_t)(31 - W * k) - lane)) & SIGN_BIT)), i + k * W, how, shifted);
-        }
+        UNROLL for (int k = 0; k < 4; k++)
+            give(with_byte(load_as(src, i + k * W, dtype) * by, word, k), i + k * W, how, shifted);
     }
 #endif
     for (; i + W <= n; i += W) {

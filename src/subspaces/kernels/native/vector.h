@@ -99,14 +99,21 @@ INLINE uint32_t aligned_bits(const uint32_t *signs, int64_t e)
 #endif
 }
 
+#if W == 8
+/* v with the signs of byte k of a word that all lanes hold: one broadcast serves four vectors */
+INLINE vf with_byte(vf v, vu word, const int k)
+{
+    const vu lane = {LANES};
+    return (vf)((vu)v ^ ((word << ((uint32_t)(31 - W * k) - lane)) & SIGN_BIT));
+}
+#endif
+
 /* v with the packed signs of its elements, vector i of those from element e on. */
 INLINE vf signed_at(vf v, const uint32_t *signs, int64_t e, const int i)
 {
 #if W == 8
-    if (e == 0) { /* known when this is compiled: one broadcast word serves four vectors */
-        const vu lane = {LANES};
-        return (vf)((vu)v ^ ((splat_bits(signs[i >> 2]) << ((uint32_t)(31 - W * (i & 3)) - lane)) & SIGN_BIT));
-    }
+    if (e == 0) /* known when this is compiled */
+        return with_byte(v, splat_bits(signs[i >> 2]), i & 3);
 #endif
     return with_signs(v, aligned_bits(signs, e + i * W));
 }
