@@ -22,6 +22,7 @@ from subspaces.reproduce.rows import (
 )
 from subspaces.reproduce.run import redraw, reproduce
 from subspaces.tasks import get_task
+from subspaces.train.config import TrainConfig
 
 EVERY = [(name, series) for name in RECIPES for series in load_recipe(name).series if series.kind == "table"]
 IDS = [f"{name}-{series.name}" for name, series in EVERY]
@@ -283,6 +284,22 @@ def test_naming_a_series_replaces_only_its_rows(recipe, tmp_path):
     assert [row["series"] for row in read_rows(out / "tiny.csv")] == ["named", *["digits"] * 3]
     reproduce(recipe, series=["named"], workers=1, out=out, trainer="fake_trainer:known_curve")
     assert [row["series"] for row in read_rows(out / "tiny.csv")] == [*["digits"] * 3, "named"]
+
+
+def test_where_to_compute_is_free_and_the_number_format_is_another_run(recipe, tmp_path):
+    def configs(**chosen) -> list[TrainConfig]:
+        done: list[TrainConfig] = []
+        reproduce(
+            recipe, series=["named"], workers=1, out=tmp_path, trainer="fake_trainer:known_curve", **chosen,
+            on_event=lambda series, event: done.append(event.config) if event.result else None,
+        )  # fmt: skip
+        return done
+
+    first = configs(threads=2, device="mps")
+    assert [(c.threads, c.device, c.autocast) for c in first] == [(2, "mps", False)] * 3
+    assert configs() == []  # the same runs, wherever they were done
+    assert [(c.threads, c.device, c.autocast) for c in configs(autocast=True)] == [(1, "cpu", True)] * 3
+    assert read_rows(tmp_path / "tiny.csv")[0]["settings"].endswith("in bfloat16")
 
 
 def test_a_diverged_run_is_a_row(recipe, tmp_path):

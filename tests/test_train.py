@@ -14,6 +14,7 @@ from subspaces.tasks import get_task
 from subspaces.train import setup as train_setup
 from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
+from subspaces.train.device import check_device
 from subspaces.train.loop import train
 from subspaces.train.schedules import factor
 from subspaces.train.setup import begin, resolve
@@ -256,6 +257,30 @@ def test_callbacks_are_called_and_may_stop():
     watch = Watch()
     train(dataclasses.replace(TINY, epochs=9), callbacks=[watch])
     assert watch.calls == ["start", 1, 2, "stopped"]
+
+
+# ---- devices
+
+
+@pytest.mark.parametrize(
+    ("cuda", "name", "message"),
+    [
+        (0, "cuda", r"`device` must be one that PyTorch can use here; got 'cuda', .*sees no CUDA device"),
+        (2, "cuda:2", "`device` must be one of cuda:0 to cuda:1 here; got 'cuda:2'"),
+        (0, "tpu7", "`device` must be cpu, cuda, cuda:1, mps or another of torch's; got 'tpu7'"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_clearly(monkeypatch, cuda, name, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    with pytest.raises(ValueError, match=message):
+        train(TrainConfig("digits-fc", epochs=1, device=name))
+
+
+def test_a_device_that_is_there_is_accepted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert check_device("cuda:1") == torch.device("cuda", 1)
+    assert check_device("cuda").type == "cuda"
+    assert check_device("cpu").type == "cpu"
 
 
 # ---- settings

@@ -181,7 +181,13 @@ class Reproduce:
     smoke: bool = False
     """The minute's version: small data, few runs; written outside `results/` unless --out is given."""
     workers: int = 2
-    """Local processes of one thread each."""
+    """Local processes."""
+    threads: int = 1
+    """Threads of each process; more of them, and fewer workers, for recipes of few long runs."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda, cuda:1, mps."""
+    autocast: bool | None = None
+    """Forward passes in bfloat16 or not, whatever the recipe says; fast on GPUs and CPUs with instructions for it."""
     out: Path | None = None
     """Folder for rows, figures, page and runs; in a checkout `results/`, `docs/` and `runs/reproduce` without it."""
     list: bool = False
@@ -355,7 +361,8 @@ def run_reproduce(options: Reproduce) -> int:
     with ReproduceDisplay(options.recipe) as display:
         rows = reproduce(
             options.recipe, series=options.series, everything=options.all, smoke=options.smoke,
-            workers=options.workers, out=options.out, on_event=display.event, on_start=display.start,
+            workers=options.workers, threads=options.threads, device=options.device, autocast=options.autocast,
+            out=options.out, on_event=display.event, on_start=display.start,
         )  # fmt: skip
     if options.json:
         print(json.dumps(rows))

@@ -59,6 +59,11 @@ class Recipe:
             raise unknown_name("source", name, known)
         return known[name]
 
+    def trained(self, **fields: Any) -> "Recipe":
+        """The same recipe with these fields of TrainConfig in all of its runs, such as `device`."""
+        series = tuple(dataclasses.replace(one, train={**one.train, **fields}) for one in self.series)
+        return dataclasses.replace(self, series=series)
+
     def smoked(self, names: Sequence[str] = ()) -> "Recipe":
         """The same recipe in its minute's version: the series of these names, else those of the smoke section."""
         chosen = self.smoke.series

@@ -233,5 +233,6 @@ def settings(config: TrainConfig) -> str:
     words += [f"from its {full.start}"] if full.start else []
     words += [f"{full.pbfgs_mode} form"] if full.pbfgs_mode != "robust" else []
     words += [f"recorded every {full.record}"] if full.record else []
+    words += ["in bfloat16"] if full.autocast else []
     words += list(full.projection_options)
     return ", ".join(words)

@@ -121,6 +121,9 @@ def reproduce(
     everything: bool = False,
     smoke: bool = False,
     workers: int = 2,
+    threads: int = 1,
+    device: str = "cpu",
+    autocast: bool | None = None,
     out: str | Path | None = None,
     trainer: str = TRAINER,
     on_event: Callable[[Series, Event], Any] | None = None,
@@ -133,7 +136,10 @@ def reproduce(
         series: names of series; without them those that run by default.
         everything: also those that run only when named.
         smoke: the minute's version, written outside ``results/`` unless ``out`` says otherwise.
-        workers: local processes of one thread each.
+        workers: local processes.
+        threads: of each process; for recipes of few long runs.
+        device: where to compute: cpu, cuda, cuda:1, mps.
+        autocast: forward passes in bfloat16 or not, whatever the recipe says.
         out: folder for rows, figures, page and runs; see `Places`.
         trainer: ``module:function`` that does a run.
         on_event: called with the series and every event of its runs.
@@ -149,7 +155,8 @@ def reproduce(
     Example:
         >>> rows = reproduce("li2018-toy", smoke=True)      # doctest: +SKIP
     """
-    chosen = load_recipe(recipe)
+    fields = {"threads": threads, "device": device} | ({} if autocast is None else {"autocast": autocast})
+    chosen = load_recipe(recipe).trained(**fields)
     chosen = chosen.smoked(series) if smoke else chosen
     places = Places.of(out, smoke=smoke)
     wanted = chosen.series if smoke else chosen.choose(series, everything=everything)

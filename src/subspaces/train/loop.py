@@ -14,6 +14,7 @@ from torch import Tensor
 
 from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
+from subspaces.train.device import check_device
 from subspaces.train.recording import RecordTrajectory
 from subspaces.train.records import Result, environment
 from subspaces.train.setup import basis_seed, begin, resolve
@@ -198,9 +199,9 @@ def _result(state: TrainState, status: Status, message: str, folder: Path | None
 @contextlib.contextmanager
 def _surroundings(config: TrainConfig) -> Iterator[None]:
     """The threads of the config, and random states that are put back."""
+    device = check_device(config.device)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
-    device = torch.device(config.device)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
