@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -36,6 +38,13 @@ def test_help_explains_every_option_with_its_default(capsys):
     out = re.sub(r"\x1b\[[0-9;]*m", "", out)
     for field in TrainConfig.__dataclass_fields__:
         assert field == "task" or f"--{field.replace('_', '-')}" in out
+
+
+def test_the_package_runs_as_the_command():
+    done = subprocess.run([sys.executable, "-m", "subspaces", "list", "datasets"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "mnist" in done.stdout
+    assert subprocess.run([sys.executable, "-m", "subspaces", "nothing"], capture_output=True).returncode == 2
 
 
 def test_train_in_a_subspace(capsys, tmp_path):
@@ -115,7 +124,7 @@ def test_interruption_has_status_130(capsys, monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt("interrupted at step 3 of 9; the same command goes on")
 
-    monkeypatch.setitem(COMMANDS, "list", cli.Command(cli.List, interrupted))
+    monkeypatch.setitem(COMMANDS, "list", cli.Command(cli.options.List, interrupted))
     status, _, err = run(capsys, "list", "tasks")
     assert status == 130
     assert "the same command goes on" in err

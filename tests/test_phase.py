@@ -129,7 +129,7 @@ def test_runs_of_other_kinds_are_not_mixed_in(tmp_path):
 
 
 def test_a_killed_measurement_goes_on(tmp_path):
-    command = [sys.executable, "-c", "from subspaces.cli import main; main()", "transition", "digits-fc", *TINY]
+    command = [sys.executable, "-m", "subspaces", "transition", "digits-fc", *TINY]
     command += ["--levels", "2", "--workers", "1", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

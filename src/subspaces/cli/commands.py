@@ -1,0 +1,192 @@
+"""What each command does: a function of its options that returns the exit status.
+
+Imports of what takes long to load stay inside the functions, so that ``--help`` answers at once.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from subspaces.cli.options import Dimension, Extract, List, Report, Reproduce, Train, Transition
+
+
+def run_train(options: Train) -> int:
+    """``subspaces train``."""
+    from subspaces.display.progress import TrainDisplay
+    from subspaces.runs.run import run_once
+    from subspaces.train.callbacks import Callback, TensorBoard
+    from subspaces.train.loop import train
+
+    display = TrainDisplay()
+    callbacks: list[Callback] = [display]
+    if options.tensorboard:
+        callbacks.append(TensorBoard((options.out or Path()) / "tensorboard"))
+    try:
+        if options.out is None:
+            result = train(options.config, callbacks=callbacks)
+        else:
+            result = run_once(options.config, options.out, callbacks=callbacks)
+    finally:
+        display.close()
+    assert result is not None  # run_once waits
+    if options.json:
+        print(json.dumps(result.to_row()))
+    else:
+        _print_result(result, options.out)
+    return 1 if result.status == "diverged" else 0
+
+
+def _print_result(result: Any, out: Path | None) -> None:
+    screen = Console(highlight=False)
+    if result.status == "diverged":
+        screen.print(f"[red]diverged[/red]: {result.message}")
+        return
+    last = result.curves[-1]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_row("trained numbers", f"{result.trained:,} of D = {result.D:,}")
+    for name, key in (("training", "train"), ("validation", "val"), ("test", "test")):
+        if last.get(f"{key}_score") is not None:
+            table.add_row(
+                f"{name} {result.score_name}", f"{last[f'{key}_score']:.4f}", f"loss {last[f'{key}_loss']:.4f}"
+            )
+    table.add_row("time", f"{result.seconds:.1f} s, {last['step']:,} steps")
+    screen.print(table)
+    if out is not None:
+        screen.print(f"kept in {out / result.config.key()}", soft_wrap=True)
+
+
+def run_extract(options: Extract) -> int:
+    """``subspaces extract``."""
+    from subspaces.measure.extract import as_json, extract, rows
+
+    found = extract(
+        options.source, options.method, options.d, out=options.out, samples=options.samples, every=options.every
+    )
+    if options.json:
+        print(as_json(found))
+        return 0
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in rows(found):
+        table.add_row(name, escape(value))
+    Console(highlight=False).print(table)
+    print(f"basis   {found.basis}\nfigure  {found.figure}")
+    return 0
+
+
+def run_dimension(options: Dimension) -> int:
+    """``subspaces dimension``."""
+    from subspaces.display.progress import SearchDisplay
+    from subspaces.measure.dimension import measure_dimension
+
+    config, out = options.start(options.config.plain(), "dimension")
+    with SearchDisplay(f"intrinsic dimension of {config.task}, kept in {out}") as display:
+        found = measure_dimension(
+            config, out, options.rule, workers=options.workers, launcher=options.launcher, batched=options.batched,
+            tensorboard=options.tensorboard, on_event=display,
+        )  # fmt: skip
+    return options.end(found, out, _show_dimension)
+
+
+def _show_dimension(found: Any) -> None:
+    from subspaces.display.progress import rates_line, tried_table
+
+    screen = Console(highlight=False)
+    screen.print(tried_table(found))
+    if found.rates:
+        screen.print(rates_line(found), soft_wrap=True)
+    screen.print(f"\n[bold]{found.estimate}[/bold]", soft_wrap=True)
+    if found.estimate.d_int:
+        compression = found.D / found.estimate.d_int
+        screen.print(f"D = {found.D:,}, D/d = {compression:,.0f}; {found.seconds:.0f} s. Report:")
+
+
+def run_transition(options: Transition) -> int:
+    """``subspaces transition``."""
+    from subspaces.display.transition import TransitionDisplay
+    from subspaces.measure.transition import measure_transition
+
+    config, out = options.start(options.config.plain(), "transition")
+    with TransitionDisplay(f"phase transition of {config.task}, kept in {out}") as display:
+        found = measure_transition(
+            config, out, options.rule, workers=options.workers, launcher=options.launcher, on_event=display
+        )
+    return options.end(found, out, _show_transition)
+
+
+def _show_transition(found: Any) -> None:
+    from subspaces.display.transition import caveats, thresholds_table
+
+    screen = Console(highlight=False)
+    wide = screen if screen.is_terminal else Console(highlight=False, width=120)
+    wide.print(thresholds_table(found))
+    rule = found.rule
+    part = {"train": "training", "val": "validation", "test": "test"}[rule.on]
+    screen.print(
+        f"d*: smallest d at which {100 * (1 - rule.delta):g} % of runs from θ_t reach that {part} {rule.goal}, with "
+        f"{100 * rule.confidence:g} % interval; by a logistic and a monotone fit.",
+        soft_wrap=True,
+    )
+    for text in caveats(found):
+        screen.print(f"[dim]prediction: {escape(text)}[/dim]", soft_wrap=True)
+    screen.print(f"{len(found.results)} runs, {found.seconds:.0f} s, D = {found.D:,}. Report:")
+
+
+def run_report(options: Report) -> int:
+    """``subspaces report``."""
+    from subspaces.report.write import write_report
+
+    if not options.dirs:
+        raise ValueError("`dirs` must name at least one folder; got none. Such as: subspaces report runs/digits")
+    page = write_report(list(options.dirs), options.out, level=options.level)
+    print(json.dumps({"report": str(page)}) if options.json else page)
+    return 0
+
+
+def run_reproduce(options: Reproduce) -> int:
+    """``subspaces reproduce``."""
+    from subspaces.reproduce.display import ReproduceDisplay, rows_table, status_table
+    from subspaces.reproduce.page import Places, status
+    from subspaces.reproduce.run import redraw, reproduce
+
+    screen, places = Console(highlight=False), Places.of(options.out, smoke=options.smoke)
+    if options.list:
+        print(json.dumps(status(places))) if options.json else screen.print(status_table(places))
+        return 0
+    if options.docs:
+        print(redraw(places))
+        return 0
+    if options.recipe is None:
+        raise ValueError("`recipe` must be given; --list shows them. Such as: subspaces reproduce li2018-toy --smoke")
+    with ReproduceDisplay(options.recipe) as display:
+        rows = reproduce(
+            options.recipe, series=options.series, everything=options.all, smoke=options.smoke,
+            workers=options.workers, threads=options.threads, device=options.device, autocast=options.autocast,
+            out=options.out, on_event=display.event, on_start=display.start,
+        )  # fmt: skip
+    if options.json:
+        print(json.dumps(rows))
+        return 0
+    screen.print(rows_table(rows))
+    print(places.page)
+    return 0
+
+
+def run_list(options: List) -> int:
+    """``subspaces list``."""
+    from subspaces.listing import LISTS
+
+    head, rows = LISTS[options.what]()
+    if options.json:
+        print(json.dumps([dict(zip(head, row, strict=True)) for row in rows]))
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in head:
+        table.add_column(name, justify="right" if rows and isinstance(rows[0][head.index(name)], int) else "left")
+    for row in rows:
+        table.add_row(*[f"{cell:,}" if isinstance(cell, int) else "" if cell is None else str(cell) for cell in row])
+    Console(highlight=False).print(table)
+    return 0
