@@ -4,6 +4,7 @@ import io
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -172,7 +173,7 @@ def _points(axes: Axes, named: Named) -> None:
     axes.plot([], [], "o", color=COLOURS[0], markersize=5, label="measured")
     if any(row["published"] for _, row in lines):
         axes.plot([], [], "s", color=INK, label="published", **HOLLOW)
-    axes.set_yticks(range(len(lines)), [_point_name(title, row) for title, row in lines], fontsize=8)
+    axes.set_yticks(range(len(lines)), [fill(_point_name(title, row), 36) for title, row in lines], fontsize=8)
     axes.set_ylim(len(lines) - 0.3, -0.7)
     if lines[0][1]["quantity"].startswith("d_int"):
         axes.set_xscale("log")
