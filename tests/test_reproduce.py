@@ -9,7 +9,6 @@ from subspaces.cli import main
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.projections import PROJECTIONS, make_projection
 from subspaces.recipes import RECIPES, Series, load_recipe
-from subspaces.reproduce.figure import draw
 from subspaces.reproduce.page import status
 from subspaces.reproduce.places import COLUMNS, Places, read_rows, store_rows
 from subspaces.reproduce.rows import (
@@ -340,14 +339,6 @@ def test_the_page_is_made_of_the_rows(tmp_path):
     assert places.figure("li2018-toy").exists()
     (line,) = [line for line in status(places) if line["recipe"] == "li2018-toy"]
     assert (line["run"], line["series"], line["matched"]) == (1, 3, 1)
-
-
-def test_long_names_leave_room_for_the_points():
-    known = {"quantity": "accuracy", "part": "test", "task": "digits-fc"}
-    rows = [_row(series="s", d=d, measured="90.0", published="", **known) for d in ("direct",)]
-    figure = draw([("points", "points", {"a title of many words " * 8: rows})])
-    figure.draw_without_rendering()
-    assert figure.axes[0].get_position().width > 0.4
 
 
 def test_a_file_of_other_rows_is_not_touched(tmp_path):

@@ -2,15 +2,17 @@
 
 import io
 import itertools
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from subspaces.files import atomic_write
 from subspaces.recipes import Recipe
@@ -48,16 +50,23 @@ def table_figures(recipe: Recipe, rows: Sequence[Row]) -> dict[str, Figure]:
 
 
 def _panels(recipe: Recipe, rows: Sequence[Row]) -> list[tuple[str, str, Named]]:
-    """(kind, title, rows) of each panel: curves over d, then single points, then intrinsic dimensions."""
+    """(kind, title, rows) of each panel: curves over d, then single points, then intrinsic dimensions.
+
+    Direct training with nothing published to compare is a line in the panels it belongs to.
+    """
     curves: dict[str, Named] = {}
     points: Named = {}
     dimensions: Named = {}
+    homes = _homes(recipe, rows)
     for one in recipe.series:
         mine = [row for row in rows if row["series"] == one.name and (row["measured"] or row["outcome"] == "diverged")]
         full = f"{one.panel}, {one.title}" if one.panel not in ("", one.title) else one.title
         scores = [row for row in mine if not row["quantity"].startswith("d_int")]
         if len([row for row in scores if row["d"] != "direct"]) > 1:
             curves.setdefault(one.panel or one.title, {})[one.title] = scores
+        elif scores and one.name in homes and not any(row["published"] for row in scores):
+            for title in sorted(homes[one.name]):
+                curves.setdefault(title, {})[one.title] = scores
         elif any(row["measured"] for row in scores):
             points[full] = [row for row in scores if row["measured"]]
         if len(mine) > len(scores):
@@ -71,11 +80,29 @@ def _panels(recipe: Recipe, rows: Sequence[Row]) -> list[tuple[str, str, Named]]
     return found + ([("points", "intrinsic dimension", dimensions)] if dimensions else [])
 
 
+def _homes(recipe: Recipe, rows: Sequence[Row]) -> dict[str, set[str]]:
+    """Panels of accuracies over d by the series of direct training that belong there: that of their source, and the
+    only one of their task."""
+    direct: dict[str, list[str]] = {}
+    for one in recipe.series:
+        if set(one.d) == {None}:
+            direct.setdefault(one.task, []).append(one.name)
+    found: dict[str, set[str]] = {}
+    for one in recipe.series:
+        mine = [row for row in rows if row["series"] == one.name and row["quantity"] == "accuracy"]
+        if len({row["d"] for row in mine} - {"direct"}) > 1:
+            alone = direct.get(one.task, []) if len(direct.get(one.task, [])) == 1 else []
+            for name in {one.source, *alone}:
+                found.setdefault(name, set()).add(one.panel or one.title)
+    return found
+
+
 def draw(panels: Sequence[tuple[str, str, Named]]) -> Figure:
     """A grid of panels, at most three in a row."""
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(1.2 + 4.1 * columns, 0.5 + 3.3 * lines), layout="constrained")
+    beside = sum(kind == "curves" and _is_crowded(named) for kind, _, named in panels[:columns])
+    figure = Figure(figsize=(1.2 + 4.1 * columns + 2.3 * beside, 0.5 + 3.3 * lines), layout="constrained")
     for place, (kind, title, named) in enumerate(panels):
         axes = figure.add_subplot(lines, columns, place + 1)
         axes.set_title(title)
@@ -86,7 +113,10 @@ def draw(panels: Sequence[tuple[str, str, Named]]) -> Figure:
 def _curves(axes: Axes, named: Named) -> None:
     """Score against d: filled with intervals what we measured, hollow and dashed what was published."""
     single, drawn = len(named) == 1, set()
-    for (title, rows), colour, aside in zip(named.items(), COLOURS * len(named), _aside(named), strict=False):
+    lines = {title: rows for title, rows in named.items() if any(row["d"] != "direct" for row in rows)}
+    for rows in (rows for title, rows in named.items() if title not in lines):
+        axes.axhline(float(rows[0]["measured"]), color=INK, linewidth=1, linestyle=":", zorder=1)
+    for (title, rows), colour, aside in zip(lines.items(), COLOURS * len(lines), _aside(lines), strict=False):
         own = [row for row in rows if row["d"] != "direct" and row["measured"]]
         arms = [_arms(row) for row in own]
         axes.errorbar(
@@ -108,6 +138,7 @@ def _curves(axes: Axes, named: Named) -> None:
                 axes.plot(int(row["d"]), 0.03, "x", color=colour, markersize=7, transform=axes.get_xaxis_transform())
     _explain(axes, named)
     _frame(axes, [row for rows in named.values() for row in rows])
+    _error_axis(axes, [row for rows in named.values() for row in rows])
     _d_axis(axes, sorted({int(row["d"]) for rows in named.values() for row in rows if row["d"] != "direct"}))
     axes.set_xlabel("d")
     axes.set_ylabel(_label(next(iter(named.values()))[0]))
@@ -142,7 +173,26 @@ def _explain(axes: Axes, named: Named) -> None:
         axes.plot([], [], ":", color=MUTED, linewidth=1, label="direct, measured")
     if any(not row["measured"] for row in rows):
         axes.plot([], [], "x", color=MUTED, label="diverged")
-    axes.legend(fontsize=8)
+    beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False}
+    axes.legend(fontsize=8, **(beside if _is_crowded(named) else {}))
+
+
+def _is_crowded(named: Named) -> bool:
+    """Whether a legend would hide curves: it then stands beside them."""
+    return len(named) > 5
+
+
+def _error_axis(axes: Axes, rows: Sequence[Row]) -> None:
+    """Accuracies of which most are near 100, and some far, are told apart by what is missing to 100, on a log scale."""
+    scores = [float(row["measured"]) for row in rows if row["measured"] and row["quantity"] == "accuracy"]
+    if len(scores) < 10 or not 97 < max(scores) < 100 or min(scores) > 75 or statistics.median(scores) < 90:
+        return
+    low = axes.get_ylim()[0]
+    axes.set_yscale("function", functions=(lambda y: -np.log10(np.maximum(100 - y, 1e-2)), lambda z: 100 - 10**-z))
+    axes.set_ylim(max(0.0, low), 100 - 0.6 * (100 - max(scores)))
+    axes.yaxis.set_major_locator(FixedLocator([0, 50, 80, 90, 95, 98, 99, 99.5, 99.9]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _d_axis(axes: Axes, values: Sequence[int]) -> None:
