@@ -37,6 +37,13 @@ def test_direct_training_is_a_line_in_the_panel_of_its_task():
     assert _heights(panels["digits"]) == {97.0}
 
 
+def test_direct_training_that_diverged_is_no_line():
+    row = _row("sgd", "direct", 0.0) | {"measured": "", "outcome": "diverged"}
+    panels = _panels([DIRECT, CURVE], [row, *ROWS])
+    assert list(panels) == ["digits"]
+    assert _heights(panels["digits"]) == set()
+
+
 def test_direct_training_with_a_published_number_is_compared_with_it():
     panels = _panels([DIRECT, CURVE], [_row("sgd", "direct", 97.0, published="98"), *ROWS])
     assert list(panels) == ["digits", "single dimensions and direct training"]

@@ -64,10 +64,12 @@ def _panels(recipe: Recipe, rows: Sequence[Row]) -> list[tuple[str, str, Named]]
         scores = [row for row in mine if not row["quantity"].startswith("d_int")]
         if len([row for row in scores if row["d"] != "direct"]) > 1:
             curves.setdefault(one.panel or one.title, {})[one.title] = scores
-        elif scores and one.name in homes and not any(row["published"] for row in scores):
+        elif not any(row["measured"] for row in scores):
+            pass
+        elif one.name in homes and not any(row["published"] for row in scores):
             for title in sorted(homes[one.name]):
                 curves.setdefault(title, {})[one.title] = scores
-        elif any(row["measured"] for row in scores):
+        else:
             points[full] = [row for row in scores if row["measured"]]
         if len(mine) > len(scores):
             dimensions[full] = [row for row in mine if row not in scores]
