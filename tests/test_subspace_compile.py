@@ -46,4 +46,4 @@ def test_a_compiled_model_takes_the_same_steps(options):
     torch.testing.assert_close(found, losses)
     torch.testing.assert_close(compiled.coordinates, plain.coordinates, rtol=1e-4, atol=1e-5)
     assert float(plain.coordinates.detach()[:30].abs().max()) > 0
-    assert all(p.grad is None for p in compiled._parameters)
+    assert all(p.grad is None for p in compiled.point.parameters)

@@ -241,6 +241,10 @@ class Projection(abc.ABC):
 
     __hash__ = object.__hash__
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made anew at the first use: tables, pointers of the C kernels."""
+        return {**vars(self), "_tables": {}, "_segments": {}}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._identity = operators.register(self)  # a copy outlives the original

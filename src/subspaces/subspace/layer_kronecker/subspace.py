@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from subspaces import checkpoint
 from subspaces.errors import unknown_name
-from subspaces.layout import digest_of, select
+from subspaces.layout import COORDINATES, select
 from subspaces.projections import PROJECTIONS, Projection
 from subspaces.subspace.layer_kronecker.factors import (
     BALANCES,
@@ -28,6 +28,7 @@ from subspaces.subspace.layer_kronecker.factors import (
 )
 from subspaces.subspace.layer_kronecker.linear import KroneckerLinear, set_factors_, unfactor_
 from subspaces.subspace.subspace import Subspace
+from subspaces.subspace.wrappers import inner_model
 
 RANK = (32, None)
 """Default (r_out, r_in) of the cores."""
@@ -100,6 +101,7 @@ class LayerKronecker(Subspace):
             )
         if inner not in PROJECTIONS:
             raise unknown_name("inner", inner, PROJECTIONS)
+        model = inner_model(model)
         chosen = list(select(model, only, exclude))
         self._recipe = make_recipe(model, chosen, rank, factors, balance, seed)
         rows = rows_of(model, chosen, self._recipe)
@@ -151,14 +153,10 @@ class LayerKronecker(Subspace):
         found = super().native_origin()
         for name, layer in self.layers.items():
             for leaf, _ in layer.named_parameters(recurse=False):
-                if leaf != "bias":
+                if leaf not in ("bias", COORDINATES):
                     del found[joined(name, leaf)]
             found[joined(name, "weight")] = layer.at(super().origin[joined(name, "core")])
         return found
-
-    def origin_digest(self) -> str:
-        """A hash of the exact bits of cores and other tensors at w = 0."""
-        return self._origin_digest or digest_of(list(super().origin.values()))
 
     def lr(self, native: float, optimizer: str = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training; see `Subspace.lr`.
@@ -187,7 +185,7 @@ class LayerKronecker(Subspace):
 
     # ---- moving about
 
-    def _load_origin(self, origin: dict[str, Tensor]) -> None:
+    def _load_origin(self, origin: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
         """θ₀ by native names (a state dict), or by those of `origin`."""
         given, bases = dict(origin), []
         for name, layer in self.layers.items():
@@ -199,7 +197,7 @@ class LayerKronecker(Subspace):
                 )
             given.setdefault(joined(name, "core"), torch.zeros_like(layer.core))
             bases.append((layer, base))
-        super()._load_origin(given)
+        super()._load_origin(given, parameters)
         for layer, base in bases:
             layer.base.copy_(base)
 
@@ -212,11 +210,15 @@ class LayerKronecker(Subspace):
             for name, layer in self.layers.items():
                 layer.fold_()
                 set_factors_(layer, *factors_of(layer.base, self._recipe, name))
-            self._set_origin(None)
+            self._set_origin()
 
-    def remove(self) -> nn.Module:
-        """Take the subspace off and fold every core into its weight: a plain model. Returns the model."""
-        super().remove()
+    def remove(self, keep: bool = True) -> nn.Module:
+        """Take the subspace off and fold every core into its weight: a plain model. Returns the model.
+
+        Args:
+            keep: stay at the present w; False goes back to θ₀, bit for bit.
+        """
+        super().remove(keep)
         for layer in self.layers.values():
             unfactor_(layer)
         return self.model

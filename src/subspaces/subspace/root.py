@@ -1,0 +1,139 @@
+"""The root of a model in a subspace: w is a parameter of it, and whatever comes to it from outside meets its hooks."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from subspaces.layout import COORDINATES, SLOTS
+from subspaces.subspace.reading import Reader, _awaiting, plain_reduction
+
+if TYPE_CHECKING:
+    from subspaces.subspace.subspace import Subspace
+
+HOLDER = "_subspace"
+"""Entry of the root's `__dict__` that holds its subspace."""
+
+
+class RootReader(Reader):
+    """What the root can do besides reading."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """`.to()`, `.half()` and the like move w to the device, but leave it its dtype: small steps add up in it."""
+        subspace: Subspace = self.__dict__[HOLDER]
+        subspace.sync()
+        parameters = self.__dict__["_parameters"]
+        w = parameters.pop(COORDINATES)
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            parameters[COORDINATES] = w
+        subspace.settle_parameters()
+        return self
+
+    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
+        """As in every module; `fully_shard`, which asks for the root's own, is not given w to shard."""
+        found = super().named_parameters(prefix, recurse, remove_duplicate)  # type: ignore[misc]
+        if not recurse and sys._getframe(1).f_globals.get("__name__", "").startswith("torch.distributed.fsdp."):
+            w = self.__dict__["_parameters"].get(COORDINATES)
+            return iter([item for item in found if item[1] is not w])
+        return found
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A copy of the model (deepcopy, pickle, torch.save) is a twin: a model at the same point in its own subspace."""
+        subspace: Subspace = self.__dict__[HOLDER]
+        subspace.sync()
+        made, state = plain_reduction(self, protocol, subspace.point.hook_ids)
+        return _awaiting_root, made, {**state, HOLDER: subspace}
+
+
+def _awaiting_root(plain: type[nn.Module], args: tuple) -> nn.Module:
+    made: Any = _awaiting(plain, args)
+    made.__class__ = _twin_class(plain)
+    return made
+
+
+def _twin_class(plain: type[nn.Module]) -> Any:
+    class Twin(plain):  # type: ignore[misc, valid-type]
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            subspace = state.pop(HOLDER)
+            self.__class__ = plain
+            (getattr(self, "__setstate__", None) or self.__dict__.update)(state)
+            self.__dict__[HOLDER] = subspace
+            subspace.attach_if_whole()
+
+    return Twin
+
+
+# ---- hooks of the root
+
+
+class BeforeForward:
+    """Brings θ to w before the root runs, also after writes to w that leave no trace (`.data`)."""
+
+    def __init__(self, subspace: "Subspace"):
+        self.subspace = subspace
+
+    def __call__(self, *_: Any) -> None:
+        if torch.compiler.is_compiling():  # within somebody's compiled function: after a step θ is there already
+            return
+        subspace = self.subspace
+        point = subspace.point
+        point.loading = False  # a load that failed half-way has not said so
+        first = point.parameters[0]
+        if point.disturbed or first.device != point.device or first.dtype is not point.dtype:
+            subspace.settle_parameters()
+        if point.was_written():
+            subspace.settle_values()
+        if not point.is_current():
+            without_dynamo(point.write)
+        subspace.look_for_exchanged(within_call=True)
+
+
+def without_dynamo(call: Any) -> None:
+    """Run something eagerly, also where a compiled model calls its hooks."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.disable(call)()
+    else:
+        call()
+
+
+class BeforeLoad:
+    """A state dict may lack w (one of a plain model): then it is found after loading."""
+
+    def __init__(self, subspace: "Subspace"):
+        self.subspace = subspace
+
+    def __call__(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        key = prefix + COORDINATES
+        self.subspace.loaded_w, self.subspace.point.loading = key in state_dict, True
+        if key not in state_dict:
+            state_dict[key] = self.subspace.coordinates.detach().clone()
+
+
+class AfterLoad:
+    """Keeps θ = θ₀ + P w true after `load_state_dict`."""
+
+    def __init__(self, subspace: "Subspace"):
+        self.subspace = subspace
+
+    def __call__(self, *_: Any) -> None:
+        subspace = self.subspace
+        subspace.point.loading = False
+        table = vars(subspace.model)["_parameters"]
+        loaded = table[COORDINATES]
+        if loaded is not subspace.coordinates:  # assign=True
+            with torch.no_grad():
+                subspace.coordinates.copy_(loaded)
+            table[COORDINATES] = subspace.coordinates
+        subspace.settle_parameters()
+        subspace.settle_values(subspace.loaded_w)
+
+
+def before_state_dict(module: Any, *_: Any) -> None:
+    """State dicts tell the θ that belongs to w."""
+    for slot in vars(module).get(SLOTS, {}).values():
+        if not slot.point.is_current():
+            slot.point.write()
+        return

@@ -1,0 +1,174 @@
+"""What happens when somebody else writes, moves or exchanges the tensors of a model in a subspace."""
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from subspaces.subspace.nearest import nearest_coordinates
+from subspaces.subspace.point import Point, real
+
+if TYPE_CHECKING:
+    from subspaces.subspace.subspace import Subspace
+
+
+def settle_parameters(subspace: "Subspace") -> None:
+    """Take over parameters that were exchanged (`assign=True`, swapped by `.to()`, parametrized), and follow moves.
+
+    Raises:
+        RuntimeError: one was exchanged for something that cannot take its place.
+    """
+    point, exchanged = subspace.point, False
+    for i, places in enumerate(subspace.places):
+        held = [module._parameters.get(name) for module, name in places]
+        if all(one is point.parameters[i] for one in held):
+            continue
+        exchanged = True
+        new = next((one for one in held if one is not None and one is not point.parameters[i]), None)
+        if new is None:
+            subspace.places[i] = [_parametrized(subspace, i)]
+        elif new.shape != point.parameters[i].shape:
+            raise RuntimeError(_exchanged(point.names[i], f"one of shape {tuple(new.shape)} stands there"))
+        else:
+            point.parameters[i] = new
+    if exchanged:
+        subspace.put_in_places()
+        point.follow()
+        subspace.settle_values()
+    elif point.has_moved():
+        point.follow()
+
+
+def _parametrized(subspace: "Subspace", i: int) -> tuple[nn.Module, str]:
+    """Where the original of a parametrization that came after wrapping stands: what it was given is the shadow."""
+    point = subspace.point
+    for module in subspace.model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is point.shadows[i]:
+                point.parameters[i].data = buffer.data
+                del module._buffers[name]
+                module._parameters[name] = point.parameters[i]
+                return module, name
+    raise RuntimeError(_exchanged(point.names[i], "it is not in its module any more"))
+
+
+def _exchanged(name: str, told: str) -> str:
+    return (
+        f"`model` must keep the parameters of its subspace; got {name!r} exchanged after wrapping: {told}. Call "
+        f"remove() first, change the model, and wrap it again."
+    )
+
+
+def look_for_exchanged(subspace: "Subspace", within_call: bool) -> None:
+    """Name a tensor that no gradient reaches because it or its module was exchanged after wrapping.
+
+    Args:
+        within_call: the model is being called, so that `functional_call` may have put other tensors into its modules.
+
+    Raises:
+        RuntimeError: there is one. It would train nothing, without a word.
+    """
+    point = subspace.point
+    absent = point.unexplained()
+    if not absent:
+        return
+    modules = set(subspace.model.modules())
+    for i in sorted(absent):
+        held = [module._parameters.get(name) for module, name in subspace.places[i] if module in modules]
+        if not held:
+            raise RuntimeError(_exchanged(point.names[i], "its module is not in the model any more"))
+        if not within_call and all(one is not point.parameters[i] for one in held):
+            raise RuntimeError(_exchanged(point.names[i], "its module holds another tensor"))
+
+
+@torch.no_grad()
+def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None:
+    """Values were written into θ from outside: find the w that they belong to, or make them the origin.
+
+    Args:
+        came_with_w: w was written with them, by a state dict that has both. None: not by `load_state_dict`.
+    """
+    point = subspace.point
+    loaded = [tensor.clone() for tensor in point.memory]
+    point.versions = [p._version for p in point.parameters]
+    if point.origins is None:
+        if came_with_w:
+            point.has_written()
+        else:
+            _start_at(point, loaded, came_with_w)
+        return
+    point.write()
+    if _same(loaded, point.memory):
+        return
+    if came_with_w:
+        if not _agree(point, loaded, came_with_w):
+            _move_origin_under(point, loaded)
+    elif not (point.groups.plain and _find(point, loaded)):
+        _start_at(point, loaded, came_with_w)
+
+
+def _same(loaded: list[Tensor], memory: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(loaded, memory, strict=True))
+
+
+def _agree(point: Point, loaded: list[Tensor], came_with_w: bool) -> bool:
+    """Whether the loaded values are θ₀ + P w, but for rounding (that of a lower precision too, where w is known)."""
+    missed = _distance(loaded, point.memory)
+    low = any(t.dtype in (torch.float16, torch.bfloat16) for t in loaded)
+    share = 1e-2 if low else 1e-3
+    allowed = share * _distance(loaded, [real(origin) for origin in point.origins or ()])
+    if came_with_w:
+        allowed += max(torch.finfo(t.dtype).eps for t in loaded) * _distance(loaded, None)
+    return missed <= allowed
+
+
+def _distance(a: list[Tensor], b: list[Tensor] | None) -> float:
+    """‖a − b‖ over all tensors, or ‖a‖."""
+    wide = [t.double() if b is None else t.double() - o.double() for t, o in zip(a, b or a, strict=True)]
+    return float(torch.stack([t.norm() for t in wide]).norm())
+
+
+def _find(point: Point, loaded: list[Tensor]) -> bool:
+    """Set w to the coordinates of the loaded point; False, and all as before, if it is not in the subspace."""
+    before = point.w.detach().clone()
+    origins = [real(origin) for origin in point.origins or ()]
+    pairs = zip(loaded, origins, strict=True)
+    delta = torch.cat([(a.to(before.dtype) - b.to(before.dtype)).reshape(-1) for a, b in pairs])
+    point.w.copy_(nearest_coordinates(point.projection, delta)[0])
+    point.write()
+    if _agree(point, loaded, False):
+        return True
+    point.w.copy_(before)
+    return False
+
+
+def _start_at(point: Point, loaded: list[Tensor], came_with_w: bool | None) -> None:
+    """The loaded values are the new θ₀."""
+    at_start = not bool(point.w[: point.projection.d].any())
+    for tensor, value in zip(point.memory, loaded, strict=True):
+        tensor.copy_(value)
+    point.start_here(point.origins is not None)
+    if came_with_w is not None or not at_start:
+        warnings.warn(
+            "the model was given parameters that are not in its subspace: they are the new origin and the coordinates "
+            "start at zero. To restore a trained subspace use Subspace.load.",
+            stacklevel=4,
+        )
+
+
+def _move_origin_under(point: Point, loaded: list[Tensor]) -> None:
+    """θ₀ ← θ − P w for values that came with their w from another θ₀."""
+    assert point.origins is not None
+    moved = []
+    for origin, value, now in zip(point.origins, loaded, point.memory, strict=True):
+        base = real(origin)
+        new = (base.double() + (value.double() - now.double())).to(base.dtype)
+        moved.append(torch.view_as_complex(new) if origin.is_complex() else new)
+    point.set_origins(moved)
+    point.write()
+    warnings.warn(
+        "load_state_dict brought parameters and coordinates of another origin: θ₀ is now where they belong together. "
+        "Files of the old origin do not fit any more.",
+        stacklevel=4,
+    )

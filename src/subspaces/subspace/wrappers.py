@@ -1,0 +1,81 @@
+"""Models that come within wrappers: which module is meant, what cannot be supported, what must look again."""
+
+import gc
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from subspaces.layout import COORDINATES, SLOTS
+
+
+def inner_model(model: nn.Module) -> nn.Module:
+    """The module within `torch.compile`, DataParallel and DistributedDataParallel.
+
+    Raises:
+        TypeError, RuntimeError: not a module, or one that cannot be in a subspace, by name.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
+    while True:
+        held = vars(model).get("_modules", {})
+        if type(model).__name__ == "OptimizedModule" and "_orig_mod" in held:
+            model = held["_orig_mod"]
+        elif isinstance(model, (nn.DataParallel, DistributedDataParallel)):
+            _check_devices(model)
+            model = held["module"]
+        else:
+            break
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "`model` must be a Python module; got a torch.jit.ScriptModule, whose weights are read in compiled code. "
+            "Wrap the module before it is scripted."
+        )
+    _check_members(model)
+    return model
+
+
+def _check_devices(model: nn.Module) -> None:
+    if isinstance(model, nn.DataParallel) and len(model.device_ids or ()) > 1:
+        raise RuntimeError(
+            "`model` must not be in nn.DataParallel over several devices: gradients would not reach the coordinates. "
+            "Use DistributedDataParallel."
+        )
+
+
+def _check_members(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise RuntimeError(
+                f"`model` must not be in FullyShardedDataParallel (FSDP1), which flattens its parameters; got one at "
+                f"{name or 'its root'!r}. Use torch.distributed.fsdp.fully_shard."
+            )
+
+
+def check_free(model: nn.Module, places: Iterable[Iterable[tuple[nn.Module, str]]]) -> None:
+    """Refuse modules that are in another subspace already."""
+    taken = COORDINATES in model._parameters or any(vars(m).get(SLOTS) for users in places for m, _ in users)
+    if taken:
+        raise RuntimeError("`model` must not be in another subspace; got one that is. Call its remove().")
+
+
+def renew_wrappers(given: nn.Module, model: nn.Module) -> None:
+    """DistributedDataParallel that came first has learned which parameters want gradients: it looks again."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    holders = [given] if isinstance(given, DistributedDataParallel) else []
+    holders += [one for one in gc.get_objects() if type(one) is DistributedDataParallel and one is not given]
+    for holder in holders:
+        if holder.module is model:
+            _renew(holder)
+
+
+def _renew(wrapper: Any) -> None:
+    """Make its reducer again for the parameters that want gradients now."""
+    names = ("dim", "broadcast_buffers", "find_unused_parameters", "gradient_as_bucket_view", "static_graph")
+    options = {name: getattr(wrapper, name) for name in names}
+    options |= {"device_ids": wrapper.device_ids, "output_device": wrapper.output_device}
+    options |= {"process_group": wrapper.process_group, "mixed_precision": wrapper.mixed_precision}
+    wrapper.__init__(wrapper.module, **options)
