@@ -109,7 +109,7 @@ class Reader:
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A copy of a part of the model (deepcopy, pickle) is a plain module that wants gradients again."""
         slots = self.__dict__[SLOTS]
-        ids = next(iter(slots.values())).point.hook_ids if slots else frozenset()
+        ids = set().union(*(slot.point.hook_ids for slot in slots.values()))
         made, state = plain_reduction(self, protocol, ids)
         return _awaiting, made, {**state, _FREED: list(slots)}
 

@@ -33,15 +33,21 @@ class RootReader(Reader):
         return self
 
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
-        """As in every module; `fully_shard`, which asks for the root's own, is not given w to shard."""
+        """As in every module, w last: the first parameter tells others the dtype of a model.
+
+        `fully_shard`, which asks for the root's own, is not given w to shard.
+        """
         found = super().named_parameters(prefix, recurse, remove_duplicate)  # type: ignore[misc]
+        w = self.__dict__["_parameters"].get(COORDINATES)
+        rest, own = [], []
+        for item in found:
+            (own if item[1] is w else rest).append(item)
         if not recurse and sys._getframe(1).f_globals.get("__name__", "").startswith("torch.distributed.fsdp."):
-            w = self.__dict__["_parameters"].get(COORDINATES)
-            return iter([item for item in found if item[1] is not w])
-        return found
+            own = []
+        return iter([*rest, *own])
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """A copy of the model (deepcopy, pickle, torch.save) is a twin: a model at the same point in its own subspace."""
+        """A copy of the model (deepcopy, pickle, torch.save) is a twin: at the same point in a subspace of its own."""
         subspace: Subspace = self.__dict__[HOLDER]
         subspace.sync()
         made, state = plain_reduction(self, protocol, subspace.point.hook_ids)

@@ -181,7 +181,7 @@ class Subspace:
         for name, places in zip(names, self.places, strict=True):
             if name not in found:
                 aliases = [f"{paths[id(m)]}.{leaf}".lstrip(".") for m, leaf in places if id(m) in paths]
-                found |= {name: tensors[alias] for alias in aliases if alias in tensors}
+                found |= {name: t for alias, t in tensors.items() if alias in aliases}
         return found
 
     # ---- what a user reads

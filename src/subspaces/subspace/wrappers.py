@@ -55,10 +55,11 @@ def _check_members(model: nn.Module) -> None:
 
 
 def check_free(model: nn.Module, places: Iterable[Iterable[tuple[nn.Module, str]]]) -> None:
-    """Refuse modules that are in another subspace already."""
-    taken = COORDINATES in model._parameters or any(vars(m).get(SLOTS) for users in places for m, _ in users)
-    if taken:
-        raise RuntimeError("`model` must not be in another subspace; got one that is. Call its remove().")
+    """Refuse a model, or tensors, that are in another subspace already."""
+    taken = [name for users in places for module, name in users if name in vars(module).get(SLOTS, {})]
+    if taken or COORDINATES in model._parameters:
+        told = f"whose {taken[0]!r} is in one" if taken else "that has coordinates"
+        raise RuntimeError(f"`model` must not be in another subspace; got one {told}. Call its remove().")
 
 
 def renew_wrappers(given: nn.Module, model: nn.Module) -> None:
