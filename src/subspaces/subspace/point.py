@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from subspaces.kernels.native_map import NativeMap, Segments
 from subspaces.layout import Layout, layout_of
 from subspaces.projections import Projection
+from subspaces.subspace.compiled import know
 from subspaces.subspace.groups import Group, Groups
 from subspaces.subspace.pins import Pins
 
 MODES = ("auto", "fused", "stream")
+_within_transform: Any = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 _FUSED_BELOW = 1 << 22  # with fewer parameters all gradients are folded in one call
 
 
@@ -63,6 +65,8 @@ class Point:
         self._explained: set[frozenset[int]] = set()  # tensors without a gradient in some pass, and why is known
         self._seen: set[int] = set()
         self._seen_all = False
+        self.key = know(self)
+        self.refreshed = torch.zeros((), dtype=torch.int64)  # what the operator of compiled models says that it writes
         self.take_memory()
 
     @property
@@ -251,7 +255,7 @@ class Point:
             self._seen_all = True
         else:
             self._seen.update(i for i, _ in found)
-        if torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
+        if torch.is_grad_enabled() or _within_transform() is not None:
             return self._pulled_back_with_graph(found)
         out = torch.zeros_like(self.w)
         if self.groups.plain and len(found) == len(self.starts):

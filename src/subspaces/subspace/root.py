@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from subspaces.layout import COORDINATES, SLOTS
+from subspaces.subspace.compiled import refresh
 from subspaces.subspace.reading import Reader, _awaiting, plain_reduction
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _twin_class(plain: type[nn.Module]) -> Any:
     class Twin(plain):  # type: ignore[misc, valid-type]
         def __setstate__(self, state: dict[str, Any]) -> None:
             subspace = state.pop(HOLDER)
-            self.__class__ = plain
+            self.__class__ = plain  # pyright: ignore[reportAttributeAccessIssue]
             (getattr(self, "__setstate__", None) or self.__dict__.update)(state)
             self.__dict__[HOLDER] = subspace
             subspace.attach_if_whole()
@@ -82,10 +83,12 @@ class BeforeForward:
         self.subspace = subspace
 
     def __call__(self, *_: Any) -> None:
-        if torch.compiler.is_compiling():  # within somebody's compiled function: after a step θ is there already
-            return
         subspace = self.subspace
         point = subspace.point
+        if torch.compiler.is_compiling():
+            if not torch.compiler.is_exporting():
+                refresh(point.w.detach(), point.refreshed, point.key)
+            return
         point.loading = False  # a load that failed half-way has not said so
         first = point.parameters[0]
         if point.disturbed or first.device != point.device or first.dtype is not point.dtype:
@@ -93,16 +96,8 @@ class BeforeForward:
         if point.was_written():
             subspace.settle_values()
         if not point.is_current():
-            without_dynamo(point.write)
+            point.write()
         subspace.look_for_exchanged(within_call=True)
-
-
-def without_dynamo(call: Any) -> None:
-    """Run something eagerly, also where a compiled model calls its hooks."""
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.disable(call)()
-    else:
-        call()
 
 
 class BeforeLoad:

@@ -45,7 +45,7 @@ def _parametrized(subspace: "Subspace", i: int) -> tuple[nn.Module, str]:
     point = subspace.point
     for module in subspace.model.modules():
         for name, buffer in module._buffers.items():
-            if buffer is point.shadows[i]:
+            if buffer is not None and buffer is point.shadows[i]:
                 point.parameters[i].data = buffer.data
                 del module._buffers[name]
                 module._parameters[name] = point.parameters[i]

@@ -80,6 +80,12 @@ class Subspace:
     """The module itself, without compile or parallel wrappers."""
     point: Point
     """The tensors of θ and what moves them."""
+    places: list[list[tuple[nn.Module, str]]]
+    """For each tensor of θ the modules that hold it, and under which name."""
+    handles: list[Any]
+    """Of the hooks in modules."""
+    loaded_w: bool = False
+    """Whether the state dict that is being loaded has w."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -181,7 +187,7 @@ class Subspace:
         for name, places in zip(names, self.places, strict=True):
             if name not in found:
                 aliases = [f"{paths[id(m)]}.{leaf}".lstrip(".") for m, leaf in places if id(m) in paths]
-                found |= {name: t for alias, t in tensors.items() if alias in aliases}
+                found.update((name, t) for alias, t in tensors.items() if alias in aliases)
         return found
 
     # ---- what a user reads
