@@ -219,7 +219,7 @@ class Point:
             self._seen_all = True
         else:
             self._seen.update(i for i, _ in found)
-        if torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
+        if torch.is_grad_enabled() or _is_batched(found):
             return self._pulled_back_with_graph(found)
         out = torch.zeros_like(self.w)
         if self.groups.plain and len(found) == len(self.starts):
@@ -294,6 +294,13 @@ class _Reading(torch.autograd.Function):
         if point is None:
             raise RuntimeError("`model` must still have its subspace when backward runs; it was removed or dropped.")
         return point.pulled_back(ctx.indices, grad_outputs), None, None
+
+
+def _is_batched(found: list[tuple[int, Tensor]]) -> bool:
+    """Whether the gradients stand for many each: within `torch.func`, or by `is_grads_batched`."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    return bool(found) and torch._C._functorch.is_legacy_batchedtensor(found[0][1])
 
 
 def real(tensor: Tensor) -> Tensor:
