@@ -84,7 +84,7 @@ class Point:
     def hang_shadows(self) -> None:
         """New shadows, with the gradient hooks of the old ones or of the parameters."""
         hooked = getattr(self, "shadows", self.parameters)
-        hooks = [list((tensor._backward_hooks or {}).values()) for tensor in hooked]
+        hooks = [tensor._backward_hooks for tensor in hooked]  # the dicts themselves, to which handles point
         everything = list(range(len(self.parameters)))
         groups = [everything] if self.fused else [[i] for i in everything]
         with torch.inference_mode(False), torch.enable_grad():
@@ -92,8 +92,9 @@ class Point:
             self.shadows = [s for group in groups for s in _Reading.apply(self.w, self, group)]  # type: ignore[union-attr]
             self.w.requires_grad_(wants)
         for shadow, ones in zip(self.shadows, hooks, strict=True):
-            for hook in ones:
-                shadow.register_hook(hook)
+            if ones:
+                shadow._backward_hooks = ones
+                shadow.grad_fn._register_hook_dict(shadow)  # type: ignore[union-attr]
 
     def has_moved(self) -> bool:
         """Whether a parameter lies elsewhere than at the last look (`.to()`, `.data = …`). Cost: 40 ns a tensor."""
