@@ -134,8 +134,11 @@ class Projection(abc.ABC):
         return self(torch.eye(self.d, dtype=dtype, device=device)).T.contiguous()
 
     def _map(self, x: Tensor, transposed: bool, start: int, stop: int) -> Tensor:
-        """Rows of P or Pᵀ: one operator of torch, with forward-mode derivatives where no compiler looks on."""
-        if not torch.compiler.is_compiling():
+        """Rows of P or Pᵀ: one operator of torch, with forward-mode derivatives where no compiler looks on.
+
+        `autograd.grad(…, is_grads_batched=True)` uses vmap's older form, which knows operators only.
+        """
+        if not (torch.compiler.is_compiling() or torch._C._functorch.is_legacy_batchedtensor(x)):
             return _LinearMap.apply(x, self, transposed, start, stop)
         name = operators.name_of(self._identity)
         if transposed:

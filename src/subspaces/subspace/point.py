@@ -17,7 +17,7 @@ from subspaces.subspace.groups import Group, Groups
 from subspaces.subspace.pins import Pins
 
 MODES = ("auto", "fused", "stream")
-_within_transform: Any = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _FUSED_BELOW = 1 << 22  # with fewer parameters all gradients are folded in one call
 
 
@@ -90,7 +90,7 @@ class Point:
     def hang_shadows(self) -> None:
         """New shadows, with the gradient hooks of the old ones or of the parameters."""
         hooked = getattr(self, "shadows", self.parameters)
-        hooks = [list((tensor._backward_hooks or {}).values()) for tensor in hooked]
+        hooks = [tensor._backward_hooks for tensor in hooked]  # the dicts themselves, to which handles point
         everything = list(range(len(self.parameters)))
         groups = [everything] if self.fused else [[i] for i in everything]
         with torch.inference_mode(False), torch.enable_grad():
@@ -98,8 +98,9 @@ class Point:
             self.shadows = [s for group in groups for s in _Reading.apply(self.w, self, group)]  # type: ignore[union-attr]
             self.w.requires_grad_(wants)
         for shadow, ones in zip(self.shadows, hooks, strict=True):
-            for hook in ones:
-                shadow.register_hook(hook)
+            if ones:
+                shadow._backward_hooks = ones
+                shadow.grad_fn._register_hook_dict(shadow)  # type: ignore[union-attr]
 
     def has_moved(self) -> bool:
         """Whether a parameter lies elsewhere than at the last look (`.to()`, `.data = …`). Cost: 40 ns a tensor."""
@@ -255,7 +256,7 @@ class Point:
             self._seen_all = True
         else:
             self._seen.update(i for i, _ in found)
-        if torch.is_grad_enabled() or _within_transform() is not None:
+        if torch.is_grad_enabled() or _is_batched(found):
             return self._pulled_back_with_graph(found)
         out = torch.zeros_like(self.w)
         if self.groups.plain and len(found) == len(self.starts):
@@ -328,6 +329,13 @@ class _Reading(torch.autograd.Function):
         if point is None:
             raise RuntimeError("`model` must still have its subspace when backward runs; it was removed or dropped.")
         return point.pulled_back(ctx.indices, grad_outputs), None, None
+
+
+def _is_batched(found: list[tuple[int, Tensor]]) -> bool:
+    """Whether the gradients stand for many each: within `torch.func`, or by `is_grads_batched`."""
+    if _functorch.peek_interpreter_stack() is not None:
+        return True
+    return bool(found) and _functorch.is_legacy_batchedtensor(found[0][1])
 
 
 def real(tensor: Tensor) -> Tensor:

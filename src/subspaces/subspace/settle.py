@@ -90,10 +90,11 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
         came_with_w: w was written with them, by a state dict that has both. None: not by `load_state_dict`.
     """
     point = subspace.point
+    averaged = came_with_w is None and not point.is_current()
     loaded = [tensor.clone() for tensor in point.memory]
     point.versions = [p._version for p in point.parameters]
     if point.origins is None:
-        if came_with_w:
+        if came_with_w or averaged:
             point.has_written()
         else:
             _start_at(point, loaded, came_with_w)
@@ -104,6 +105,8 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
     if came_with_w:
         if not _agree(point, loaded, came_with_w):
             _move_origin_under(point, loaded)
+    elif averaged and _distance(loaded, point.memory) <= _allowed_in_averages(loaded):
+        return  # w and θ were written alike: what w says is the exact one
     elif not (point.groups.plain and _find(point, loaded)):
         _start_at(point, loaded, came_with_w)
 
@@ -121,6 +124,11 @@ def _agree(point: Point, loaded: list[Tensor], came_with_w: bool) -> bool:
     if came_with_w:
         allowed += max(torch.finfo(t.dtype).eps for t in loaded) * _distance(loaded, None)
     return missed <= allowed
+
+
+def _allowed_in_averages(loaded: list[Tensor]) -> float:
+    """How far a running mean of θ may be from θ₀ + P of that of w: each of its steps rounds."""
+    return max(min(1024 * torch.finfo(t.dtype).eps, 1e-2) for t in loaded) * _distance(loaded, None)
 
 
 def _distance(a: list[Tensor], b: list[Tensor] | None) -> float:

@@ -274,6 +274,13 @@ class Subspace:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, {self.projection!r})"
 
+    def __getattr__(self, name: str) -> Any:
+        """What modules have and a subspace has not, said to whoever takes it for one (`AveragedModel(subspace)`)."""
+        told = f"`{type(self).__name__}` has no attribute {name!r}."
+        if hasattr(nn.Module, name):
+            told = f"`{type(self).__name__}` is not a module: it has no {name!r}. Give its model, `subspace.model`."
+        raise AttributeError(told, name=name, obj=self)
+
     # ---- w → θ
 
     def sync(self) -> None:

@@ -60,6 +60,14 @@ def check_free(model: nn.Module, places: Iterable[Iterable[tuple[nn.Module, str]
     if taken or COORDINATES in model._parameters:
         told = f"whose {taken[0]!r} is in one" if taken else "that has coordinates"
         raise RuntimeError(f"`model` must not be in another subspace; got one {told}. Call its remove().")
+    paths = {module: prefix for prefix, module in model.named_modules()}
+    for module, name in (place for users in places for place in users):
+        if getattr(module._parameters[name], "_post_accumulate_grad_hooks", None):
+            path = f"{paths[module]}.{name}".lstrip(".")
+            raise RuntimeError(
+                f"`model` must not have hooks that run when a gradient is accumulated, since only that of the "
+                f"coordinates is; got one on {path!r}. Remove it, and put it on `subspace.coordinates`."
+            )
 
 
 def renew_wrappers(given: nn.Module, model: nn.Module) -> None:
