@@ -39,7 +39,7 @@ class Slot:
         if is_dynamo_compiling():  # versions would break the graph; the root is called outside of it, or after a step
             return point.shadows[self.index] if torch.is_grad_enabled() and w.requires_grad else self.parameter
         stands = self.table.get(COORDINATES)
-        if stands is not w and stands is not None:  # `functional_call` with other coordinates
+        if stands is not w and stands is not None and not point.loading:  # `functional_call` with other coordinates
             return point.tensor_at(self.index, stands)
         if w._version != point.version:
             point.write()
