@@ -22,7 +22,7 @@ def settle_parameters(subspace: "Subspace", came_with_w: bool | None = None) -> 
     Raises:
         RuntimeError: one was exchanged for something that cannot take its place.
     """
-    point, exchanged = subspace.point, False
+    point, exchanged, foreign = subspace.point, False, False
     for i, places in enumerate(subspace.places):
         held = [module._parameters.get(name) for module, name in places]
         if all(one is point.parameters[i] for one in held):
@@ -35,10 +35,12 @@ def settle_parameters(subspace: "Subspace", came_with_w: bool | None = None) -> 
             raise RuntimeError(_exchanged(point.names[i], f"one of shape {tuple(new.shape)} stands there"))
         else:
             point.parameters[i] = new
+        foreign |= id(new) not in point.recast
     if exchanged:
         subspace.put_in_places()
         point.follow()
-        subspace.settle_values(came_with_w)
+        if foreign:
+            subspace.settle_values(came_with_w)
     elif point.has_moved():
         point.follow()
 
