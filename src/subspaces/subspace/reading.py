@@ -48,7 +48,7 @@ def _property(name: str) -> property:
         w = point.w
         if is_dynamo_compiling():  # versions would break the graph; the root is called outside of it, or after a step
             return point.shadows[slot.index] if is_grad_enabled() and w.requires_grad else own
-        if slot.table.get(COORDINATES, w) is not w:  # `functional_call` with other coordinates
+        if slot.table.get(COORDINATES, w) is not w and not point.loading:  # `functional_call` with other coordinates
             return point.tensor_at(slot.index, slot.table[COORDINATES])
         if w._version != point.version:
             point.write()
@@ -85,9 +85,11 @@ class Reader:
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """`.to()`, `.half()` and the like: what hangs from the parameters follows."""
-        for slot in self.__dict__[SLOTS].values():
-            slot.point.disturbed = True
-        return super()._apply(fn, recurse)  # type: ignore[misc]
+        super()._apply(fn, recurse)  # type: ignore[misc]
+        for name, slot in self.__dict__[SLOTS].items():
+            if (parameter := self.__dict__["_parameters"].get(name)) is not None:
+                slot.point.take_cast(slot.index, parameter)
+        return self
 
     def register_parameter(self, name: str, param: Any) -> None:
         """Also `module.weight = nn.Parameter(…)` and `load_state_dict(assign=True)`."""

@@ -114,9 +114,21 @@ class BeforeLoad:
 
     def __call__(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         key = prefix + COORDINATES
+        self.subspace.loaded_theta = brings_theta(self.subspace, state_dict, prefix)
         self.subspace.loaded_w, self.subspace.point.loading = key in state_dict, True
         if key not in state_dict:
             state_dict[key] = self.subspace.coordinates.detach().clone()
+
+
+def brings_theta(subspace: "Subspace", state_dict: dict[str, Any], prefix: str) -> bool:
+    """Whether a state dict holds tensors of θ, under whatever names their modules save them."""
+    paths = {module: path for path, module in subspace.model.named_modules(prefix=prefix.rstrip("."))}
+    users = {paths[m]: m for places in subspace.places for m, _ in places if m in paths}
+    for key in state_dict:
+        path, _, leaf = key.rpartition(".")
+        if path in users and leaf != COORDINATES and leaf not in users[path]._buffers:
+            return True
+    return False
 
 
 class AfterLoad:
@@ -134,7 +146,9 @@ class AfterLoad:
             with torch.no_grad():
                 subspace.coordinates.copy_(loaded)
             table[COORDINATES] = subspace.coordinates
-        subspace.settle_parameters()
+        if subspace.loaded_w and not subspace.loaded_theta:  # a state of what is trained only: θ follows it
+            subspace.point.write()
+        subspace.settle_parameters(subspace.loaded_w)
         subspace.settle_values(subspace.loaded_w)
 
 
