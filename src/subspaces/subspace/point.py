@@ -9,12 +9,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from subspaces.kernels.native_map import NativeMap, Segments
 from subspaces.layout import Layout, layout_of
 from subspaces.projections import Projection
-from subspaces.subspace.groups import Groups
+from subspaces.subspace.compiled import know
+from subspaces.subspace.groups import Group, Groups
 from subspaces.subspace.pins import Pins
 
 MODES = ("auto", "fused", "stream")
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _FUSED_BELOW = 1 << 22  # with fewer parameters all gradients are folded in one call
 
 
@@ -62,6 +65,8 @@ class Point:
         self._explained: set[frozenset[int]] = set()  # tensors without a gradient in some pass, and why is known
         self._seen: set[int] = set()
         self._seen_all = False
+        self.key = know(self)
+        self.refreshed = torch.zeros((), dtype=torch.int64)  # what the operator of compiled models says that it writes
         self.take_memory()
 
     @property
@@ -73,6 +78,7 @@ class Point:
 
     def take_memory(self) -> None:
         """Look where the parameters lie, and hang new shadows there."""
+        self._native: dict[Any, tuple[NativeMap, Segments]] = {}
         self.pointers = [p.data_ptr() for p in self.parameters]
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
         self.memory = [real(p.data) for p in self.parameters]  # `.data`: with a version of its own
@@ -84,7 +90,7 @@ class Point:
     def hang_shadows(self) -> None:
         """New shadows, with the gradient hooks of the old ones or of the parameters."""
         hooked = getattr(self, "shadows", self.parameters)
-        hooks = [list((tensor._backward_hooks or {}).values()) for tensor in hooked]
+        hooks = [tensor._backward_hooks for tensor in hooked]  # the dicts themselves, to which handles point
         everything = list(range(len(self.parameters)))
         groups = [everything] if self.fused else [[i] for i in everything]
         with torch.inference_mode(False), torch.enable_grad():
@@ -92,8 +98,9 @@ class Point:
             self.shadows = [s for group in groups for s in _Reading.apply(self.w, self, group)]  # type: ignore[union-attr]
             self.w.requires_grad_(wants)
         for shadow, ones in zip(self.shadows, hooks, strict=True):
-            for hook in ones:
-                shadow.register_hook(hook)
+            if ones:
+                shadow._backward_hooks = ones
+                shadow.grad_fn._register_hook_dict(shadow)  # type: ignore[union-attr]
 
     def has_moved(self) -> bool:
         """Whether a parameter lies elsewhere than at the last look (`.to()`, `.data = …`). Cost: 40 ns a tensor."""
@@ -140,6 +147,7 @@ class Point:
     def set_origins(self, origins: list[Tensor] | None) -> None:
         """θ₀; always another list, since the C kernels hold pointers into the old one."""
         self.origins = origins
+        self._native = {}
         self._real_origins = None if self.origins is None else [real(origin) for origin in self.origins]
         # −0.0 + 0.0 is +0.0: where θ₀ has such zeros, w = 0 needs a look
         self._signed_zeros = any(bool(((o == 0) & torch.signbit(o)).any()) for o in self._real_origins or ())
@@ -173,8 +181,37 @@ class Point:
             v = group.multiple(w, d)
             if origins is None:
                 v = v - group.multiple(self.written, d)
-            given = None if origins is None else group.pick(origins)
-            self.projection.write_(group.pick(self.memory), group.pick(self.starts), v, given)
+            native = self._native_of(("write", group.scale), v, *self._rows_of(group))
+            if native is not None:
+                native[0].write_(native[1], v, torch.get_num_threads())
+            else:
+                tensors, starts, given = self._rows_of(group)
+                self.projection.write_(tensors, starts, v, given)
+
+    def _rows_of(self, group: Group) -> tuple[list[Tensor], list[int], list[Tensor] | None]:
+        origins = self._real_origins
+        return group.pick(self.memory), group.pick(self.starts), None if origins is None else group.pick(origins)
+
+    def _native_of(
+        self, key: Any, vector: Tensor, tensors: list[Tensor], starts: list[int], origins: list[Tensor] | None = None
+    ) -> tuple[NativeMap, Segments] | None:
+        """Map and arrays for the C kernels, kept from step to step; gradients are pointed to anew."""
+        held = self._native.get(key)
+        if held is not None and (key[0] == "write" or held[1].take(tensors, starts)):
+            return held
+        made = self.projection.native_segments(vector, tensors, starts, origins)
+        if made is not None:
+            self._native[key] = made
+        return made
+
+    def _add_pulled_back(self, out: Tensor, tensors: list[Tensor], starts: list[int], key: Any) -> None:
+        """out += Σ P[rows of i]ᵀ tensors[i]."""
+        native = self._native_of(("fold", *key), out, tensors, starts)
+        if native is None:
+            self.projection.fold_(out, tensors, starts)
+            return
+        native[0].fold_(out, native[1], torch.get_num_threads())
+        native[1].release()
 
     def has_written(self) -> None:
         """Remember that θ belongs to the present w."""
@@ -190,7 +227,7 @@ class Point:
         """
         if self.origins is None or not self.groups.plain or self.pins or self._signed_zeros or self.has_moved():
             return None
-        return self.projection.native_segments("write", self.w, self.memory, self.starts, self._real_origins)
+        return self._native_of(("write", None), self.w, self.memory, self.starts, self._real_origins)
 
     # ---- θ as a function of w
 
@@ -219,13 +256,11 @@ class Point:
             self._seen_all = True
         else:
             self._seen.update(i for i, _ in found)
-        if torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
+        if torch.is_grad_enabled() or _is_batched(found):
             return self._pulled_back_with_graph(found)
         out = torch.zeros_like(self.w)
         if self.groups.plain and len(found) == len(self.starts):
-            tensors = [_flat(g) for _, g in found]
-            if not self.projection.native_fold_(out, tensors, self.starts):
-                self.projection.fold_(out, tensors, self.starts)
+            self._add_pulled_back(out, [_flat(g) for _, g in found], self.starts, (0,))
             return out
         self._fold(found, out)
         return out if found else None
@@ -239,10 +274,10 @@ class Point:
                 continue
             tensors, starts = [_flat(by_index[i]) for i in members], [self.starts[i] for i in members]
             if group.scale is None:
-                self.projection.fold_(out[:d], tensors, starts)
+                self._add_pulled_back(out, tensors, starts, (members[0], len(members)))
             else:
                 a = torch.zeros_like(out[:d])
-                self.projection.fold_(a, tensors, starts)
+                self._add_pulled_back(a, tensors, starts, (members[0], len(members)))
                 out[:d] += w[group.scale] * a
                 out[group.scale] += a @ w[:d]
 
@@ -294,6 +329,13 @@ class _Reading(torch.autograd.Function):
         if point is None:
             raise RuntimeError("`model` must still have its subspace when backward runs; it was removed or dropped.")
         return point.pulled_back(ctx.indices, grad_outputs), None, None
+
+
+def _is_batched(found: list[tuple[int, Tensor]]) -> bool:
+    """Whether the gradients stand for many each: within `torch.func`, or by `is_grads_batched`."""
+    if _functorch.peek_interpreter_stack() is not None:
+        return True
+    return bool(found) and _functorch.is_legacy_batchedtensor(found[0][1])
 
 
 def real(tensor: Tensor) -> Tensor:

@@ -15,8 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Set
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import is_grad_enabled, nn
 from torch.compiler import is_dynamo_compiling
 
 from subspaces.layout import COORDINATES, SLOTS
@@ -32,32 +31,30 @@ class Slot:
         self.point, self.index, self.parameter = point, index, point.parameters[index]
         self.table = table  # `_parameters` of the root: where the coordinates stand
 
-    def read(self) -> Tensor:
-        """The tensor at the w of the moment. Cost: about that of reading a parameter."""
-        point = self.point
-        w = point.w
-        if is_dynamo_compiling():  # versions would break the graph; the root is called outside of it, or after a step
-            return point.shadows[self.index] if torch.is_grad_enabled() and w.requires_grad else self.parameter
-        stands = self.table.get(COORDINATES)
-        if stands is not w and stands is not None:  # `functional_call` with other coordinates
-            return point.tensor_at(self.index, stands)
-        if w._version != point.version:
-            point.write()
-        if torch.is_grad_enabled() and w.requires_grad:
-            return point.shadows[self.index]
-        return self.parameter
-
 
 def _property(name: str) -> property:
     def read(module: Any) -> Any:
+        """The tensor at the w of the moment. Cost: that of reading a parameter of a plain module."""
         try:
             own = module._parameters[name]
         except KeyError:  # it was taken away; a plain attribute of this name may have come (as weight_norm's do)
             if name in module.__dict__:
                 return module.__dict__[name]
             raise AttributeError(name) from None
-        slot = module.__dict__[SLOTS].get(name)
-        return slot.read() if slot is not None and own is slot.parameter else own
+        slot = module._subspace_slots[name]
+        if own is not slot.parameter:
+            return own
+        point = slot.point
+        w = point.w
+        if is_dynamo_compiling():  # versions would break the graph; the root is called outside of it, or after a step
+            return point.shadows[slot.index] if is_grad_enabled() and w.requires_grad else own
+        if slot.table.get(COORDINATES, w) is not w:  # `functional_call` with other coordinates
+            return point.tensor_at(slot.index, slot.table[COORDINATES])
+        if w._version != point.version:
+            point.write()
+        if is_grad_enabled() and w.requires_grad:
+            return point.shadows[slot.index]
+        return own
 
     def write(module: Any, value: Any) -> None:
         module.__dict__[name] = value
@@ -109,7 +106,7 @@ class Reader:
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A copy of a part of the model (deepcopy, pickle) is a plain module that wants gradients again."""
         slots = self.__dict__[SLOTS]
-        ids = next(iter(slots.values())).point.hook_ids if slots else frozenset()
+        ids = set().union(*(slot.point.hook_ids for slot in slots.values()))
         made, state = plain_reduction(self, protocol, ids)
         return _awaiting, made, {**state, _FREED: list(slots)}
 
@@ -124,11 +121,11 @@ def plain_reduction(module: Any, protocol: Any, hook_ids: Set[int]) -> tuple[tup
         TypeError: the class has a way of its own to be copied.
     """
     plain = module._plain_class
-    reduced = super(Reader, module).__reduce_ex__(protocol)  # type: ignore[misc]
+    reduced: Any = super(Reader, module).__reduce_ex__(protocol)  # type: ignore[misc]
     if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
         raise TypeError(f"`model` must be copied by Python's usual protocol; {plain.__name__} has one of its own.")
     state = {key: value for key, value in reduced[2].items() if key != SLOTS}
-    for key, hooks in state.items():
+    for key, hooks in list(state.items()):
         if "_hooks" in key and not hook_ids.isdisjoint(hooks):
             state[key] = OrderedDict((k, hook) for k, hook in hooks.items() if k not in hook_ids)
     return (plain, reduced[1][1:]), state
@@ -144,7 +141,7 @@ def _awaiting(plain: type[nn.Module], args: tuple) -> nn.Module:
 def _awaiting_class(plain: type[nn.Module]) -> Any:
     class Awaiting(plain):  # type: ignore[misc, valid-type]
         def __setstate__(self, state: dict[str, Any]) -> None:
-            self.__class__ = plain
+            self.__class__ = plain  # pyright: ignore[reportAttributeAccessIssue]
             freed = state.pop(_FREED)
             (getattr(self, "__setstate__", None) or self.__dict__.update)(state)
             for name in freed:
@@ -184,7 +181,7 @@ def strip(module: nn.Module) -> None:
     if slots is None:
         return
     if "_plain_class" in vars(type(module)):
-        held.__class__ = type(module)._plain_class
+        held.__class__ = type(held)._plain_class
     for slot in slots.values():
         slot.parameter.requires_grad_(True)
     if isinstance(module, nn.RNNBase):

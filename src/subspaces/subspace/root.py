@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from subspaces.layout import COORDINATES, SLOTS
+from subspaces.subspace.compiled import refresh
 from subspaces.subspace.reading import Reader, _awaiting, plain_reduction
 
 if TYPE_CHECKING:
@@ -33,15 +34,21 @@ class RootReader(Reader):
         return self
 
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
-        """As in every module; `fully_shard`, which asks for the root's own, is not given w to shard."""
+        """As in every module, w last: the first parameter tells others the dtype of a model.
+
+        `fully_shard`, which asks for the root's own, is not given w to shard.
+        """
         found = super().named_parameters(prefix, recurse, remove_duplicate)  # type: ignore[misc]
+        w = self.__dict__["_parameters"].get(COORDINATES)
+        rest, own = [], []
+        for item in found:
+            (own if item[1] is w else rest).append(item)
         if not recurse and sys._getframe(1).f_globals.get("__name__", "").startswith("torch.distributed.fsdp."):
-            w = self.__dict__["_parameters"].get(COORDINATES)
-            return iter([item for item in found if item[1] is not w])
-        return found
+            own = []
+        return iter([*rest, *own])
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """A copy of the model (deepcopy, pickle, torch.save) is a twin: a model at the same point in its own subspace."""
+        """A copy of the model (deepcopy, pickle, torch.save) is a twin: at the same point in a subspace of its own."""
         subspace: Subspace = self.__dict__[HOLDER]
         subspace.sync()
         made, state = plain_reduction(self, protocol, subspace.point.hook_ids)
@@ -58,7 +65,7 @@ def _twin_class(plain: type[nn.Module]) -> Any:
     class Twin(plain):  # type: ignore[misc, valid-type]
         def __setstate__(self, state: dict[str, Any]) -> None:
             subspace = state.pop(HOLDER)
-            self.__class__ = plain
+            self.__class__ = plain  # pyright: ignore[reportAttributeAccessIssue]
             (getattr(self, "__setstate__", None) or self.__dict__.update)(state)
             self.__dict__[HOLDER] = subspace
             subspace.attach_if_whole()
@@ -76,10 +83,12 @@ class BeforeForward:
         self.subspace = subspace
 
     def __call__(self, *_: Any) -> None:
-        if torch.compiler.is_compiling():  # within somebody's compiled function: after a step θ is there already
-            return
         subspace = self.subspace
         point = subspace.point
+        if torch.compiler.is_compiling():
+            if not torch.compiler.is_exporting():
+                refresh(point.w.detach(), point.refreshed, point.key)
+            return
         point.loading = False  # a load that failed half-way has not said so
         first = point.parameters[0]
         if point.disturbed or first.device != point.device or first.dtype is not point.dtype:
@@ -87,16 +96,8 @@ class BeforeForward:
         if point.was_written():
             subspace.settle_values()
         if not point.is_current():
-            without_dynamo(point.write)
+            point.write()
         subspace.look_for_exchanged(within_call=True)
-
-
-def without_dynamo(call: Any) -> None:
-    """Run something eagerly, also where a compiled model calls its hooks."""
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.disable(call)()
-    else:
-        call()
 
 
 class BeforeLoad:

@@ -45,7 +45,7 @@ def _parametrized(subspace: "Subspace", i: int) -> tuple[nn.Module, str]:
     point = subspace.point
     for module in subspace.model.modules():
         for name, buffer in module._buffers.items():
-            if buffer is point.shadows[i]:
+            if buffer is not None and buffer is point.shadows[i]:
                 point.parameters[i].data = buffer.data
                 del module._buffers[name]
                 module._parameters[name] = point.parameters[i]
@@ -63,6 +63,8 @@ def _exchanged(name: str, told: str) -> str:
 def look_for_exchanged(subspace: "Subspace", within_call: bool) -> None:
     """Name a tensor that no gradient reaches because it or its module was exchanged after wrapping.
 
+    Values that were written into θ since the last look are settled first.
+
     Args:
         within_call: the model is being called, so that `functional_call` may have put other tensors into its modules.
 
@@ -70,6 +72,8 @@ def look_for_exchanged(subspace: "Subspace", within_call: bool) -> None:
         RuntimeError: there is one. It would train nothing, without a word.
     """
     point = subspace.point
+    if not within_call and point.was_written():  # between the pass and the step, or before a compiled pass
+        subspace.settle_values()
     absent = point.unexplained()
     if not absent:
         return
@@ -90,13 +94,14 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
         came_with_w: w was written with them, by a state dict that has both. None: not by `load_state_dict`.
     """
     point = subspace.point
+    averaged = came_with_w is None and not point.is_current()
     loaded = [tensor.clone() for tensor in point.memory]
     point.versions = [p._version for p in point.parameters]
     if point.origins is None:
-        if came_with_w:
+        if came_with_w or averaged:
             point.has_written()
         else:
-            _start_at(point, loaded, came_with_w)
+            _start_at(subspace, loaded, came_with_w)
         return
     point.write()
     if _same(loaded, point.memory):
@@ -104,8 +109,10 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
     if came_with_w:
         if not _agree(point, loaded, came_with_w):
             _move_origin_under(point, loaded)
+    elif averaged and _distance(loaded, point.memory) <= _allowed_in_averages(loaded):
+        return  # w and θ were written alike: what w says is the exact one
     elif not (point.groups.plain and _find(point, loaded)):
-        _start_at(point, loaded, came_with_w)
+        _start_at(subspace, loaded, came_with_w)
 
 
 def _same(loaded: list[Tensor], memory: list[Tensor]) -> bool:
@@ -121,6 +128,11 @@ def _agree(point: Point, loaded: list[Tensor], came_with_w: bool) -> bool:
     if came_with_w:
         allowed += max(torch.finfo(t.dtype).eps for t in loaded) * _distance(loaded, None)
     return missed <= allowed
+
+
+def _allowed_in_averages(loaded: list[Tensor]) -> float:
+    """How far a running mean of θ may be from θ₀ + P of that of w: each of its steps rounds."""
+    return max(min(1024 * torch.finfo(t.dtype).eps, 1e-2) for t in loaded) * _distance(loaded, None)
 
 
 def _distance(a: list[Tensor], b: list[Tensor] | None) -> float:
@@ -143,12 +155,13 @@ def _find(point: Point, loaded: list[Tensor]) -> bool:
     return False
 
 
-def _start_at(point: Point, loaded: list[Tensor], came_with_w: bool | None) -> None:
+def _start_at(subspace: "Subspace", loaded: list[Tensor], came_with_w: bool | None) -> None:
     """The loaded values are the new θ₀."""
+    point = subspace.point
     at_start = not bool(point.w[: point.projection.d].any())
     for tensor, value in zip(point.memory, loaded, strict=True):
         tensor.copy_(value)
-    point.start_here(point.origins is not None)
+    subspace.set_origin()
     if came_with_w is not None or not at_start:
         warnings.warn(
             "the model was given parameters that are not in its subspace: they are the new origin and the coordinates "
