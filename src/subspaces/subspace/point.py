@@ -60,6 +60,8 @@ class Point:
         """Of the hooks in modules, which copies do not keep."""
         self.loading = False
         """A state dict is being loaded: what w says is not written before all of it is there."""
+        self.loaded_dtypes: set[torch.dtype] = set()
+        """Of the tensors of θ in the last state dict."""
         self.disturbed = False
         """Something was moved or exchanged since the memory was looked at."""
         self._explained: set[frozenset[int]] = set()  # tensors without a gradient in some pass, and why is known

@@ -109,6 +109,8 @@ class BeforeLoad:
     def __call__(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         key = prefix + COORDINATES
         self.subspace.loaded_w, self.subspace.point.loading = key in state_dict, True
+        given = [state_dict.get(prefix + name) for name in self.subspace.point.names]
+        self.subspace.point.loaded_dtypes = {one.dtype for one in given if isinstance(one, torch.Tensor)}
         if key not in state_dict:
             state_dict[key] = self.subspace.coordinates.detach().clone()
 

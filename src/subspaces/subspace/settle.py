@@ -122,11 +122,14 @@ def _same(loaded: list[Tensor], memory: list[Tensor]) -> bool:
 def _agree(point: Point, loaded: list[Tensor], came_with_w: bool) -> bool:
     """Whether the loaded values are θ₀ + P w, but for rounding (that of a lower precision too, where w is known)."""
     missed = _distance(loaded, point.memory)
-    low = any(t.dtype in (torch.float16, torch.bfloat16) for t in loaded)
+    dtypes = {t.dtype for t in loaded}
+    if came_with_w:  # the file may be of a lower precision than the model is now
+        dtypes |= {dtype.to_real() for dtype in point.loaded_dtypes if dtype.is_floating_point or dtype.is_complex}
+    low = not dtypes.isdisjoint((torch.float16, torch.bfloat16))
     share = 1e-2 if low else 1e-3
     allowed = share * _distance(loaded, [real(origin) for origin in point.origins or ()])
     if came_with_w:
-        allowed += max(torch.finfo(t.dtype).eps for t in loaded) * _distance(loaded, None)
+        allowed += max(torch.finfo(dtype).eps for dtype in dtypes) * _distance(loaded, None)
     return missed <= allowed
 
 
