@@ -62,6 +62,8 @@ class Point:
         """A state dict is being loaded: what w says is not written before all of it is there."""
         self.loaded_dtypes: set[torch.dtype] = set()
         """Of the tensors of θ in the last state dict."""
+        self.given: set[int] | None = None
+        """Which tensors of θ a state dict has written that is being settled; what it lacks follows w."""
         self.disturbed = False
         """Something was moved or exchanged since the memory was looked at."""
         self._explained: set[frozenset[int]] = set()  # tensors without a gradient in some pass, and why is known
@@ -111,6 +113,10 @@ class Point:
     def was_written(self) -> bool:
         """Whether somebody else has written into a parameter. Cost: 40 ns a tensor."""
         return [p._version for p in self.parameters] != self.versions
+
+    def was_written_at(self, i: int) -> bool:
+        """Whether somebody else has written into parameter i."""
+        return self.parameters[i]._version != self.versions[i]
 
     @torch.no_grad()
     def follow(self) -> None:

@@ -48,7 +48,7 @@ def _property(name: str) -> property:
         w = point.w
         if is_dynamo_compiling():  # versions would break the graph; the root is called outside of it, or after a step
             return point.shadows[slot.index] if is_grad_enabled() and w.requires_grad else own
-        if slot.table.get(COORDINATES, w) is not w:  # `functional_call` with other coordinates
+        if slot.table.get(COORDINATES, w) is not w and not point.loading:  # `functional_call` with other coordinates
             return point.tensor_at(slot.index, slot.table[COORDINATES])
         if w._version != point.version:
             point.write()

@@ -122,16 +122,21 @@ class AfterLoad:
         self.subspace = subspace
 
     def __call__(self, *_: Any) -> None:
-        subspace = self.subspace
-        subspace.point.loading = False
+        subspace, point = self.subspace, self.subspace.point
+        point.loading = False
+        held = [{id(m._parameters.get(name)) for m, name in places} for places in subspace.places]
+        point.given = {i for i, p in enumerate(point.parameters) if held[i] != {id(p)} or point.was_written_at(i)}
         table = vars(subspace.model)["_parameters"]
         loaded = table[COORDINATES]
         if loaded is not subspace.coordinates:  # assign=True
             with torch.no_grad():
                 subspace.coordinates.copy_(loaded)
             table[COORDINATES] = subspace.coordinates
-        subspace.settle_parameters()
-        subspace.settle_values(subspace.loaded_w)
+        try:
+            subspace.settle_parameters()
+            subspace.settle_values(subspace.loaded_w)
+        finally:
+            point.given = None
 
 
 def before_state_dict(module: Any, *_: Any) -> None:

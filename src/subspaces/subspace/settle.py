@@ -35,7 +35,8 @@ def settle_parameters(subspace: "Subspace") -> None:
     if exchanged:
         subspace.put_in_places()
         point.follow()
-        subspace.settle_values()
+        if point.given is None:  # else it is done when the state dict is there as a whole
+            subspace.settle_values()
     elif point.has_moved():
         point.follow()
 
@@ -97,13 +98,17 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
     averaged = came_with_w is None and not point.is_current()
     loaded = [tensor.clone() for tensor in point.memory]
     point.versions = [p._version for p in point.parameters]
+    given = range(len(loaded)) if point.given is None else point.given
     if point.origins is None:
         if came_with_w or averaged:
-            point.has_written()
+            point.write()
+            for i in given:
+                point.memory[i].copy_(loaded[i])
         else:
             _start_at(subspace, loaded, came_with_w)
         return
     point.write()
+    loaded = [tensor if i in given else point.memory[i].clone() for i, tensor in enumerate(loaded)]
     if _same(loaded, point.memory):
         return
     if came_with_w:
