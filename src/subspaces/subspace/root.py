@@ -91,6 +91,9 @@ class BeforeForward:
             return
         point.loading = False  # a load that failed half-way has not said so
         first = point.parameters[0]
+        if first.requires_grad:  # unfrozen with the whole model, or by PEFT after an adapter was off for a while
+            for parameter in point.parameters:
+                parameter.requires_grad_(False)
         if point.disturbed or first.device != point.device or first.dtype is not point.dtype:
             subspace.settle_parameters()
         if point.was_written():
