@@ -89,7 +89,9 @@ def test_averages_of_weights_are_those_of_w(root):
     assert not torch.equal(averaged, by_hand())
     theta = {name: tensor.clone() for name, tensor in module.net.named_parameters()}
     module.subspace.sync()
-    moved = [float((tensor.detach() - theta[name].detach()).abs().max()) for name, tensor in module.net.named_parameters()]
+    moved = [
+        float((tensor.detach() - theta[name].detach()).abs().max()) for name, tensor in module.net.named_parameters()
+    ]
     assert max(moved) < 1e-6  # θ was averaged too: it is θ₀ + P w but for rounding
 
 
