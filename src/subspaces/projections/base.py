@@ -20,6 +20,7 @@ from subspaces.kernels.triton_library import TritonMap
 from subspaces.projections import operators
 
 SPEC_VERSION = 1  # docs/projection-spec.md
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _CHUNK_ROWS = 1 << 22  # rows worked on at once by the reference: bounds its temporary memory
 _CACHE_ROWS = 1 << 22  # tables for at most so many rows are kept between calls
 
@@ -138,7 +139,7 @@ class Projection(abc.ABC):
 
         `autograd.grad(…, is_grads_batched=True)` uses vmap's older form, which knows operators only.
         """
-        if not (torch.compiler.is_compiling() or torch._C._functorch.is_legacy_batchedtensor(x)):
+        if not (torch.compiler.is_compiling() or _functorch.is_legacy_batchedtensor(x)):
             return _LinearMap.apply(x, self, transposed, start, stop)
         name = operators.name_of(self._identity)
         if transposed:

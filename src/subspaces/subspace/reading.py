@@ -78,6 +78,11 @@ class Reader:
         made.__init__(*args, **kwargs)
         return made
 
+    @staticmethod
+    def extra(plain: Any) -> dict[str, Any]:
+        """What the reading class of a plain one has besides."""
+        return {}
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """`.to()`, `.half()` and the like: what hangs from the parameters follows."""
         for slot in self.__dict__[SLOTS].values():
@@ -152,12 +157,12 @@ def _awaiting_class(plain: type[nn.Module]) -> Any:
 
 
 @functools.cache
-def _reading_class(plain: type[nn.Module], names: tuple[str, ...], mixin: type) -> Any:
+def _reading_class(plain: type[nn.Module], names: tuple[str, ...], mixin: type[Reader]) -> Any:
     content: dict[str, Any] = {name: _property(name) for name in names}
     if issubclass(plain, nn.RNNBase) and names:
         content["_flat_weights"] = property(_flat_weights, lambda *_: None)
     content |= {"_plain_class": plain, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
-    content["__doc__"] = plain.__doc__
+    content |= {"__doc__": plain.__doc__, **mixin.extra(plain)}
     return type(plain.__name__, (mixin, plain), content)
 
 
@@ -166,7 +171,7 @@ def _flat_weights(module: Any) -> list[Any]:
     return [getattr(module, name, None) for name in module._flat_weights_names]
 
 
-def equip(module: nn.Module, slots: dict[str, Slot], mixin: type = Reader) -> None:
+def equip(module: nn.Module, slots: dict[str, Slot], mixin: type[Reader] = Reader) -> None:
     """Let a module read these tensors through their slots."""
     held: Any = module
     held.__dict__[SLOTS] = slots

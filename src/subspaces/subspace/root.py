@@ -34,18 +34,17 @@ class RootReader(Reader):
         return self
 
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
-        """As in every module, w last: the first parameter tells others the dtype of a model.
-
-        `fully_shard`, which asks for the root's own, is not given w to shard.
-        """
+        """As in every module; `fully_shard`, which asks for the root's own, is not given w to shard."""
         found = super().named_parameters(prefix, recurse, remove_duplicate)  # type: ignore[misc]
-        w = self.__dict__["_parameters"].get(COORDINATES)
-        rest, own = [], []
-        for item in found:
-            (own if item[1] is w else rest).append(item)
         if not recurse and sys._getframe(1).f_globals.get("__name__", "").startswith("torch.distributed.fsdp."):
-            own = []
-        return iter([*rest, *own])
+            w = self.__dict__["_parameters"].get(COORDINATES)
+            return iter([item for item in found if item[1] is not w])
+        return found
+
+    @staticmethod
+    def extra(plain: Any) -> dict[str, Any]:
+        """A class that tells its dtype by its first parameter (as in transformers) does so without w."""
+        return {"dtype": property(_dtype_without_w)} if isinstance(getattr(plain, "dtype", None), property) else {}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A copy of the model (deepcopy, pickle, torch.save) is a twin: at the same point in a subspace of its own."""
@@ -53,6 +52,13 @@ class RootReader(Reader):
         subspace.sync()
         made, state = plain_reduction(self, protocol, subspace.point.hook_ids)
         return _awaiting_root, made, {**state, HOLDER: subspace}
+
+
+def _dtype_without_w(module: Any) -> torch.dtype:
+    for parameter in module.parameters():
+        if parameter is not module._parameters.get(COORDINATES) and parameter.is_floating_point():
+            return parameter.dtype
+    return module._plain_class.dtype.fget(module)
 
 
 def _awaiting_root(plain: type[nn.Module], args: tuple) -> nn.Module:
