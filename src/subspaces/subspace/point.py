@@ -60,6 +60,10 @@ class Point:
         """Of the hooks in modules, which copies do not keep."""
         self.loading = False
         """A state dict is being loaded: what w says is not written before all of it is there."""
+        self.loaded_dtypes: set[torch.dtype] = set()
+        """Of the tensors of θ in the last state dict."""
+        self.given: set[int] | None = None
+        """Which tensors of θ a state dict has written that is being settled; what it lacks follows w."""
         self.disturbed = False
         """Something was moved or exchanged since the memory was looked at."""
         self.recast: set[int] = set()
@@ -124,6 +128,10 @@ class Point:
         self.disturbed = True
         if parameter is not self.parameters[i]:
             self.recast.add(id(parameter))
+
+    def was_written_at(self, i: int) -> bool:
+        """Whether somebody else has written into parameter i."""
+        return self.parameters[i]._version != self.versions[i]
 
     @torch.no_grad()
     def follow(self) -> None:

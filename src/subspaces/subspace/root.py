@@ -97,6 +97,9 @@ class BeforeForward:
             return
         point.loading = False  # a load that failed half-way has not said so
         first = point.parameters[0]
+        if first.requires_grad:  # unfrozen with the whole model, or by PEFT after an adapter was off for a while
+            for parameter in point.parameters:
+                parameter.requires_grad_(False)
         if point.disturbed or first.device != point.device or first.dtype is not point.dtype:
             subspace.settle_parameters()
         if point.was_written():
@@ -114,21 +117,11 @@ class BeforeLoad:
 
     def __call__(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         key = prefix + COORDINATES
-        self.subspace.loaded_theta = brings_theta(self.subspace, state_dict, prefix)
         self.subspace.loaded_w, self.subspace.point.loading = key in state_dict, True
+        given = [state_dict.get(prefix + name) for name in self.subspace.point.names]
+        self.subspace.point.loaded_dtypes = {one.dtype for one in given if isinstance(one, torch.Tensor)}
         if key not in state_dict:
             state_dict[key] = self.subspace.coordinates.detach().clone()
-
-
-def brings_theta(subspace: "Subspace", state_dict: dict[str, Any], prefix: str) -> bool:
-    """Whether a state dict holds tensors of θ, under whatever names their modules save them."""
-    paths = {module: path for path, module in subspace.model.named_modules(prefix=prefix.rstrip("."))}
-    users = {paths[m]: m for places in subspace.places for m, _ in places if m in paths}
-    for key in state_dict:
-        path, _, leaf = key.rpartition(".")
-        if path in users and leaf != COORDINATES and leaf not in users[path]._buffers:
-            return True
-    return False
 
 
 class AfterLoad:
@@ -138,18 +131,21 @@ class AfterLoad:
         self.subspace = subspace
 
     def __call__(self, *_: Any) -> None:
-        subspace = self.subspace
-        subspace.point.loading = False
+        subspace, point = self.subspace, self.subspace.point
+        point.loading = False
+        held = [{id(m._parameters.get(name)) for m, name in places} for places in subspace.places]
+        point.given = {i for i, p in enumerate(point.parameters) if held[i] != {id(p)} or point.was_written_at(i)}
         table = vars(subspace.model)["_parameters"]
         loaded = table[COORDINATES]
         if loaded is not subspace.coordinates:  # assign=True
             with torch.no_grad():
                 subspace.coordinates.copy_(loaded)
             table[COORDINATES] = subspace.coordinates
-        if subspace.loaded_w and not subspace.loaded_theta:  # a state of what is trained only: θ follows it
-            subspace.point.write()
-        subspace.settle_parameters(subspace.loaded_w)
-        subspace.settle_values(subspace.loaded_w)
+        try:
+            subspace.settle_parameters(subspace.loaded_w)
+            subspace.settle_values(subspace.loaded_w)
+        finally:
+            point.given = None
 
 
 def before_state_dict(module: Any, *_: Any) -> None:

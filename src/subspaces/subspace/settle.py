@@ -39,7 +39,7 @@ def settle_parameters(subspace: "Subspace", came_with_w: bool | None = None) -> 
     if exchanged:
         subspace.put_in_places()
         point.follow()
-        if foreign:
+        if foreign and point.given is None:  # else it is done when the state dict is there as a whole
             subspace.settle_values(came_with_w)
     elif point.has_moved():
         point.follow()
@@ -102,13 +102,17 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
     averaged = came_with_w is None and not point.is_current()
     loaded = [tensor.clone() for tensor in point.memory]
     point.versions = [p._version for p in point.parameters]
+    given = range(len(loaded)) if point.given is None else point.given
     if point.origins is None:
         if came_with_w or averaged:
-            point.has_written()
+            point.write()
+            for i in given:
+                point.memory[i].copy_(loaded[i])
         else:
             _start_at(subspace, loaded, came_with_w)
         return
     point.write()
+    loaded = [tensor if i in given else point.memory[i].clone() for i, tensor in enumerate(loaded)]
     if _same(loaded, point.memory):
         return
     if came_with_w:
@@ -127,10 +131,13 @@ def _same(loaded: list[Tensor], memory: list[Tensor]) -> bool:
 def _agree(point: Point, loaded: list[Tensor], length: float = 0.0) -> bool:
     """Whether the loaded values are θ₀ + P w, but for rounding; where w is known, also that of a vector of `length`."""
     missed = _distance(loaded, point.memory)
-    low = any(t.dtype in (torch.float16, torch.bfloat16) for t in loaded)
+    dtypes = {t.dtype for t in loaded}
+    if length:  # the file may be of a lower precision than the model is now
+        dtypes |= {dtype.to_real() for dtype in point.loaded_dtypes if dtype.is_floating_point or dtype.is_complex}
+    low = not dtypes.isdisjoint((torch.float16, torch.bfloat16))
     share = 1e-2 if low else 1e-3
     allowed = share * _distance(loaded, [real(origin) for origin in point.origins or ()])
-    return missed <= allowed + max(torch.finfo(t.dtype).eps for t in loaded) * length
+    return missed <= allowed + max(torch.finfo(dtype).eps for dtype in dtypes) * length
 
 
 def _allowed_in_averages(loaded: list[Tensor]) -> float:

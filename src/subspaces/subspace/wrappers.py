@@ -57,6 +57,11 @@ def _check_members(model: nn.Module) -> None:
                 f"`model` must not be in FullyShardedDataParallel (FSDP1), which flattens its parameters; got one at "
                 f"{name or 'its root'!r}. Use torch.distributed.fsdp.fully_shard."
             )
+        if type(module).__name__ == "AdaLoraModel":
+            raise RuntimeError(
+                f"`model` must not be in PEFT's AdaLoRA, whose penalty and pruning read and write its tensors by name, "
+                f"past the subspace; got one at {name or 'its root'!r}. Use LoraConfig."
+            )
 
 
 def check_free(model: nn.Module, places: Iterable[Iterable[tuple[nn.Module, str]]]) -> None:
