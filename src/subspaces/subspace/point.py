@@ -102,6 +102,11 @@ class Point:
         """Whether a parameter lies elsewhere than at the last look (`.to()`, `.data = …`). Cost: 40 ns a tensor."""
         return self.disturbed or [p.data_ptr() for p in self.parameters] != self.pointers
 
+    def was_cast(self) -> bool:
+        """Whether parameters have changed their dtype or device since the last look."""
+        pairs = zip(self.parameters, self.memory, strict=True)
+        return any(real(p.data).dtype is not m.dtype or p.device != m.device for p, m in pairs)
+
     def was_written(self) -> bool:
         """Whether somebody else has written into a parameter. Cost: 40 ns a tensor."""
         return [p._version for p in self.parameters] != self.versions
@@ -164,10 +169,13 @@ class Point:
 
     # ---- w → θ
 
+    def w_has_moved(self) -> bool:
+        """Whether w is another one than θ was written for."""
+        return not torch.equal(self.w.detach(), self.written)
+
     def is_current(self) -> bool:
         """Whether θ belongs to w, whoever wrote w and however."""
-        w = self.w
-        return w._version == self.version and torch.equal(w.detach(), self.written)
+        return self.w._version == self.version and not self.w_has_moved()
 
     def write(self) -> None:
         """θ ← θ₀ + P w in the memory of the parameters; what lies elsewhere by now is followed first."""

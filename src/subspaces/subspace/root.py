@@ -81,8 +81,7 @@ class BeforeForward:
         subspace = self.subspace
         point = subspace.point
         point.loading = False  # a load that failed half-way has not said so
-        first = point.parameters[0]
-        if point.disturbed or first.device != point.device or first.dtype is not point.dtype:
+        if point.has_moved():
             subspace.settle_parameters()
         if point.was_written():
             subspace.settle_values()
