@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from subspaces.layout import Layout, layout_of
 from subspaces.projections import Projection
@@ -181,6 +182,9 @@ class Point:
         """θ ← θ₀ + P w in the memory of the parameters; what lies elsewhere by now is followed first."""
         if self.loading:
             return
+        if torch._C._functorch.peek_interpreter_stack() is not None:  # within jvp, jacrev, …, which see captured tensors
+            with temporarily_clear_interpreter_stack():
+                return self.write()
         if self.has_moved():
             self.follow()
         w = self.w.detach()
