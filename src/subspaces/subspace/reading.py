@@ -44,7 +44,7 @@ class Slot:
             return point.tensor_at(self.index, stands)
         if w._version != point.version:
             point.write()
-        if torch.is_grad_enabled() and w.requires_grad:
+        if torch.is_grad_enabled() and w.requires_grad and not torch._C._is_tracing():  # a trace wants leaves
             return point.shadows[self.index]
         return self.parameter
 
