@@ -317,15 +317,19 @@ def test_an_exported_program_computes_what_the_model_did():
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace")
 @pytest.mark.parametrize("gradients", [True, False])
-def test_a_traced_program_computes_what_the_model_did(gradients):
+def test_a_traced_program_computes_what_the_model_does(gradients):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)).eval()
     subspace = Subspace(model, d=7)
     subspace.move_to(TARGET.float())
     x = inputs()
     with torch.set_grad_enabled(gradients):
-        traced = torch.jit.trace(subspace.plain(), x)
-        assert apart(traced(x), model(x)) < 1e-6
+        traced = torch.jit.trace(model, x)
+        assert torch.equal(traced(x), model(x))
+        subspace.move_to(-TARGET.float())
+        assert torch.equal(traced(x), model(x))
+    model(x).sum().backward()
+    assert subspace.coordinates.grad is not None
 
 
 # ---- inference mode
