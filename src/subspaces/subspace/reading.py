@@ -154,6 +154,8 @@ def plain_reduction(module: Any, protocol: Any, hook_ids: Set[int]) -> tuple[tup
     for key, hooks in state.items():
         if "_hooks" in key and not hook_ids.isdisjoint(hooks):
             state[key] = OrderedDict((k, hook) for k, hook in hooks.items() if k not in hook_ids)
+    if isinstance(module, nn.RNNBase):
+        state["_flat_weights"] = [module._parameters.get(name) for name in module._flat_weights_names]
     return (plain, reduced[1][1:]), state
 
 
