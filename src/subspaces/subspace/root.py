@@ -96,11 +96,10 @@ class BeforeForward:
                 refresh(point.w.detach(), point.refreshed, point.key)
             return
         point.loading = False  # a load that failed half-way has not said so
-        first = point.parameters[0]
-        if first.requires_grad:  # unfrozen with the whole model, or by PEFT after an adapter was off for a while
+        if point.parameters[0].requires_grad:  # unfrozen with the whole model, or by PEFT after an adapter was off
             for parameter in point.parameters:
                 parameter.requires_grad_(False)
-        if point.disturbed or first.device != point.device or first.dtype is not point.dtype:
+        if point.has_moved():
             subspace.settle_parameters()
         if point.was_written():
             subspace.settle_values()

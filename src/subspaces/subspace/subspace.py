@@ -289,7 +289,7 @@ class Subspace:
         Needed by hand only before ``model.parameters()`` or a method other than ``forward`` is read after w was
         changed behind torch's back (``w.data.add_(…)``): everything else does it by itself.
         """
-        if self.point.disturbed:
+        if self.point.has_moved():
             self.settle_parameters()
         self.point.write()
 
