@@ -1,4 +1,4 @@
-"""What a file holds and leaves out: precision of w, buffers that changed, what was trained beside; golden files; swap."""
+"""What a file holds and leaves out: precision of w, changed buffers, what was trained beside; golden files; swap."""
 
 import hashlib
 import os
@@ -72,7 +72,7 @@ def test_constant_buffers_are_not_stored_but_must_be_there(tmp_path):
     }  # fmt: skip
     again = Subspace.load(_Masked(), tmp_path / "a.safetensors")
     assert torch.equal(again.model.norm.running_mean, model.norm.running_mean)
-    with pytest.raises(ValueError, match="must have the buffers that .* among mask"):
+    with pytest.raises(ValueError, match=r"must have the buffers that .* among mask"):
         Subspace.load(_Masked(2.0), tmp_path / "a.safetensors")
     subspace.save(tmp_path / "b.safetensors", include_origin=True)
     other = Subspace.load(_Masked(2.0), tmp_path / "b.safetensors")

@@ -66,6 +66,8 @@ class Point:
         """Which tensors of θ a state dict has written that is being settled; what it lacks follows w."""
         self.disturbed = False
         """Something was moved or exchanged since the memory was looked at."""
+        self.recast: set[int] = set()
+        """Ids of new parameter objects that a cast has made of old ones."""
         self._explained: set[frozenset[int]] = set()  # tensors without a gradient in some pass, and why is known
         self._seen: set[int] = set()
         self._seen_all = False
@@ -114,13 +116,26 @@ class Point:
         """Whether somebody else has written into a parameter. Cost: 40 ns a tensor."""
         return [p._version for p in self.parameters] != self.versions
 
+    def take_cast(self, i: int, parameter: nn.Parameter) -> None:
+        """A module has cast or moved tensor i (`.half()`, `.to()`), perhaps into a new object: so is its θ₀.
+
+        At once, since a cast back makes the rounding of the first one unseen. `follow` does the rest for all tensors.
+        """
+        if self.origins is not None:
+            if not self.disturbed:
+                self.origins = list(self.origins)  # twins share the old one
+            self.origins[i] = self.origins[i].to(parameter.device, parameter.dtype)
+        self.disturbed = True
+        if parameter is not self.parameters[i]:
+            self.recast.add(id(parameter))
+
     def was_written_at(self, i: int) -> bool:
         """Whether somebody else has written into parameter i."""
         return self.parameters[i]._version != self.versions[i]
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Let everything be where the parameters are now, and of their dtypes."""
+        """Let everything be where the parameters are now, and of their dtypes; θ is written when it is next read."""
         device = self.parameters[0].device
         if self.w.device != device:
             self.w.data = self.w.data.to(device)
@@ -132,7 +147,9 @@ class Point:
         self.written = self.written.to(device)
         self.pins.to(self.parameters)
         self.disturbed = False
+        self.recast.clear()
         self.take_memory()
+        self.version = -1
 
     @torch.no_grad()
     def start_here(self, store_origin: bool) -> None:

@@ -85,9 +85,11 @@ class Reader:
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """`.to()`, `.half()` and the like: what hangs from the parameters follows."""
-        for slot in self.__dict__[SLOTS].values():
-            slot.point.disturbed = True
-        return super()._apply(fn, recurse)  # type: ignore[misc]
+        super()._apply(fn, recurse)  # type: ignore[misc]
+        for name, slot in self.__dict__[SLOTS].items():
+            if (parameter := self.__dict__["_parameters"].get(name)) is not None:
+                slot.point.take_cast(slot.index, parameter)
+        return self
 
     def register_parameter(self, name: str, param: Any) -> None:
         """Also `module.weight = nn.Parameter(…)` and `load_state_dict(assign=True)`."""

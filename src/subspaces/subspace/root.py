@@ -145,7 +145,7 @@ class AfterLoad:
                 subspace.coordinates.copy_(loaded)
             table[COORDINATES] = subspace.coordinates
         try:
-            subspace.settle_parameters()
+            subspace.settle_parameters(subspace.loaded_w)
             subspace.settle_values(subspace.loaded_w)
         finally:
             point.given = None

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from subspaces.subspace.subspace import Subspace
 
 
-def settle_parameters(subspace: "Subspace") -> None:
+def settle_parameters(subspace: "Subspace", came_with_w: bool | None = None) -> None:
     """Take over parameters that were exchanged (`assign=True`, swapped by `.to()`, parametrized), and follow moves.
+
+    Args:
+        came_with_w: see `settle_values`, which follows an exchange.
 
     Raises:
         RuntimeError: one was exchanged for something that cannot take its place.
     """
-    point, exchanged = subspace.point, False
+    point, exchanged, foreign = subspace.point, False, False
     for i, places in enumerate(subspace.places):
         held = [module._parameters.get(name) for module, name in places]
         if all(one is point.parameters[i] for one in held):
@@ -32,11 +35,12 @@ def settle_parameters(subspace: "Subspace") -> None:
             raise RuntimeError(_exchanged(point.names[i], f"one of shape {tuple(new.shape)} stands there"))
         else:
             point.parameters[i] = new
+        foreign |= id(new) not in point.recast
     if exchanged:
         subspace.put_in_places()
         point.follow()
-        if point.given is None:  # else it is done when the state dict is there as a whole
-            subspace.settle_values()
+        if foreign and point.given is None:  # else it is done when the state dict is there as a whole
+            subspace.settle_values(came_with_w)
     elif point.has_moved():
         point.follow()
 
@@ -112,7 +116,7 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
     if _same(loaded, point.memory):
         return
     if came_with_w:
-        if not _agree(point, loaded, came_with_w):
+        if not _agree(point, loaded, subspace.length()):
             _move_origin_under(point, loaded)
     elif averaged and _distance(loaded, point.memory) <= _allowed_in_averages(loaded):
         return  # w and θ were written alike: what w says is the exact one
@@ -124,18 +128,16 @@ def _same(loaded: list[Tensor], memory: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(loaded, memory, strict=True))
 
 
-def _agree(point: Point, loaded: list[Tensor], came_with_w: bool) -> bool:
-    """Whether the loaded values are θ₀ + P w, but for rounding (that of a lower precision too, where w is known)."""
+def _agree(point: Point, loaded: list[Tensor], length: float = 0.0) -> bool:
+    """Whether the loaded values are θ₀ + P w, but for rounding; where w is known, also that of a vector of `length`."""
     missed = _distance(loaded, point.memory)
     dtypes = {t.dtype for t in loaded}
-    if came_with_w:  # the file may be of a lower precision than the model is now
+    if length:  # the file may be of a lower precision than the model is now
         dtypes |= {dtype.to_real() for dtype in point.loaded_dtypes if dtype.is_floating_point or dtype.is_complex}
     low = not dtypes.isdisjoint((torch.float16, torch.bfloat16))
     share = 1e-2 if low else 1e-3
     allowed = share * _distance(loaded, [real(origin) for origin in point.origins or ()])
-    if came_with_w:
-        allowed += max(torch.finfo(dtype).eps for dtype in dtypes) * _distance(loaded, None)
-    return missed <= allowed
+    return missed <= allowed + max(torch.finfo(dtype).eps for dtype in dtypes) * length
 
 
 def _allowed_in_averages(loaded: list[Tensor]) -> float:
@@ -157,7 +159,7 @@ def _find(point: Point, loaded: list[Tensor]) -> bool:
     delta = torch.cat([(a.to(before.dtype) - b.to(before.dtype)).reshape(-1) for a, b in pairs])
     point.w.copy_(nearest_coordinates(point.projection, delta)[0])
     point.write()
-    if _agree(point, loaded, False):
+    if _agree(point, loaded):
         return True
     point.w.copy_(before)
     return False

@@ -305,13 +305,17 @@ class Subspace:
         """θ was rewritten by a native call."""
         self.point.has_written()
 
-    def settle_parameters(self) -> None:
+    def settle_parameters(self, came_with_w: bool | None = None) -> None:
         """Follow parameters that were moved, cast or exchanged; see `subspaces.subspace.settle`."""
-        settle_parameters(self)
+        settle_parameters(self, came_with_w)
 
     def settle_values(self, came_with_w: bool | None = None) -> None:
         """Find the w of values that were written into θ, or make them the origin."""
         settle_values(self, came_with_w)
+
+    def length(self) -> float:
+        """‖θ‖, which the rounding of values that come from outside is in proportion to."""
+        return float(torch.stack([tensor.double().norm() for tensor in self.point.memory]).norm())
 
     def put_in_places(self) -> None:
         """Let the modules read the present parameters."""
