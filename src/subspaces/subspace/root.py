@@ -34,7 +34,10 @@ class RootReader(Reader):
         return self
 
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
-        """As in every module; `fully_shard`, which asks for the root's own, is not given w to shard."""
+        """As in every module, at the w of the moment; `fully_shard`, which asks for the root's own, is not given w."""
+        point = self.__dict__[HOLDER].point
+        if not torch.compiler.is_compiling() and point.w._version != point.version:
+            point.write()
         found = super().named_parameters(prefix, recurse, remove_duplicate)  # type: ignore[misc]
         if not recurse and sys._getframe(1).f_globals.get("__name__", "").startswith("torch.distributed.fsdp."):
             w = self.__dict__["_parameters"].get(COORDINATES)
