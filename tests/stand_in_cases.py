@@ -1,0 +1,158 @@
+"""What must hold on an accelerator, on the stand-in: functions that raise where it does not. See `test_stand_in`.
+
+Run as a script it works them off in one process (the stand-in must be there before the first backward pass) and prints
+one JSON object, name → traceback or "".
+"""
+
+import dataclasses
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+
+import stand_in
+import torch
+from training import Interrupt, curves
+
+from subspaces.train.callbacks import Callback
+from subspaces.train.config import TrainConfig
+from subspaces.train.loop import train
+from subspaces.train.many import train_many
+
+CASES: dict[str, Callable[[], None]] = {}
+
+
+def case(function: Callable[[], None]) -> Callable[[], None]:
+    CASES[function.__name__] = function
+    return function
+
+
+def _refuses(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except RuntimeError as error:
+        return "same device" in str(error)
+    return False
+
+
+# ---- the stand-in itself
+
+
+@case
+def tensors_of_two_devices_are_refused():
+    here, there, cpu = torch.ones(3, device="standin"), torch.ones(3, device="standin:1"), torch.ones(3)
+    assert _refuses(lambda: here + there)
+    assert _refuses(lambda: here + cpu)
+    assert _refuses(lambda: torch.zeros(()).add_(here.sum()))  # a number on the CPU may be read, not written
+    assert torch.equal((here + torch.tensor(2.0)).cpu(), torch.full((3,), 3.0))
+    assert torch.equal(cpu[torch.tensor([0, 2])], here[torch.tensor([0, 2])].cpu())
+
+
+@case
+def waits_and_copies_are_seen():
+    with stand_in.watched() as log:
+        x = torch.ones(3, device="standin")
+        y = (x * 2).sum()
+    assert log.waits == log.copies == []
+    with stand_in.watched() as log:
+        float(y)
+        torch.ones(3).to("standin").cpu()
+    assert log.copies == ["host to device", "device to host"]
+    assert len(log.waits) == 3
+
+
+# ---- training runs
+
+
+def _run(**options) -> list[dict]:
+    config = TrainConfig("digits-fc", **{"d": 100, "epochs": 2, **options})
+    return curves(train(config))
+
+
+def _close(rows: list[dict], expected: list[dict]) -> bool:
+    pairs = [(row[name], value) for row, right in zip(rows, expected, strict=True) for name, value in right.items()]
+    return all(a == b or abs(a - b) < 1e-4 * (1 + abs(b)) for a, b in pairs)
+
+
+@case
+def a_run_in_a_subspace_ends_as_on_the_cpu():
+    assert _close(_run(device="standin"), _run())
+
+
+@case
+def a_direct_run_ends_as_on_the_cpu():
+    assert _close(_run(device="standin", d=None), _run(d=None))
+
+
+@case
+def an_interrupted_run_goes_on():
+    config = TrainConfig("digits-fc", d=100, epochs=2, device="standin", record_trace=True)
+    whole = train(config)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            train(config, folder=folder, callbacks=[Interrupt(30)])
+            raise AssertionError("the run was not interrupted")
+        except KeyboardInterrupt:
+            resumed = train(config, folder=folder)
+    assert resumed.trace == whole.trace
+    assert curves(resumed) == curves(whole)
+
+
+@case
+def runs_in_a_batch_end_as_on_the_cpu():
+    configs = [TrainConfig("digits-fc", d=100, epochs=2, seed_projection=k, record_trace=True) for k in range(3)]
+    expected = train_many(configs)
+    found = train_many([dataclasses.replace(config, device="standin") for config in configs])
+    for one, other in zip(found, expected, strict=True):
+        assert _close(curves(one), curves(other))
+        assert len(one.trace) == len(other.trace) > 0
+
+
+class _Watch(Callback):
+    """Logs what happens between two steps in the middle of an epoch."""
+
+    def __init__(self) -> None:
+        self.log, self._block = None, None
+
+    def step(self, state, loss) -> None:
+        if state.step == 10:
+            self._block = stand_in.watched()
+            self.log = self._block.__enter__()
+        elif state.step == 15 and self._block is not None:
+            self._block.__exit__(None, None, None)
+            self._block = None
+
+
+def _watched(**options) -> stand_in.Log:
+    watch = _Watch()
+    train(TrainConfig("digits-fc", **{"d": 100, "epochs": 1, "device": "standin", **options}), callbacks=[watch])
+    assert watch.log is not None
+    return watch.log
+
+
+@case
+def a_steady_step_waits_for_nothing():
+    log = _watched()
+    assert log.waits == [], log.waits
+    assert log.copies == []
+    assert len(log.calls) > 50  # five steps were seen
+
+
+@case
+def a_trace_is_recorded_without_waiting():
+    log = _watched(record_trace=True)
+    assert log.waits == [], log.waits
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = {}
+    for name in sys.argv[1:] or CASES:
+        torch.manual_seed(0)
+        try:
+            CASES[name]()
+            found[name] = ""
+        except BaseException:
+            found[name] = traceback.format_exc()
+    print(json.dumps(found))
