@@ -15,6 +15,7 @@ import stand_in
 import torch
 from training import Interrupt, curves
 
+from subspaces.projections import PROJECTIONS, make_projection
 from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
 from subspaces.train.loop import train
@@ -107,6 +108,38 @@ def runs_in_a_batch_end_as_on_the_cpu():
     for one, other in zip(found, expected, strict=True):
         assert _close(curves(one), curves(other))
         assert len(one.trace) == len(other.trace) > 0
+
+
+@case
+def tensors_on_several_devices_are_written_and_folded_where_they_are():
+    P, sizes = make_projection("hadamard", 20, 600, 3), [100, 200, 300]
+    starts, w = [0, 100, 300], torch.randn(20)
+    places = ["standin", "standin:1", "standin"]
+    theta = [torch.randn(n).to(place) for n, place in zip(sizes, places, strict=True)]
+    origin = [t.clone() for t in theta]
+    out = torch.zeros(20, device="standin:1")
+    P.write_(theta, starts, w.to("standin"), origin)
+    P.fold_(out, theta, starts)
+    whole = torch.cat([t.cpu() for t in origin]) + P(w)
+    assert torch.allclose(torch.cat([t.cpu() for t in theta]), whole, atol=1e-6)
+    assert torch.allclose(out.cpu(), P.adjoint(whole), atol=1e-5)
+
+
+@case
+def coordinates_on_the_cpu_are_taken_to_the_tensors():
+    P, w, theta = make_projection("onehot", 20, 600, 3), torch.randn(20), torch.zeros(600, device="standin")
+    P.write_([theta], [0], w)
+    out = torch.zeros(20)
+    P.fold_(out, [theta], [0])
+    assert torch.allclose(out, w, atol=1e-6)
+
+
+@case
+def every_kind_of_projection_is_the_same_on_the_device():
+    for kind in PROJECTIONS:
+        P, w, g = make_projection(kind, 20, 400, 3, sizes=[100, 300]), torch.randn(20), torch.randn(400)
+        assert torch.allclose(P(w.to("standin")).cpu(), P(w), atol=1e-6), kind
+        assert torch.allclose(P.adjoint(g.to("standin")).cpu(), P.adjoint(g), atol=1e-5), kind
 
 
 class _Watch(Callback):

@@ -9,7 +9,7 @@ from torch import Tensor
 from subspaces.kernels.hadamard import hadamard_transform, is_power_of_two
 from subspaces.kernels.native_map import MAX_BLOCK, NativeMap
 from subspaces.kernels.random_bits import ROTATION, SIGNS, signs, slots
-from subspaces.kernels.triton_library import TritonMap, supports
+from subspaces.kernels.triton_map import TritonMap, supports
 from subspaces.projections.base import Projection
 
 
@@ -50,8 +50,10 @@ class Hadamard(Projection):
     def _make_native(self) -> NativeMap | None:
         return NativeMap.hadamard(self.d, self.D, self.seed, self.block) if self.block <= MAX_BLOCK else None
 
-    def _triton(self) -> TritonMap | None:
-        return TritonMap(self.d, self.D, self.seed, self.block, self._scale) if supports(self.d, self.block) else None
+    def _make_triton(self) -> TritonMap | None:
+        if not supports(self.d, self.D, self.block):
+            return None
+        return TritonMap(self.d, self.D, [self.seed], self.block, lambda device: self._scale(device).float()[None])
 
     @property
     def multiply_adds(self) -> int:
