@@ -56,7 +56,7 @@ bench: $(STAMP) ## print the tables of speed and memory (about ten minutes on a 
 	@$(BIN)/python benchmarks/step.py
 	@$(BIN)/python benchmarks/step.py --memory resnet18 encoder
 
-gpu: ## measure everything on a GPU in at most 530 s; rows go to $$OUT/gpu.jsonl (scratch/gpu)
+gpu: ## measure everything on a GPU in at most 530 s; rows go to OUT (scratch/gpu)
 	@$(GPU_PYTHON) benchmarks/gpu.py $(GPU_OPTIONS)
 
 docs: $(STAMP) ## rebuild the measured parts of README.md and docs/ from the rows under results/

@@ -157,9 +157,10 @@ class _Watch(Callback):
             self._block = None
 
 
-def _watched(**options) -> stand_in.Log:
+def _watched(folder: str | None = None, **options) -> stand_in.Log:
     watch = _Watch()
-    train(TrainConfig("digits-fc", **{"d": 100, "epochs": 1, "device": "standin", **options}), callbacks=[watch])
+    config = TrainConfig("digits-fc", **{"d": 100, "epochs": 1, "device": "standin", **options})
+    train(config, folder=folder, callbacks=[watch])
     assert watch.log is not None
     return watch.log
 
@@ -170,6 +171,23 @@ def a_steady_step_waits_for_nothing():
     assert log.waits == [], log.waits
     assert log.copies == []
     assert len(log.calls) > 50  # five steps were seen
+
+
+@case
+def steps_between_two_samples_of_a_recording_wait_for_nothing():
+    with tempfile.TemporaryDirectory() as folder:
+        log = _watched(folder, d=None, record="20")
+    assert log.waits == [], log.waits
+
+
+@case
+def steps_with_other_kinds_wait_for_nothing():
+    for kind in ("onehot", "dense", "orthonormal", "sparse", "fastfood", "kronecker", "coordinates"):
+        log = _watched(projection=kind)
+        assert log.waits == [], (kind, log.waits)
+    for blocks in ("layer", "tensor"):
+        log = _watched(blocks=blocks)
+        assert log.waits == [], (blocks, log.waits)
 
 
 @case
