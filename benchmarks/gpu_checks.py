@@ -89,7 +89,7 @@ def _contract(bench: Bench) -> None:
     """The sections of tests/triton_cases.py; a rehearsal takes a few."""
     import triton_cases  # pyright: ignore[reportMissingImports]  of tests/
 
-    sections = ["shared", "odd", "projection", "several", "errors", "failing"]
+    sections = ["shared", "odd", "projection", "blocks", "several", "errors", "failing"]
     for name in bench.pick(sections, sections[:1]):
         bench.row(check=f"section {name}", found=str(triton_cases.SECTIONS[name](bench.device.type)))
     cases = bench.pick(triton_cases.CASES, triton_cases.CASES[:2])

@@ -102,6 +102,13 @@ if TRITON:
         assert max(found["fold"], found["adjoint"]) < 2e-5
 
     @pytest.mark.parametrize("device", DEVICES)
+    def test_each_block_is_one_launch_for_all_its_tensors(device):
+        found = found_on(device, "blocks")
+        assert found["lift"] < 2e-6
+        assert found["fold"] < 2e-5
+        assert found["launches"] == 12  # three blocks, lift and adjoint, two steps
+
+    @pytest.mark.parametrize("device", DEVICES)
     def test_models_that_differ_by_their_seeds_are_one_launch(device):
         for size, (wrong, launches) in found_on(device, "several").items():
             assert wrong < 2e-5, size

@@ -17,7 +17,7 @@ import torch
 from subspaces.kernels import triton_library
 from subspaces.kernels import triton_map as triton_map_module
 from subspaces.kernels.triton_map import TritonMap
-from subspaces.projections import Together
+from subspaces.projections import Together, make_blocks
 from subspaces.projections.hadamard import Hadamard
 
 F32, BF16, F16 = "float32", "bfloat16", "float16"
@@ -181,6 +181,28 @@ def through_projection(device):
     }
 
 
+def in_blocks(device):
+    """`blocks=`: each part with a call of its own for all its tensors, also for tensors of several parts."""
+    ranges = [[(0, 500), (900, 1_000)], [(500, 900)], [(1_000, 3_000)]]
+    exact = make_blocks("hadamard", 60, ranges, 3)
+    P = make_blocks("hadamard", 60, ranges, 3)
+    for part in P.parts:
+        part._tables["native"] = None
+    sizes, launched = [300, 450, 1_250, 1_000], _launches()
+    starts, w = [0, 300, 750, 2_000], torch.randn(60, device=device)
+    theta = [torch.randn(n, device=device) for n in sizes]
+    origins, out = [t.clone() for t in theta], torch.zeros(60, device=device)
+    for _ in range(2):
+        P.write_(theta, starts, w, origins)
+        P.fold_(out.zero_(), theta, starts)
+    truth = torch.cat([t.cpu().double() for t in origins]) + exact(w.cpu().double())
+    return {
+        "lift": float((torch.cat(theta).cpu() - truth).abs().max()),
+        "fold": float((out.cpu() - exact.adjoint(truth)).abs().max()),
+        "launches": len(launched),
+    }
+
+
 def several_models(device):
     """K maps that differ by their seeds, as one launch, against one after the other."""
     shapes, starts, K, found = [(7,), (3, 900), (301,)], [0, 7, 2707], 3, {}
@@ -290,6 +312,7 @@ SECTIONS = {
     "shared": tensors_that_share_blocks,
     "odd": odd_tensors,
     "projection": through_projection,
+    "blocks": in_blocks,
     "several": several_models,
     "failing": failing_launches,
     "errors": errors,
