@@ -197,11 +197,10 @@ class Point:
         """θ ← θ₀ + P w in the memory of the parameters; what lies elsewhere by now is followed first."""
         if self.loading:
             return
-        if (
-            torch._C._functorch.peek_interpreter_stack() is not None
-        ):  # within jvp, jacrev, …, which see captured tensors
+        if _functorch.peek_interpreter_stack() is not None:  # within jvp, jacrev, …, which see captured tensors
             with temporarily_clear_interpreter_stack():
-                return self.write()
+                self.write()
+            return
         if self.has_moved():
             self.follow()
         w = self.w.detach()
