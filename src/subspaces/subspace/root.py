@@ -91,7 +91,7 @@ class BeforeForward:
     def __init__(self, subspace: "Subspace"):
         self.subspace = subspace
 
-    def __call__(self, *_: Any) -> None:
+    def __call__(self, model: nn.Module, *_: Any) -> None:
         subspace = self.subspace
         point = subspace.point
         if torch.compiler.is_compiling():
@@ -106,7 +106,8 @@ class BeforeForward:
             subspace.settle_parameters()
         if point.was_written():
             subspace.settle_values()
-        if not point.is_current():
+        # on an accelerator steps leave writing to here, and looking for writes through `.data` would wait
+        if not point.is_current() or (model.training and not point.w.is_cpu):
             point.write()
         subspace.look_for_exchanged(within_call=True)
 

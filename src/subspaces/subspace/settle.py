@@ -64,6 +64,7 @@ def _parametrized(subspace: "Subspace", i: int) -> tuple[nn.Module, str]:
             if buffer is point.shadows[i]:
                 if not getattr(module, "is_tensor", True):  # weight_norm: the others would be buffers
                     raise RuntimeError(_exchanged(point.names[i], "a parametrization of several tensors holds it"))
+                assert buffer is not None  # a shadow is a tensor
                 point.parameters[i].data = buffer.data
                 del module._buffers[name]
                 module._parameters[name] = point.parameters[i]
