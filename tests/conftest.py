@@ -5,6 +5,7 @@ import shutil
 from importlib.util import find_spec
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models of tests come from their config
 
 from jaxtyping import install_import_hook
 
@@ -28,7 +29,8 @@ def _absent() -> set[str]:
     )
     found = {"gpu": torch.cuda.is_available(), "cross": bool(cross) and native_library.available()}
     found["standin"] = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
-    found |= {extra: find_spec(extra) is not None for extra in ("ray", "submitit", "tensorboard")}
+    found |= {extra: find_spec(extra) is not None for extra in ("ray", "submitit", "tensorboard", "lightning", "peft")}
+    found |= {"hf": find_spec("transformers") is not None and find_spec("accelerate") is not None}
     return {mark for mark, there in found.items() if not there}
 
 

@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from subspaces import Subspace
+from subspaces.layout import COORDINATES
 
 
 def small_network(seed: int = 0) -> nn.Module:
@@ -30,7 +31,8 @@ def small_loss(model: nn.Module) -> torch.Tensor:
 
 
 def flat_of(model: nn.Module, gradient: bool = False) -> torch.Tensor:
-    named = sorted(model.named_parameters(), key=lambda item: item[0])
+    """All tensors of the plain model, by name: without the coordinates that a subspace adds."""
+    named = sorted(((n, p) for n, p in model.named_parameters() if n != COORDINATES), key=lambda item: item[0])
     return torch.cat([(p.grad if gradient else p.detach()).reshape(-1) for _, p in named])
 
 

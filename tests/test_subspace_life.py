@@ -39,14 +39,22 @@ def test_the_coordinates_keep_the_subspace_alive_through_the_model():
     assert not torch.equal(flat_of(model), before)
 
 
-def test_deepcopy_of_the_model_is_plain_and_of_the_subspace_is_a_twin():
+def test_a_plain_copy_is_a_plain_model_at_the_same_point():
     model = small_network()
     subspace = Subspace(model, d=10)
-    plain = copy.deepcopy(model)
+    subspace.move_to(torch.linspace(-1, 1, 10))
+    plain = subspace.plain()
+    assert list(plain.state_dict()) == list(small_network().state_dict())
+    assert torch.equal(flat_of(plain), flat_of(model))
     small_loss(plain).backward()
     assert all(p.grad is not None for p in plain.parameters())
     assert subspace.coordinates.grad is None
 
+
+def test_a_deepcopy_is_a_twin():
+    model = small_network()
+    subspace = Subspace(model, d=10)
+    plain = subspace.plain()
     twin = copy.deepcopy(subspace)
     optimizer = torch.optim.SGD(twin.parameters(), lr=1.0)
     small_loss(twin.model).backward()
@@ -147,7 +155,7 @@ def test_greydanus_variant_is_the_linear_subspace_through_theta():
 def test_layer_scales_of_said_against_plain_autograd():
     model, twin = small_network(), small_network()
     subspace = Subspace(model, d=14, projection="dense", layer_scale=True)
-    layers = sorted({name.rpartition(".")[0] for name, _ in model.named_parameters()})
+    layers = sorted({name.rpartition(".")[0] for name in subspace.layout.names})
     assert subspace.d == 14
     assert subspace.projection.d == 14 - len(layers)
     with torch.no_grad():
@@ -161,7 +169,8 @@ def test_layer_scales_of_said_against_plain_autograd():
         scale = leaf[subspace.projection.d + layers.index(name.rpartition(".")[0])]
         offset = scale * (dense[row : row + p.numel()] @ leaf[: subspace.projection.d])
         named[name], row = p.detach() + offset.view(p.shape), row + p.numel()
-    assert all(torch.allclose(named[n], p, atol=1e-5) for n, p in model.named_parameters())
+    moved = dict(model.named_parameters())
+    assert all(torch.allclose(named[n], moved[n], atol=1e-5) for n in named)
     x, y = small_batch()
     F.cross_entropy(torch.func.functional_call(twin, named, (x,)), y).backward()
     small_loss(model).backward()
@@ -191,8 +200,9 @@ def test_selection_by_name_pattern():
     subspace = Subspace(model, d=3, only=["*.bias", "5.*"], exclude="1.*")
     assert set(subspace.layout.names) == {"4.bias", "5.bias", "5.weight"}
     small_loss(model).backward()
-    assert model[0].weight.grad is not None
-    assert model[5].weight.grad is None
+    own = dict(model.named_parameters())
+    assert own["0.weight"].grad is not None
+    assert own["5.weight"].grad is None
     for argument in ("only", "exclude"):
         with pytest.raises(ValueError, match=f"`{argument}` must match a trainable parameter; got 'nothing"):
             Subspace(small_network(), d=3, **{argument: "nothing.*"})

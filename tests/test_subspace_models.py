@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from small_network import flat_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -128,7 +129,7 @@ def test_gradient_and_step(make, inputs, gradients):
     theta = subspace.theta(subspace.coordinates.detach())
     named = dict(model.named_parameters(remove_duplicate=False))
     assert all(torch.equal(theta[name], named[name]) for name in theta)
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == subspace.D
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == subspace.d
 
 
 @EVERY
@@ -246,7 +247,7 @@ def test_channels_last_models():
     with torch.no_grad():
         subspace.coordinates.fill_(0.5)
     subspace.sync()
-    flat = torch.cat([p.reshape(-1) for _, p in sorted(model.named_parameters())])
+    flat = flat_of(model)
     start = torch.cat([p.detach().reshape(-1) for _, p in sorted(plain.named_parameters())])
     assert torch.allclose(flat, start + subspace.projection(torch.full((9,), 0.5)), atol=1e-6)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)

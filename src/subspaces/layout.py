@@ -3,7 +3,8 @@
 import fnmatch
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from subspaces.errors import unknown_name
 
 GROUPINGS = ("layer", "tensor", "type")
+COORDINATES = "subspace_coordinates"
+"""Name under which the coordinates w of a subspace are a parameter of its model."""
+SLOTS = "_subspace_slots"
+"""Entry of a module's `__dict__` that holds, by name, its tensors that a subspace moves."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,9 @@ class Layout:
 
     @property
     def sizes(self) -> list[int]:
-        return [int(torch.Size(shape).numel()) for shape in self.shapes]
+        """Rows of each tensor: its real numbers, two for each complex entry."""
+        pairs = zip(self.shapes, self.dtypes, strict=True)
+        return [int(torch.Size(shape).numel()) * (2 if dtype.startswith("complex") else 1) for shape, dtype in pairs]
 
     @property
     def starts(self) -> list[int]:
@@ -90,16 +97,19 @@ def select(
     """
     aliases: dict[int, list[str]] = {}
     tensors: dict[int, nn.Parameter] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if parameter.requires_grad:
+    frozen: list[str] = []
+    for name, parameter, moved in _named_tensors(model):
+        if parameter.requires_grad or moved:
             aliases.setdefault(id(parameter), []).append(name)
             tensors[id(parameter)] = parameter
+        else:
+            frozen.append(name)
     every = [name for names in aliases.values() for name in names]
-    wanted, unwanted = _patterns("only", only, every), _patterns("exclude", exclude, every)
+    wanted, unwanted = _patterns("only", only, every, frozen), _patterns("exclude", exclude, every, frozen)
     chosen = {
         min(names): tensors[key]
         for key, names in aliases.items()
-        if (not wanted or any(_matches(n, wanted) for n in names)) and not any(_matches(n, unwanted) for n in names)
+        if (wanted is None or any(map(wanted, names))) and not (unwanted and any(map(unwanted, names)))
     }
     if not chosen:
         raise ValueError(
@@ -108,6 +118,16 @@ def select(
         )
     _check(chosen)
     return dict(sorted(chosen.items()))
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+    """Every parameter under every name, but for coordinates, and whether a subspace moves it (it is frozen then)."""
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        slots = vars(module).get(SLOTS, {})
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None and leaf != COORDINATES:
+                moved = leaf in slots and slots[leaf].parameter is parameter
+                yield (f"{prefix}.{leaf}" if prefix else leaf), parameter, moved
 
 
 def layout_of(parameters: dict[str, nn.Parameter]) -> Layout:
@@ -127,26 +147,39 @@ def digest_of(tensors: Sequence[Tensor]) -> str:
     return total.hexdigest()[:32]
 
 
-def _patterns(argument: str, given: str | Sequence[str] | None, names: list[str]) -> list[str]:
-    patterns = [given] if isinstance(given, str) else list(given or ())
-    for pattern in patterns:
-        if not any(_matches(name, [pattern]) for name in names):
+def _patterns(
+    argument: str, given: str | Sequence[str] | None, names: list[str], frozen: list[str]
+) -> Callable[[str], bool] | None:
+    """Whether a name matches one of the patterns; None without patterns. Linear in the number of names."""
+    if not given:
+        return None
+    patterns = [given] if isinstance(given, str) else list(given)
+    known = set(names)
+    plain = {pattern for pattern in patterns if pattern in known}  # names themselves are looked up, not tried in turn
+    others = [pattern for pattern in patterns if pattern not in plain]
+    for pattern in others:
+        match = re.compile(fnmatch.translate(pattern)).match
+        if not any(map(match, names)):
+            hidden = [name for name in frozen if match(name)]
+            way = "call requires_grad_(True) on them first" if argument == "only" else "they are left out without it"
+            told = f"which matches frozen ones only ({', '.join(hidden[:2])}): {way}" if hidden else ""
             raise ValueError(
-                f"`{argument}` must match a trainable parameter; got {pattern!r}. "
+                f"`{argument}` must match a trainable parameter; got {pattern!r}{', ' + told if told else ''}. "
                 f"Names look like {', '.join(names[:4])}, …"
             )
-    return patterns
-
-
-def _matches(name: str, patterns: list[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    matches = re.compile("|".join(fnmatch.translate(pattern) for pattern in others)).match if others else None
+    return lambda name: name in plain or (matches is not None and matches(name) is not None)
 
 
 def _check(parameters: dict[str, nn.Parameter]) -> None:
     for name, parameter in parameters.items():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"`model` must be initialised; got the lazy parameter {name!r}. Run one batch first.")
-        if not parameter.is_floating_point():
-            raise TypeError(f"`model` must have real floating parameters; got {name!r} of {parameter.dtype}.")
+        if not (parameter.is_floating_point() or parameter.is_complex()):
+            raise TypeError(f"`model` must have floating or complex parameters; got {name!r} of {parameter.dtype}.")
+        if parameter.is_inference():
+            raise ValueError(
+                f"`model` must be made outside torch.inference_mode(), whose tensors cannot be trained; got {name!r}."
+            )
         if not parameter.is_leaf:
             raise ValueError(f"`model` must own its parameters; got {name!r}, which is computed from others.")

@@ -1,6 +1,7 @@
 """K subspaces of one network trained together: one batched forward and backward pass, one optimiser step."""
 
 import copy
+import functools
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +9,10 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from subspaces.batched_linear import map_linears_
 from subspaces.layout import layout_of, select
+from subspaces.optim.watched import watch
 from subspaces.projections import Projection, make_projection
 from subspaces.subspace import Subspace
 
@@ -99,11 +100,10 @@ class ManySubspaces:
 
     def _attach(self) -> None:
         self._folding = -1  # the backward pass whose end will fold the gradients
+        queue = weakref.WeakMethod(self._queue_fold)  # a tensor's hooks are not seen by the garbage collector
         for stack in self.stacks.values():
-            stack.register_post_accumulate_grad_hook(self._queue_fold)
-        _ALIVE[id(self.coordinates)] = self
-        if not _HOOKS:
-            _HOOKS.append(register_optimizer_step_post_hook(_after_step))
+            stack.register_post_accumulate_grad_hook(functools.partial(_call_if_there, queue))
+        watch(self)
 
     @property
     def K(self) -> int:
@@ -220,10 +220,16 @@ class ManySubspaces:
     def _filled(self, theta: dict[str, Tensor], k: int) -> nn.Module:
         device = self.coordinates.device
         model = copy.deepcopy(self._bare).to_empty(device=device)
-        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        named = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
         for name, tensor in {**{n: r[k] for n, r in self._rest.items()}, **theta}.items():
             named[name].copy_(tensor)
         return model
+
+
+def _call_if_there(method: Any, tensor: Tensor) -> None:
+    call = method()
+    if call is not None:
+        call(tensor)
 
 
 def _check_alike(models: Sequence[nn.Module], layouts: list[Any]) -> None:
@@ -245,17 +251,3 @@ def _bare(model: nn.Module) -> nn.Module:
     memo = {id(t): t.detach().to("meta") for t in model.buffers()}
     memo |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, memo)
-
-
-# One global hook serves all that are alive: an optimiser is known by the tensors that it owns.
-_ALIVE: "weakref.WeakValueDictionary[int, ManySubspaces]" = weakref.WeakValueDictionary()
-_HOOKS: list[Any] = []
-
-
-def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Always write: fused optimisers change w without raising its version counter."""
-    for group in optimizer.param_groups if _ALIVE else ():
-        for parameter in group["params"]:
-            many = _ALIVE.get(id(parameter))
-            if many is not None and many.coordinates is parameter:
-                many.sync()

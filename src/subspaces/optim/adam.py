@@ -9,7 +9,7 @@ from torch import Tensor
 
 from subspaces.kernels import native_library
 from subspaces.kernels.native_adam import AdamMove, movable
-from subspaces.optim.watched import GLOBAL_HOOKS, native_lift, trained_by, watched_by
+from subspaces.optim.watched import GLOBAL_HOOKS, check, native_lift, trained_by, watched_by
 
 _PLAIN = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")  # must be off
 _MODULE = importlib.import_module("torch.optim.optimizer")
@@ -92,13 +92,17 @@ class Adam(torch.optim.Adam):
             for synced in trained_by(self):
                 synced.sync()
             return
+        if not moves:
+            list(trained_by(self))  # refuses an optimiser over nothing that trains
         threads = torch.get_num_threads()
         for move, parameter, gradient in moves:
             synced = watched_by(parameter)
+            if synced is not None:
+                check(synced)
             lift = None if synced is None else native_lift(synced)
             move.step_(parameter, gradient, lift, threads)
-            if synced is not None and lift is None:
-                synced.sync()
+            if synced is not None:
+                synced.sync() if lift is None else synced.has_written()  # type: ignore[attr-defined]
 
     def _native_moves(self) -> list[tuple[AdamMove, Tensor, Tensor]] | None:
         """What the kernel has to do, ready to be called; None if it cannot do all of it."""

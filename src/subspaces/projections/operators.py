@@ -35,7 +35,6 @@ def register(projection: "Projection") -> str:
     return name
 
 
-@torch.compiler.assume_constant_result
 def name_of(identity: str) -> str:
     """What a compiled program calls a map: its specification, so that equal maps share a name, where that is enough.
 
@@ -47,6 +46,10 @@ def name_of(identity: str) -> str:
     name = json.dumps(projection.spec, sort_keys=True)
     _MAPS[name] = projection
     return name
+
+
+# torch.compiler.assume_constant_result sets this mark, after an import of Dynamo that takes as long as that of torch
+name_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _find(name: str) -> "Projection":

@@ -38,9 +38,14 @@ class Groups:
             self._groups = [Group(list(range(len(names))), None)]
         else:
             self._groups = [Group(indices, d + k) for k, indices in enumerate(layers_of(names))]
+            self._places = {i: k for k, group in enumerate(self._groups) for i in group.indices}
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self._groups)
+
+    def of(self, index: int) -> Group:
+        """The group of tensor `index`."""
+        return self._groups[0] if self.plain else self._groups[self._places[index]]
 
 
 def layers_of(names: Sequence[str]) -> list[list[int]]:

@@ -1,10 +1,8 @@
-"""A model seen as θ₀ + P w: any module, any optimiser, d numbers to train."""
+"""A model seen as θ₀ + P w: any module, any optimiser, any loop; w is its one trainable parameter."""
 
+import contextlib
 import copy
-import math
-import warnings
-import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,13 +12,17 @@ from torch import Tensor, nn
 
 from subspaces import checkpoint
 from subspaces.errors import unknown_name
-from subspaces.kernels.native_map import NativeMap, Segments
-from subspaces.layout import digest_of, layout_of, select
+from subspaces.layout import COORDINATES, Layout, digest_of, layout_of, select
 from subspaces.projections import PROJECTIONS, Blocks, Projection, make_blocks, make_projection, part_seed
-from subspaces.subspace.gradients import MODES, GradientFold, is_fused
-from subspaces.subspace.groups import Groups, layers_of
-from subspaces.subspace.hooks import ModelHook, unwatch, watch
+from subspaces.subspace.attach import Shared, attach, detach, put_in_places
+from subspaces.subspace.groups import layers_of
 from subspaces.subspace.nearest import nearest_coordinates
+from subspaces.subspace.pins import pins_of
+from subspaces.subspace.point import MODES, Point, is_fused, real
+from subspaces.subspace.reading import places_of
+from subspaces.subspace.root import HOLDER
+from subspaces.subspace.settle import look_for_exchanged, settle_parameters, settle_values
+from subspaces.subspace.wrappers import check_free, inner_model, renew_wrappers, renew_wrappers_later
 
 _RULES = {"adam": 0.5, "adamw": 0.5, "rmsprop": 0.5, "adagrad": 0.5, "sgd": 0.5, "lbfgs": 0.0}  # powers of D/d
 
@@ -28,12 +30,21 @@ _RULES = {"adam": 0.5, "adamw": 0.5, "rmsprop": 0.5, "adagrad": 0.5, "sgd": 0.5,
 class Subspace:
     """Train a model in d dimensions: θ = θ₀ + P w, w = 0 at the start.
 
-    The model stays an ordinary model. Gradients of its tensors are folded into Pᵀg as backward makes them and freed;
-    after any torch optimiser has moved w (also inside the closures of LBFGS) the parameters are rewritten in place as
-    θ₀ + P w, so that there is no drift however many steps are taken. Buffers (BatchNorm statistics) are left alone.
+    To the outside the model stays an ordinary model whose one trainable parameter is w, ``subspace_coordinates``. The
+    tensors of θ want no gradient themselves: reading them where gradients are recorded gives functions of w, and the
+    gradients that arrive there go through Pᵀ into ``w.grad``. So every loop, wrapper and optimiser that trains a model
+    trains w. When w has changed, θ is rewritten in place as θ₀ + P w: after the step of any torch optimiser, and
+    before any reading. There is no drift however many steps are taken. Buffers (BatchNorm statistics) are left alone.
+
+    After a write that leaves no trace (``w.data.add_(…)``) the next forward pass of the model sees it; whoever reads
+    ``model.parameters()`` or calls another method before calls `sync`.
+
+    A copy of the model or of the subspace (``copy.deepcopy``, pickle, ``torch.save``) is a twin: a second model at the
+    same point in a subspace of its own. `plain` gives a plain copy. State dicts hold θ and w.
 
     Args:
-        model: any module; its trainable tensors (a shared one once) form θ in the order of their names.
+        model: any module, also within ``torch.compile``, DataParallel (one device) or DistributedDataParallel; its
+            trainable tensors (a shared one once) form θ in the order of their names.
         d: dimension, 1 ≤ d ≤ D. Not needed when `projection` is an object.
         projection: a kind (see `PROJECTIONS`) or a `Projection` with D = number of parameters; "layer-kronecker" gives
             a `LayerKronecker`, which trains wide linear layers without forming their weight gradients.
@@ -48,10 +59,13 @@ class Subspace:
         store_origin: keep θ₀ (D numbers). False saves that memory: θ is moved by P Δw, which drifts by rounding.
         options: of the projection kind, such as ``block=1024``.
 
+    Raises:
+        ValueError, TypeError, RuntimeError: for what cannot be supported, by name; the model is then as it was.
+
     Example:
         >>> model = nn.Linear(20, 3)
         >>> subspace = Subspace(model, d=5)
-        >>> optimizer = torch.optim.Adam(subspace.parameters(), lr=subspace.lr(1e-3, "adam"))
+        >>> optimizer = torch.optim.Adam(model.parameters(), lr=subspace.lr(1e-3, "adam"))
         >>> model(torch.ones(2, 20)).square().sum().backward(); optimizer.step(); optimizer.zero_grad()
     """
 
@@ -59,6 +73,19 @@ class Subspace:
     """Name of a form of its own, given as `projection`; None for maps of the whole flat vector."""
     forms: ClassVar[dict[str, type["Subspace"]]] = {}
     """Subclasses by their kind."""
+
+    _hashed: tuple[Any, str] | None = None
+
+    model: nn.Module
+    """The module itself, without compile or parallel wrappers."""
+    point: Point
+    """The tensors of θ and what moves them."""
+    places: list[list[tuple[nn.Module, str]]]
+    """For each tensor of θ the modules that hold it, and under which name."""
+    handles: list[Any]
+    """Of the hooks in modules."""
+    loaded_w: bool = False
+    """Whether the state dict that is being loaded has w."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -91,30 +118,34 @@ class Subspace:
     ):
         if gradients not in MODES:
             raise unknown_name("gradients", gradients, MODES)
-        parameters = select(model, only, exclude)
-        for name, parameter in parameters.items():
-            if getattr(parameter, "_in_subspace", None) is not None:
-                raise RuntimeError(f"`model` must not be in another subspace; got {name!r} in one. Call its remove().")
-        self.model = model
-        self.layout = layout_of(parameters)
-        self._names, self._parameters = list(parameters), list(parameters.values())
-        self._starts = self.layout.starts
-        scales = len(layers_of(self._names)) if layer_scale else 0
-        self.projection = self._make_projection(d, projection, seed, scales, blocks, allocation, options)
-        self._groups = Groups(self._names, self.projection.d, layer_scale)
-        self.store_origin = store_origin
-        self._fused = is_fused(gradients, self.D)
-        self.coordinates = self._make_coordinates(scales)
-        self._set_origin(origin)
-        self._attach()
+        self.model = inner_model(model)
+        with torch.inference_mode(False):
+            parameters = select(self.model, only, exclude)
+            layout = layout_of(parameters)
+            scales = len(layers_of(list(parameters))) if layer_scale else 0
+            made = self._make_projection(layout, d, projection, seed, scales, blocks, allocation, options)
+            self.store_origin, self._layer_scale = store_origin, layer_scale
+            self.places = places_of(self.model, parameters.values())
+            check_free(self.model, self.places)
+            if origin is not None:
+                self._load_origin(origin, parameters)
+            self.coordinates = _make_coordinates(list(parameters.values()), made.d, scales)
+            self.point = Point(
+                self.coordinates, parameters, made, layer_scale, is_fused(gradients, layout.D), pins_of(self.places)
+            )
+            self.set_origin()
+            attach(self)
+            self.buffers_at_start = checkpoint.Buffers(self.model)
+            self.beside_at_start = checkpoint.Beside(self.model)
+        renew_wrappers(model, self.model)
 
     # ---- construction
 
-    def _make_projection(self, d, projection, seed, scales, blocks, allocation, options) -> Projection:
+    def _make_projection(self, layout, d, projection, seed, scales, blocks, allocation, options) -> Projection:
         if isinstance(projection, Projection):
-            if projection.D != self.layout.D:
+            if projection.D != layout.D:
                 raise ValueError(
-                    f"`projection` must have D = {self.layout.D}, the number of trainable parameters; "
+                    f"`projection` must have D = {layout.D}, the number of trainable parameters; "
                     f"got D = {projection.D}."
                 )
             if d not in (None, projection.d + scales) or options or blocks:
@@ -127,50 +158,49 @@ class Subspace:
         if scales and d <= scales:
             raise ValueError(f"`d` must exceed the {scales} layer scales that count in it; got {d}.")
         if blocks is None:
-            return make_projection(projection, d - scales, self.layout.D, seed, sizes=self.layout.sizes, **options)
-        groups = list(self.layout.groups(blocks).values())
+            return make_projection(projection, d - scales, layout.D, seed, sizes=layout.sizes, **options)
+        groups = list(layout.groups(blocks).values())
         return make_blocks(projection, d - scales, groups, seed, allocation=allocation, **options)
 
-    def _make_coordinates(self, scales: int) -> nn.Parameter:
-        first = self._parameters[0]
-        dtype = torch.float64 if any(p.dtype == torch.float64 for p in self._parameters) else torch.float32
-        w = torch.zeros(self.projection.d + scales, dtype=dtype, device=first.device)
-        w[self.projection.d :] = 1.0
-        return nn.Parameter(w)
+    def set_origin(self) -> None:
+        """θ₀ is where the model stands, with w back at its start."""
+        self.point.start_here(self.store_origin)
+        self._origin_digest = None if self.store_origin else digest_of(self.point.parameters)
 
-    def _set_origin(self, origin: dict[str, Tensor] | None) -> None:
-        """Take θ₀ from the model or from given tensors, with w back at its start."""
-        with torch.no_grad():
-            if origin is not None:
-                self._load_origin(origin)
-            self.coordinates[: self.projection.d] = 0
-            self.coordinates[self.projection.d :] = 1
-            self._origins = [p.detach().clone() for p in self._parameters] if self.store_origin else None
-            self._written = None if self.store_origin else self.coordinates.detach().clone()
-        self._device, self._dtype = self._parameters[0].device, self._parameters[0].dtype
-        self._origin_digest = None if self.store_origin else digest_of(self._parameters)
-        self._synced = self.coordinates._version
-
-    def _load_origin(self, origin: dict[str, Tensor]) -> None:
-        for name, parameter in zip(self._names, self._parameters, strict=True):
-            if name not in origin or origin[name].shape != parameter.shape:
-                got = tuple(origin[name].shape) if name in origin else "nothing"
+    @torch.no_grad()
+    def _load_origin(self, origin: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
+        given = self._by_layout_names(origin, list(parameters))
+        for name, parameter in parameters.items():
+            if name not in given or given[name].shape != parameter.shape:
+                got = tuple(given[name].shape) if name in given else "nothing"
                 raise ValueError(f"`origin` must have {name!r} of shape {tuple(parameter.shape)}; got {got}.")
-        for name, parameter in zip(self._names, self._parameters, strict=True):
-            parameter.copy_(origin[name])
+        for name, parameter in parameters.items():
+            parameter.copy_(given[name])
         for name, buffer in self.model.named_buffers():  # BatchNorm statistics that belong to the point
             if name in origin:
                 buffer.copy_(origin[name])
 
-    def _attach(self) -> None:
-        self._handles: list[Any] = GradientFold(self, self._fused).attach()
-        for parameter in self._parameters:
-            parameter._in_subspace = weakref.ref(self)  # type: ignore[attr-defined]
-        self._handles.append(self.model.register_forward_pre_hook(ModelHook(self._before_forward)))
-        self._handles.append(self.model.register_load_state_dict_post_hook(ModelHook(self._after_load)))
-        watch(self)
+    def _by_layout_names(self, tensors: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+        """Tensors by the names of the layout; a shared one may be given under any of its names."""
+        found = dict(tensors)
+        paths = {id(module): prefix for prefix, module in self.model.named_modules()}
+        for name, places in zip(names, self.places, strict=True):
+            if name not in found:
+                aliases = [f"{paths[id(m)]}.{leaf}".lstrip(".") for m, leaf in places if id(m) in paths]
+                found.update((name, t) for alias, t in tensors.items() if alias in aliases)
+        return found
 
     # ---- what a user reads
+
+    @property
+    def projection(self) -> Projection:
+        """P."""
+        return self.point.projection
+
+    @property
+    def layout(self) -> Layout:
+        """Names, shapes and dtypes of the tensors of θ, in the order of the rows of P."""
+        return self.point.layout
 
     @property
     def d(self) -> int:
@@ -198,15 +228,15 @@ class Subspace:
         return layout_of(select(model, only, exclude)).D
 
     def parameters(self) -> list[nn.Parameter]:
-        """What an optimiser trains: the coordinates."""
+        """What an optimiser trains: the coordinates. ``model.parameters()`` gives them too."""
         return [self.coordinates]
 
     @property
     def origin(self) -> dict[str, Tensor]:
         """θ₀ by name (copies are not made: do not write into it)."""
-        if self._origins is None:
+        if self.point.origins is None:
             raise RuntimeError("`origin` must be stored to be read; got store_origin=False.")
-        return dict(zip(self._names, self._origins, strict=True))
+        return dict(zip(self.point.names, self.point.origins, strict=True))
 
     def lr(self, native: float, optimizer: str = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training: native·√(D/d)/c.
@@ -232,7 +262,7 @@ class Subspace:
         frozen = self.projection.frozen_rows()
         lines = [
             f"{self.projection!r}",
-            f"trains {self.d:,} numbers for {self.D:,} parameters in {len(self._names)} tensors "
+            f"trains {self.d:,} numbers for {self.D:,} parameters in {len(self.point.names)} tensors "
             f"(1/{self.D / self.d:,.0f})",
             f"projection stores {self.projection.stored_bytes:,} bytes, one lift costs "
             f"{self.projection.multiply_adds:,} multiply-adds",
@@ -242,83 +272,88 @@ class Subspace:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"Subspace({type(self.model).__name__}, {self.projection!r})"
+        return f"{type(self).__name__}({type(self.model).__name__}, {self.projection!r})"
+
+    def __getattr__(self, name: str) -> Any:
+        """What modules have and a subspace has not, said to whoever takes it for one (`AveragedModel(subspace)`)."""
+        told = f"`{type(self).__name__}` has no attribute {name!r}."
+        if hasattr(nn.Module, name):
+            told = f"`{type(self).__name__}` is not a module: it has no {name!r}. Give its model, `subspace.model`."
+        raise AttributeError(told, name=name, obj=self)
 
     # ---- w → θ
 
-    @torch.no_grad()
     def sync(self) -> None:
         """Write θ₀ + P w into the model.
 
-        Needed by hand only after w was changed behind torch's back (`.data`): optimisers, closures and forward passes
-        do it by themselves.
+        Needed by hand only before ``model.parameters()`` or a method other than ``forward`` is read after w was
+        changed behind torch's back (``w.data.add_(…)``): everything else does it by itself.
         """
-        w = self.coordinates.detach()
-        device = self._parameters[0].device
-        if w.device != device:  # the model was moved after wrapping
-            self._follow(device)
-            w = self.coordinates.detach()
-        d = self.projection.d
-        for group in self._groups:
-            v = group.multiple(w, d)
-            if self._origins is None:
-                assert self._written is not None
-                v = v - group.multiple(self._written, d)
-            origins = None if self._origins is None else group.pick(self._origins)
-            self.projection.write_(group.pick(self._parameters), group.pick(self._starts), v, origins)
-        if self._written is not None:
-            self._written.copy_(w)
-        self._synced = self.coordinates._version
+        if self.point.has_moved():
+            self.settle_parameters()
+        self.point.write()
 
-    def native_lift(self) -> tuple[NativeMap, Segments] | None:
-        """What a native call needs to write θ₀ + P w, for a caller that has moved w and does it at once; else None."""
-        if self._origins is None or not self._groups.plain:
-            return None
-        self._synced = self.coordinates._version
-        return self.projection.native_segments("write", self.coordinates, self._parameters, self._starts, self._origins)
+    def native_lift(self) -> Any:
+        """What a native call needs to write θ₀ + P w; whoever does it calls `has_written` then. None: `sync` has to."""
+        return self.point.native_lift()
 
-    def _follow(self, device: torch.device) -> None:
-        """Move the coordinates to where the model is now."""
-        self.coordinates.data = self.coordinates.data.to(device)
-        if self.coordinates.grad is not None:
-            self.coordinates.grad = self.coordinates.grad.to(device)
-        if self._written is not None:
-            self._written = self._written.to(device)
+    def moves(self, parameter: Any) -> bool:
+        """Whether a tensor is one of θ."""
+        return any(parameter is own for own in self.point.parameters)
 
-    def _match_origins(self) -> None:
-        """θ₀ follows `.to(device)` and `.to(dtype)` of the model."""
-        self._device, self._dtype = self._parameters[0].device, self._parameters[0].dtype
-        if self._origins is None:
-            return
-        pairs = zip(self._origins, self._parameters, strict=True)
-        # another list: the C kernels hold pointers into the old one
-        self._origins = [origin.to(parameter.device, parameter.dtype) for origin, parameter in pairs]
+    def has_written(self) -> None:
+        """θ was rewritten by a native call."""
+        self.point.has_written()
 
-    def _before_forward(self, *_: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
-        first = self._parameters[0]
-        if first.device != self._device or first.dtype is not self._dtype:  # the model was moved
-            self._match_origins()
-            self._synced = -1
-        if self.coordinates._version != self._synced:
-            self.sync()
+    def settle_parameters(self, came_with_w: bool | None = None) -> None:
+        """Follow parameters that were moved, cast or exchanged; see `subspaces.subspace.settle`."""
+        settle_parameters(self, came_with_w)
+
+    def settle_values(self, came_with_w: bool | None = None) -> None:
+        """Find the w of values that were written into θ, or make them the origin."""
+        settle_values(self, came_with_w)
+
+    def length(self) -> float:
+        """‖θ‖, which the rounding of values that come from outside is in proportion to."""
+        return float(torch.stack([tensor.double().norm() for tensor in self.point.memory]).norm())
+
+    def put_in_places(self) -> None:
+        """Let the modules read the present parameters."""
+        put_in_places(self)
+
+    def look_for_exchanged(self, within_call: bool = False) -> None:
+        """Raise for a tensor that was exchanged after wrapping, alone or with its module."""
+        look_for_exchanged(self, within_call)
+
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        """Within it the model is at θ₀: ``with subspace.off(): model(x)``. Cost: two rewritings of θ."""
+        kept = self.coordinates.detach().clone()
+        self.move_to(torch.zeros_like(kept[: self.projection.d]))
+        try:
+            yield
+        finally:
+            self.move_to(kept)
+
+    @torch.no_grad()
+    def move_to(self, w: Shaped[Tensor, "n"]) -> None:
+        """Set the coordinates, and the model to θ₀ + P w.
+
+        Args:
+            w: d numbers; or those of P alone, without layer scales, which then stay.
+        """
+        if w.dim() != 1 or w.numel() not in (self.d, self.projection.d):
+            raise ValueError(f"`w` must have {self.d} numbers; got shape {tuple(w.shape)}.")
+        self.coordinates[: w.numel()].copy_(w)
+        self.sync()
 
     # ---- functional form
 
     def theta(self, w: Shaped[Tensor, "d"]) -> dict[str, Tensor]:
         """θ₀ + P w by name, as differentiable functions of w."""
-        origin = self.origin
-        offset = self.projection(w) if self._groups.plain else None
-        found = {}
-        for group in self._groups:
-            v = group.multiple(w, self.projection.d)
-            for i in group.indices:
-                start, shape = self._starts[i], self.layout.shapes[i]
-                stop = start + math.prod(shape)
-                rows = self.projection.lift_rows(v, start, stop) if offset is None else offset[start:stop]
-                found[self._names[i]] = origin[self._names[i]] + rows.view(shape).to(origin[self._names[i]].dtype)
-        return found
+        point = self.point
+        offset = self.projection(w) if point.groups.plain else None
+        return {name: point.tensor_at(i, w, offset) for i, name in enumerate(point.names)}
 
     def functional(self, w: Shaped[Tensor, "d"], *args: Any, **kwargs: Any) -> Any:
         """The model's output at θ₀ + P w as a pure function; for `vmap`, `jacrev`, `jvp`, `hessian`.
@@ -347,8 +382,8 @@ class Subspace:
                     f"`projection` must keep (d, D) = ({self.projection.d}, {self.projection.D}); "
                     f"got ({projection.d}, {projection.D})."
                 )
-            self.projection = projection
-        self._set_origin(None)
+            self.point.projection = projection
+        self.set_origin()
 
     @torch.no_grad()
     def coordinates_of(self, tensors: dict[str, Tensor], iterations: int = 60) -> tuple[Tensor, float]:
@@ -357,68 +392,88 @@ class Subspace:
         Solves PᵀP w = Pᵀ(θ − θ₀) by conjugate gradients (one step when P is an isometry).
 
         Args:
-            tensors: θ by name.
+            tensors: θ by name; a shared tensor under any of its names.
 
         Returns:
             w, and ‖θ − θ₀ − P w‖ / ‖θ − θ₀‖ (0 when θ = θ₀).
         """
-        if not self._groups.plain:
+        if not self.point.groups.plain:
             raise RuntimeError("`coordinates_of` must have a linear map; got layer scales (SAID).")
         origin, dtype = self.origin, self.coordinates.dtype
-        delta = torch.cat([(tensors[n].to(dtype) - origin[n].to(dtype)).reshape(-1) for n in self._names])
-        return nearest_coordinates(self.projection, delta, iterations)
+        given = self._by_layout_names(tensors, self.point.names)
+        if missing := [name for name in self.point.names if name not in given]:
+            raise ValueError(f"`tensors` must have every tensor of θ; got none at {', '.join(missing[:4])}.")
+        pairs = [(real(given[n]).to(dtype), real(origin[n]).to(dtype)) for n in self.point.names]
+        return nearest_coordinates(self.projection, torch.cat([(a - b).reshape(-1) for a, b in pairs]), iterations)
 
-    def _after_load(self, *_: Any) -> None:
-        """Keep θ = θ₀ + P w true after `model.load_state_dict`: find the loaded point, or make it the origin."""
-        self._match_origins()
-        loaded = {n: p.detach().clone() for n, p in zip(self._names, self._parameters, strict=True)}
-        if self._origins is not None and self._groups.plain:
-            w, distance = self.coordinates_of(loaded)
-            if distance < 1e-3:
-                with torch.no_grad():
-                    self.coordinates.copy_(w)
-                self.sync()
-                return
-        warnings.warn(
-            "load_state_dict brought parameters that are not in the subspace: they are the new origin and the "
-            "coordinates start at zero. To restore a trained subspace use Subspace.load.",
-            stacklevel=4,
-        )
-        self._set_origin(None)
+    def remove(self, keep: bool = True) -> nn.Module:
+        """Take the subspace off: the model is a plain one again. Returns the model.
 
-    def remove(self) -> nn.Module:
-        """Take the subspace off: the model is a plain one again, at θ₀ + P w. Returns the model."""
+        Args:
+            keep: stay at θ₀ + P w; False goes back to θ₀, bit for bit.
+        """
+        if not keep:
+            self.move_to(torch.zeros_like(self.coordinates[: self.projection.d]))
         self.sync()
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        for parameter in self._parameters:
-            parameter._in_subspace = None  # type: ignore[attr-defined]
-        unwatch(self)
+        detach(self)
+        renew_wrappers_later(self.model)
         return self.model
 
-    def __deepcopy__(self, memo: dict) -> "Subspace":
-        """A second model in a second subspace, at the same point."""
-        self.sync()
-        twin = copy.copy(self)
-        twin.model = copy.deepcopy(self.model, memo)
-        named = dict(twin.model.named_parameters(remove_duplicate=False))
-        twin._parameters = [named[name] for name in self._names]
-        twin.coordinates = copy.deepcopy(self.coordinates, memo)
-        if self._origins is not None:
-            twin._origins = [origin.clone() for origin in self._origins]
-        twin._written = None if self._written is None else self._written.clone()
-        twin._synced = twin.coordinates._version
-        twin._attach()
-        memo[id(self)] = twin
-        return twin
+    def plain(self) -> nn.Module:
+        """A plain copy of the model at θ₀ + P w, whose state dict has the names of the plain model only."""
+        return copy.deepcopy(self).remove()
+
+    # ---- copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a twin is made of; maps and θ₀, which nobody writes into, are shared by twins of one process."""
+        point, self_state = (
+            self.point,
+            {k: v for k, v in vars(self).items() if k not in ("point", "places", "handles", "_hashed")},
+        )
+        held = ("names", "fused", "written", "version_of_w")
+        kept = {key: getattr(point, key) for key in held if hasattr(point, key)}
+        return {**self_state, "_point": {**kept, "shared": Shared((point.projection, point.origins))}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.attach_if_whole()
+
+    def attach_if_whole(self) -> None:
+        """Hang a copied subspace into its copied model, once both are there."""
+        saved = vars(self).get("_point")
+        if saved is None or HOLDER not in vars(self.model):
+            return
+        del vars(self)["_point"]
+        named = dict(self.model.named_parameters(remove_duplicate=False))
+        parameters = {name: named[name] for name in saved["names"]}
+        projection, origins = saved["shared"].value
+        self.places = places_of(self.model, parameters.values())
+        vars(self.model)["_parameters"][COORDINATES] = self.coordinates
+        self.point = Point(
+            self.coordinates, parameters, projection, self._layer_scale, saved["fused"], pins_of(self.places)
+        )
+        self.point.resume(origins, saved["written"])
+        attach(self)
 
     # ---- files
 
-    def save(self, path: str | Path, *, include_origin: bool = False, extra: dict[str, Any] | None = None) -> None:
-        """Write coordinates, buffers and the recipe of P and θ₀ to a safetensors file; see `subspaces.checkpoint`."""
+    def save(
+        self,
+        path: str | Path,
+        *,
+        include_origin: bool = False,
+        also: str | Sequence[str] | None = None,
+        dtype: str = "full",
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """Write coordinates, changed buffers and the recipe of P and θ₀ to a file; see `subspaces.checkpoint.save`."""
         self.sync()
-        checkpoint.save(path, self, include_origin=include_origin, extra=extra)
+        checkpoint.save(path, self, include_origin=include_origin, also=also, dtype=dtype, extra=extra)
+
+    def swap(self, path: str | Path) -> None:
+        """Go to the numbers of another file of the same subspace, in place; see `subspaces.checkpoint.swap`."""
+        checkpoint.swap(self, path)
 
     @classmethod
     def load(cls, model: nn.Module, path: str | Path, projection: Projection | None = None) -> "Subspace":
@@ -441,11 +496,23 @@ class Subspace:
         """All parameters of the plain model at w = 0, by all their names; those outside the subspace as they are."""
         named = dict(self.model.named_parameters(remove_duplicate=False))
         origin = {id(named[name]): tensor for name, tensor in self.origin.items()}
-        return {name: origin.get(id(parameter), parameter) for name, parameter in named.items()}
+        return {name: origin.get(id(p), p) for name, p in named.items() if p is not self.coordinates}
 
     def origin_digest(self) -> str:
-        """A hash of the exact bits of θ₀."""
-        return self._origin_digest or digest_of(list(self.origin.values()))
+        """A hash of the exact bits of θ₀; made once for each θ₀."""
+        if self._origin_digest is not None:
+            return self._origin_digest
+        origins = list(Subspace.origin.fget(self).values())  # type: ignore[attr-defined]
+        if self._hashed is None or self._hashed[0] is not self.point.origins:
+            self._hashed = self.point.origins, digest_of(origins)
+        return self._hashed[1]
+
+
+def _make_coordinates(parameters: list[nn.Parameter], d: int, scales: int) -> nn.Parameter:
+    wide = any(p.dtype in (torch.float64, torch.complex128) for p in parameters)
+    w = torch.zeros(d + scales, dtype=torch.float64 if wide else torch.float32, device=parameters[0].device)
+    w[d:] = 1.0
+    return nn.Parameter(w)
 
 
 def _redrawn(projection: Projection, seed: int) -> Projection:

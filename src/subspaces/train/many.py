@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from subspaces.many import ManySubspaces
 from subspaces.projections import Projection
+from subspaces.subspace import Subspace
 from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
 from subspaces.train.learned import LONG_STEPS
@@ -260,7 +261,9 @@ def _stacked(states: list[TrainState]) -> tuple[ManySubspaces, list[float]]:
     if {projection.d for projection in projections} != {widest} or set(scales) != {1.0}:
         pairs = zip(projections, scales, strict=True)
         projections = [_Padded(projection, widest, scale) for projection, scale in pairs]
-    many = ManySubspaces([s.model for s in subspaces], projection=projections)
+    # twins without their subspace: layers with cores stay as they are
+    plain = [Subspace.remove(copy.deepcopy(subspace)) for subspace in subspaces]
+    many = ManySubspaces(plain, projection=projections)
     if states[0].config.l2:
         for stack in many.stacks.values():
             stack.register_hook(_Penalty(stack, 2 * states[0].config.l2))

@@ -155,10 +155,8 @@ def _enter_subspace(state: TrainState, saved: tuple[dict[str, Tensor], dict[str,
         state.subspace.penalise(config.l2)
     if config.batchnorm == "reset" and saved is None:
         refresh_batchnorm(state.model, policy="reset")
-    named = dict(state.model.named_parameters(remove_duplicate=False))
-    moved = {id(named[name]) for name in state.subspace.layout.names}
-    for parameter in state.model.parameters():
-        parameter.requires_grad_(id(parameter) in moved)
+    for parameter in state.model.parameters():  # what is outside the subspace stays as it is
+        parameter.requires_grad_(parameter is state.subspace.coordinates)
     if saved is None:
         start_stored(state)
     if config.optimizer in LONG_STEPS:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from subspaces.layout import COORDINATES
+
 _ROUNDINGS = 8  # loaded weights are in the span of the factors if they are so to so many roundings
 
 
@@ -88,6 +90,9 @@ class KroneckerLinear(nn.Linear):
         destination[f"{prefix}weight"] = self.weight.detach()
         if self.bias is not None:
             destination[f"{prefix}bias"] = self.bias if keep_vars else self.bias.detach()
+        w = self._parameters.get(COORDINATES)  # where this layer is the whole model
+        if w is not None:
+            destination[f"{prefix}{COORDINATES}"] = w if keep_vars else w.detach()
 
     def _load_from_state_dict(
         self,
@@ -99,10 +104,11 @@ class KroneckerLinear(nn.Linear):
         unexpected: Any,
         errors: Any,
     ) -> None:
-        known = {f"{prefix}weight", f"{prefix}bias"}
-        mine = {f"{prefix}{name}": p for name, p in self.named_parameters(recurse=False)}
-        mine |= {key: state_dict[key] for key in known & state_dict.keys() if key.endswith("bias")}
-        super()._load_from_state_dict(mine, prefix, local_metadata, strict, missing, unexpected, errors)
+        known = {f"{prefix}weight", f"{prefix}bias", f"{prefix}{COORDINATES}"}
+        mine = {key: state_dict[key] for key in known & state_dict.keys() if not key.endswith("weight")}
+        lacking: list[str] = []  # base, core and factors, which no state dict has, besides
+        super()._load_from_state_dict(mine, prefix, local_metadata, strict, lacking, unexpected, errors)
+        missing += [key for key in lacking if key in known]
         if strict:
             unexpected += [key for key in state_dict if key.startswith(prefix) and key not in known]
         given = state_dict.get(f"{prefix}weight")
@@ -193,14 +199,6 @@ def unfactor_(layer: nn.Linear) -> None:
     weight.requires_grad = True
     layer.weight = weight  # pyright: ignore[reportAttributeAccessIssue]
     layer.register_parameter("bias", bias)  # in the order of a plain layer, which optimisers count by
-
-
-def unfactor_all_(model: nn.Module) -> nn.Module:
-    """Make every factored layer of a model plain again, at the weights that it stands for. Returns the model."""
-    for module in list(model.modules()):
-        if isinstance(module, nn.Linear):
-            unfactor_(module)
-    return model
 
 
 def _outward(core: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import functools
 import glob
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from subspaces import checkpoint
 from subspaces.errors import unknown_name
-from subspaces.layout import digest_of, select
+from subspaces.layout import COORDINATES, select
 from subspaces.projections import PROJECTIONS, Projection
 from subspaces.subspace.layer_kronecker.factors import (
     BALANCES,
@@ -28,6 +29,7 @@ from subspaces.subspace.layer_kronecker.factors import (
 )
 from subspaces.subspace.layer_kronecker.linear import KroneckerLinear, set_factors_, unfactor_
 from subspaces.subspace.subspace import Subspace
+from subspaces.subspace.wrappers import inner_model
 
 RANK = (32, None)
 """Default (r_out, r_in) of the cores."""
@@ -100,6 +102,7 @@ class LayerKronecker(Subspace):
             )
         if inner not in PROJECTIONS:
             raise unknown_name("inner", inner, PROJECTIONS)
+        model = inner_model(model)
         chosen = list(select(model, only, exclude))
         self._recipe = make_recipe(model, chosen, rank, factors, balance, seed)
         rows = rows_of(model, chosen, self._recipe)
@@ -151,14 +154,10 @@ class LayerKronecker(Subspace):
         found = super().native_origin()
         for name, layer in self.layers.items():
             for leaf, _ in layer.named_parameters(recurse=False):
-                if leaf != "bias":
+                if leaf not in ("bias", COORDINATES):
                     del found[joined(name, leaf)]
             found[joined(name, "weight")] = layer.at(super().origin[joined(name, "core")])
         return found
-
-    def origin_digest(self) -> str:
-        """A hash of the exact bits of cores and other tensors at w = 0."""
-        return self._origin_digest or digest_of(list(super().origin.values()))
 
     def lr(self, native: float, optimizer: str = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training; see `Subspace.lr`.
@@ -185,9 +184,14 @@ class LayerKronecker(Subspace):
     def __repr__(self) -> str:
         return f"LayerKronecker({type(self.model).__name__}, {self.projection!r}, rank={self._recipe['rank']})"
 
+    def length(self) -> float:
+        """‖θ‖ with the weights that the cores are found from: rounding E of a weight W moves its core by Bᵀ E A / c."""
+        weights = [float(layer.base.detach().double().norm()) / layer.scale**2 for layer in self.layers.values()]
+        return math.hypot(super().length(), *weights)
+
     # ---- moving about
 
-    def _load_origin(self, origin: dict[str, Tensor]) -> None:
+    def _load_origin(self, origin: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
         """θ₀ by native names (a state dict), or by those of `origin`."""
         given, bases = dict(origin), []
         for name, layer in self.layers.items():
@@ -199,7 +203,7 @@ class LayerKronecker(Subspace):
                 )
             given.setdefault(joined(name, "core"), torch.zeros_like(layer.core))
             bases.append((layer, base))
-        super()._load_origin(given)
+        super()._load_origin(given, parameters)
         for layer, base in bases:
             layer.base.copy_(base)
 
@@ -212,11 +216,15 @@ class LayerKronecker(Subspace):
             for name, layer in self.layers.items():
                 layer.fold_()
                 set_factors_(layer, *factors_of(layer.base, self._recipe, name))
-            self._set_origin(None)
+            self.set_origin()
 
-    def remove(self) -> nn.Module:
-        """Take the subspace off and fold every core into its weight: a plain model. Returns the model."""
-        super().remove()
+    def remove(self, keep: bool = True) -> nn.Module:
+        """Take the subspace off and fold every core into its weight: a plain model. Returns the model.
+
+        Args:
+            keep: stay at the present w; False goes back to θ₀, bit for bit.
+        """
+        super().remove(keep)
         for layer in self.layers.values():
             unfactor_(layer)
         return self.model

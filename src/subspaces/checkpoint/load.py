@@ -1,0 +1,166 @@
+"""Reading a checkpoint into a model, or into a subspace that is there already."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subspaces.checkpoint.container import read, unpack
+from subspaces.checkpoint.parts import buffers_of, unchanged_digest
+from subspaces.checkpoint.save import data_of, unpacked
+from subspaces.layout import Layout, digest_of, layout_of
+from subspaces.projections import Basis, Coordinates, Orthonormal, Projection, from_spec
+
+
+def load(cls: Any, model: nn.Module, path: str | Path, projection: Projection | None = None) -> Any:
+    """A subspace of class `cls` around a model that stands at θ₀, set to the saved coordinates and buffers.
+
+    A refusal leaves the model as it was. Cost: linear in the size of the file and the number of tensors, and one hash
+    of θ₀.
+
+    Raises:
+        ValueError: another layout (the differing names are told), another θ₀, a file that is not whole.
+    """
+    header, tensors = read(path)
+    layout = _layout(header, path)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    shared = {name: parameters[name] for name in layout.names if name in parameters}
+    _check_layout(layout, shared, model, path)
+    origin = _part(tensors, "origin.")
+    if not origin:
+        _check_origin(header, digest_of(list(shared.values())), path)
+    buffers, also = _part(tensors, "buffer."), _part(tensors, "also.")
+    _check_buffers(buffers, header, model, path)
+    _check_beside(also, parameters, path)
+    w = unpacked(tensors)
+    subspace = cls(
+        model,
+        projection=projection or _rebuild(header["projection"], tensors),
+        only=[_escape(name) for name in layout.names],
+        origin=origin or None,
+        layer_scale=header["layer_scale"],
+    )
+    if w.shape != subspace.coordinates.shape:
+        subspace.remove(keep=False)
+        raise ValueError(f"`path` must hold {subspace.d} coordinates; got {tuple(w.shape)} in {str(path)!r}.")
+    _put(subspace, w, buffers, also)
+    return subspace
+
+
+def swap(subspace: Any, path: str | Path) -> None:
+    """Set a subspace to the numbers of another file of the same model, projection and θ₀, in place.
+
+    Cost: reading the file, one rewriting of θ, and at the first time one hash of θ₀. Optimisers keep their state.
+
+    Raises:
+        ValueError: another layout, projection, θ₀ or form; the model is then as it was.
+    """
+    header, tensors = read(path)
+    told = _layout(header, path).difference(subspace.layout)
+    if told:
+        raise ValueError(f"`path` must be of this model; got {str(path)!r}, which differs: {told}.")
+    data, own = _part(tensors, "data."), data_of(subspace.projection)
+    same = data.keys() == _part(own, "data.").keys() and all(torch.equal(t, own[f"data.{n}"]) for n, t in data.items())
+    if header["projection"] != subspace.projection.spec or not same or header.get("form", {}) != subspace.form():
+        raise ValueError(
+            f"`path` must be of the projection {subspace.projection!r}; got {header['projection']} in {str(path)!r}. "
+            f"Call remove(keep=False) and Subspace.load."
+        )
+    _check_origin(header, subspace.origin_digest(), path)
+    w, buffers, also = unpacked(tensors), _part(tensors, "buffer."), _part(tensors, "also.")
+    if w.shape != subspace.coordinates.shape:
+        raise ValueError(f"`path` must hold {subspace.d} coordinates; got {tuple(w.shape)} in {str(path)!r}.")
+    _check_buffers(buffers, header, subspace.model, path)
+    _check_beside(also, dict(subspace.model.named_parameters(remove_duplicate=False)), path)
+    missing = [name for name in subspace.beside_at_start.trained(subspace.model) if name not in also]
+    if missing:
+        raise ValueError(
+            f"`path` must hold what was trained beside the subspace; got none of {', '.join(missing[:4])} in "
+            f"{str(path)!r}."
+        )
+    _put(subspace, w, buffers, also)
+
+
+@torch.no_grad()
+def _put(subspace: Any, w: Tensor, buffers: dict[str, Tensor], also: dict[str, Tensor]) -> None:
+    own, parameters = buffers_of(subspace.model), dict(subspace.model.named_parameters(remove_duplicate=False))
+    for name, buffer in buffers.items():
+        own[name].copy_(buffer)
+    for name, tensor in also.items():
+        parameters[name].copy_(tensor)
+    subspace.move_to(w)
+
+
+def _layout(header: dict[str, Any], path: str | Path) -> Layout:
+    try:
+        return Layout.from_json(unpack(header["layout"]))
+    except Exception as error:  # whatever zlib, base64 and JSON raise for a text that no version of ours has written
+        raise ValueError(f"`path` must be a whole checkpoint; got {str(path)!r}, whose layout is damaged.") from error
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _rebuild(spec: dict[str, Any], tensors: dict[str, Tensor]) -> Projection:
+    if "data.matrix" in tensors:
+        return Basis(tensors["data.matrix"].T, orthonormal=False)
+    if "data.rows" in tensors:
+        return Coordinates(spec["d"], spec["D"], rows=tensors["data.rows"])
+    if "data.through" in tensors:
+        return Orthonormal(spec["d"], spec["D"], spec["seed"], through=tensors["data.through"])
+    return from_spec(spec)
+
+
+def _check_layout(layout: Layout, shared: dict[str, nn.Parameter], model: nn.Module, path: str | Path) -> None:
+    own = layout_of(shared)
+    frozen = [name for name, p in shared.items() if not p.requires_grad]
+    if len(shared) == len(layout.names) and own == layout and not frozen:
+        return
+    count = sum(1 for _ in model.named_parameters(remove_duplicate=False))
+    told = layout.difference(own) or f"frozen, or in a subspace already: {', '.join(frozen[:4])}"
+    if layout.names == own.names and layout.shapes == own.shapes and layout.dtypes != own.dtypes:
+        told += f". Cast the model first, with `.to(torch.{layout.dtypes[0]})`, say"
+    raise ValueError(
+        f"`model` must have the parameters of {str(path)!r}; got a {type(model).__name__} with {count} tensors: {told}."
+    )
+
+
+def _check_origin(header: dict[str, Any], own: str, path: str | Path) -> None:
+    if own != header["origin_digest"]:
+        raise ValueError(
+            f"`model` must stand at the origin of {str(path)!r}; got other parameter values (hash "
+            f"{own}, not {header['origin_digest']}). Build it with the seed or the "
+            f"pretrained weights that it was trained from; notes in the file: {header['extra']}."
+        )
+
+
+def _check_buffers(saved: dict[str, Tensor], header: dict[str, Any], model: nn.Module, path: str | Path) -> None:
+    own = buffers_of(model)
+    wrong = [n for n in saved if n not in own or saved[n].shape != own[n].shape]
+    if header["format"] == 1:
+        wrong += [n for n in own if n not in saved]
+    if wrong:
+        raise ValueError(f"`model` must have the buffers of {str(path)!r}; got a difference at {wrong[0]!r}.")
+    if header["format"] > 1 and unchanged_digest(model, saved) != header["buffers_digest"]:
+        left = [name for name in own if name not in saved]
+        raise ValueError(
+            f"`model` must have the buffers that {str(path)!r} leaves to it; got other names or values among "
+            f"{', '.join(left[:4]) or 'none'}{', …' if len(left) > 4 else ''}. Build it as it was when it was wrapped."
+        )
+
+
+def _check_beside(also: dict[str, Tensor], parameters: dict[str, nn.Parameter], path: str | Path) -> None:
+    for name, tensor in also.items():
+        if name not in parameters or parameters[name].shape != tensor.shape:
+            got = tuple(parameters[name].shape) if name in parameters else "none"
+            raise ValueError(
+                f"`model` must have {name!r} of shape {tuple(tensor.shape)}, which {str(path)!r} holds beside the "
+                f"subspace; got {got}."
+            )
+
+
+def _escape(name: str) -> str:
+    """A name as an `fnmatch` pattern that matches nothing else."""
+    return "".join(f"[{c}]" if c in "[]*?" else c for c in name)

@@ -1,0 +1,396 @@
+"""θ = θ₀ + P w in the memory of a model's tensors: written from w, read by autograd, gradients folded back into Pᵀg."""
+
+import math
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+from subspaces.kernels.native_map import NativeMap, Segments
+from subspaces.layout import Layout, layout_of
+from subspaces.projections import Projection
+from subspaces.subspace.compiled import know
+from subspaces.subspace.groups import Group, Groups
+from subspaces.subspace.pins import Pins
+
+MODES = ("auto", "fused", "stream")
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+_FUSED_BELOW = 1 << 22  # with fewer parameters all gradients are folded in one call
+
+
+def is_fused(mode: str, D: int) -> bool:
+    """Whether a mode folds all gradients in one call at the end of backward, or each tensor's as it comes."""
+    return mode == "fused" or (mode == "auto" and D < _FUSED_BELOW)
+
+
+class Point:
+    """The tensors of θ, without the modules that they belong to.
+
+    The parameters want no gradient. What modules read in their place are `shadows`: tensors in the same memory that
+    hang from w by a node of autograd (one for all tensors, or one each). The nodes keep nothing of a pass, so one
+    graph serves all passes; writing θ raises the version of the shadows, so that a graph which still needs an older θ
+    says so, as it does when an optimiser has stepped.
+
+    Args:
+        w: the coordinates.
+        parameters: by name, in the order of the rows.
+        projection, layer_scale: what w stands for.
+        fused: one node for all tensors.
+        pins: entries that stay where they are.
+    """
+
+    def __init__(
+        self,
+        w: nn.Parameter,
+        parameters: dict[str, nn.Parameter],
+        projection: Projection,
+        layer_scale: bool,
+        fused: bool,
+        pins: Pins,
+    ):
+        self.w, self.projection, self.fused, self.pins = w, projection, fused, pins
+        self.names, self.parameters = list(parameters), list(parameters.values())
+        self.groups = Groups(self.names, projection.d, layer_scale)
+        self.starts = layout_of(parameters).starts
+        self.origins: list[Tensor] | None = None
+        self.hook_ids: set[int] = set()
+        """Of the hooks in modules, which copies do not keep."""
+        self.loading = False
+        """A state dict is being loaded: what w says is not written before all of it is there."""
+        self.loaded_dtypes: set[torch.dtype] = set()
+        """Of the tensors of θ in the last state dict."""
+        self.given: set[int] | None = None
+        """Which tensors of θ a state dict has written that is being settled; what it lacks follows w."""
+        self.disturbed = False
+        """Something was moved or exchanged since the memory was looked at."""
+        self.recast: set[int] = set()
+        """Ids of new parameter objects that a cast has made of old ones."""
+        self._explained: set[frozenset[int]] = set()  # tensors without a gradient in some pass, and why is known
+        self._seen: set[int] = set()
+        self._seen_all = False
+        self.key = know(self)
+        self.refreshed = torch.zeros((), dtype=torch.int64)  # what the operator of compiled models says that it writes
+        self.take_memory()
+
+    @property
+    def layout(self) -> Layout:
+        """Names, shapes and dtypes as they are now."""
+        return layout_of(dict(zip(self.names, self.parameters, strict=True)))
+
+    # ---- memory
+
+    def take_memory(self) -> None:
+        """Look where the parameters lie, and hang new shadows there."""
+        self._native: dict[Any, tuple[NativeMap, Segments]] = {}
+        self.pointers = [p.data_ptr() for p in self.parameters]
+        self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
+        self.memory = [real(p.data) for p in self.parameters]  # `.data`: with a version of its own
+        self.versions = [p._version for p in self.parameters]
+        for parameter in self.parameters:
+            parameter.requires_grad_(False)
+        self.hang_shadows()
+
+    def hang_shadows(self) -> None:
+        """New shadows, with the gradient hooks of the old ones or of the parameters."""
+        hooked = getattr(self, "shadows", self.parameters)
+        hooks = [tensor._backward_hooks for tensor in hooked]  # the dicts themselves, to which handles point
+        everything = list(range(len(self.parameters)))
+        groups = [everything] if self.fused else [[i] for i in everything]
+        with torch.inference_mode(False), torch.enable_grad():
+            wants, _ = self.w.requires_grad, self.w.requires_grad_(True)
+            self.shadows = [s for group in groups for s in _Reading.apply(self.w, self, group)]  # type: ignore[union-attr]
+            self.w.requires_grad_(wants)
+        for shadow, ones in zip(self.shadows, hooks, strict=True):
+            if ones:
+                shadow._backward_hooks = ones
+                shadow.grad_fn._register_hook_dict(shadow)  # type: ignore[union-attr]
+
+    def has_moved(self) -> bool:
+        """Whether a parameter lies elsewhere than at the last look (`.to()`, `.data = …`). Cost: 40 ns a tensor."""
+        return self.disturbed or [p.data_ptr() for p in self.parameters] != self.pointers
+
+    def was_cast(self) -> bool:
+        """Whether parameters have changed their dtype or device since the last look."""
+        pairs = zip(self.parameters, self.memory, strict=True)
+        return any(real(p.data).dtype is not m.dtype or p.device != m.device for p, m in pairs)
+
+    def was_written(self) -> bool:
+        """Whether somebody else has written into a parameter. Cost: 40 ns a tensor."""
+        return [p._version for p in self.parameters] != self.versions
+
+    def take_cast(self, i: int, parameter: nn.Parameter) -> None:
+        """A module has cast or moved tensor i (`.half()`, `.to()`), perhaps into a new object: so is its θ₀.
+
+        At once, since a cast back makes the rounding of the first one unseen. `follow` does the rest for all tensors.
+        """
+        if self.origins is not None:
+            if not self.disturbed:
+                self.origins = list(self.origins)  # twins share the old one
+            self.origins[i] = self.origins[i].to(parameter.device, parameter.dtype)
+        self.disturbed = True
+        if parameter is not self.parameters[i]:
+            self.recast.add(id(parameter))
+
+    def was_written_at(self, i: int) -> bool:
+        """Whether somebody else has written into parameter i."""
+        return self.parameters[i]._version != self.versions[i]
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Let everything be where the parameters are now, and of their dtypes; θ is written when it is next read."""
+        device = self.parameters[0].device
+        if self.w.device != device:
+            self.w.data = self.w.data.to(device)
+            if self.w.grad is not None:
+                self.w.grad = self.w.grad.to(device)
+        if self.origins is not None:
+            pairs = zip(self.origins, self.parameters, strict=True)
+            self.set_origins([origin.to(parameter.device, parameter.dtype) for origin, parameter in pairs])
+        self.written = self.written.to(device)
+        self.pins.to(self.parameters)
+        self.disturbed = False
+        self.recast.clear()
+        self.take_memory()
+        self.version = -1
+
+    @torch.no_grad()
+    def start_here(self, store_origin: bool) -> None:
+        """θ₀ ← θ and w back at its start."""
+        d = self.projection.d
+        self.w[:d] = 0
+        self.w[d:] = 1
+        self.set_origins([p.detach().clone() for p in self.parameters] if store_origin else None)
+        self.written = self.w.detach().clone()
+        self.pins.take(self.parameters)
+        self.versions = [p._version for p in self.parameters]
+        self.version = self.w._version
+
+    def resume(self, origins: list[Tensor] | None, written: Tensor) -> None:
+        """Take up a copied point: θ stands where `written` says."""
+        self.set_origins(origins)
+        self.written, self.version = written, -1
+        self.pins.take(self.parameters)
+
+    def set_origins(self, origins: list[Tensor] | None) -> None:
+        """θ₀; always another list, since the C kernels hold pointers into the old one."""
+        self.origins = origins
+        self._native = {}
+        self._real_origins = None if self.origins is None else [real(origin) for origin in self.origins]
+        # −0.0 + 0.0 is +0.0: where θ₀ has such zeros, w = 0 needs a look
+        self._signed_zeros = any(bool(((o == 0) & torch.signbit(o)).any()) for o in self._real_origins or ())
+
+    # ---- w → θ
+
+    def w_has_moved(self) -> bool:
+        """Whether w is another one than θ was written for."""
+        return not torch.equal(self.w.detach(), self.written)
+
+    def is_current(self) -> bool:
+        """Whether θ belongs to w, whoever wrote w and however."""
+        return self.w._version == self.version and not self.w_has_moved()
+
+    def write(self) -> None:
+        """θ ← θ₀ + P w in the memory of the parameters; what lies elsewhere by now is followed first."""
+        if self.loading:
+            return
+        if (
+            torch._C._functorch.peek_interpreter_stack() is not None
+        ):  # within jvp, jacrev, …, which see captured tensors
+            with temporarily_clear_interpreter_stack():
+                return self.write()
+        if self.has_moved():
+            self.follow()
+        w = self.w.detach()
+        if self._signed_zeros and not bool(w[: self.projection.d].any()):
+            assert self.origins is not None
+            for tensor, origin in zip(self.memory, self._real_origins or (), strict=True):
+                tensor.copy_(origin)
+        else:
+            self._write_rows(w)
+        self.pins.restore(self.memory)
+        self.has_written()
+
+    def _write_rows(self, w: Tensor) -> None:
+        d, origins = self.projection.d, self._real_origins
+        for group in self.groups:
+            v = group.multiple(w, d)
+            if origins is None:
+                v = v - group.multiple(self.written, d)
+            native = self._native_of(("write", group.scale), v, *self._rows_of(group))
+            if native is not None:
+                native[0].write_(native[1], v, torch.get_num_threads())
+            else:
+                tensors, starts, given = self._rows_of(group)
+                self.projection.write_(tensors, starts, v, given)
+
+    def _rows_of(self, group: Group) -> tuple[list[Tensor], list[int], list[Tensor] | None]:
+        origins = self._real_origins
+        return group.pick(self.memory), group.pick(self.starts), None if origins is None else group.pick(origins)
+
+    def _native_of(
+        self, key: Any, vector: Tensor, tensors: list[Tensor], starts: list[int], origins: list[Tensor] | None = None
+    ) -> tuple[NativeMap, Segments] | None:
+        """Map and arrays for the C kernels, kept from step to step; gradients are pointed to anew."""
+        held = self._native.get(key)
+        if held is not None and (key[0] == "write" or held[1].take(tensors, starts)):
+            return held
+        made = self.projection.native_segments(vector, tensors, starts, origins)
+        if made is not None:
+            self._native[key] = made
+        return made
+
+    def _add_pulled_back(self, out: Tensor, tensors: list[Tensor], starts: list[int], key: Any) -> None:
+        """out += Σ P[rows of i]ᵀ tensors[i]."""
+        native = self._native_of(("fold", *key), out, tensors, starts)
+        if native is None:
+            self.projection.fold_(out, tensors, starts)
+            return
+        native[0].fold_(out, native[1], torch.get_num_threads())
+        native[1].release()
+
+    def has_written(self) -> None:
+        """Remember that θ belongs to the present w."""
+        w = self.w
+        self.written.copy_(w.detach())
+        self.version = w._version
+        torch.autograd.graph.increment_version(self.shadows)
+
+    def native_lift(self) -> Any:
+        """Map and segments for a native call that writes θ itself, for a caller that says `has_written` then.
+
+        None where `write` has to do it.
+        """
+        if self.origins is None or not self.groups.plain or self.pins or self._signed_zeros or self.has_moved():
+            return None
+        return self._native_of(("write", None), self.w, self.memory, self.starts, self._real_origins)
+
+    # ---- θ as a function of w
+
+    def tensor_at(self, i: int, w: Shaped[Tensor, "d"], offset: Tensor | None = None) -> Tensor:
+        """Tensor i of θ₀ + P w, differentiable in w; `offset` is P w where it is there already."""
+        if self.origins is None:
+            raise RuntimeError("`origin` must be stored to be read; got store_origin=False.")
+        group, origin = self.groups.of(i), self.origins[i]
+        base = real(origin)
+        start, stop = self.starts[i], self.starts[i] + base.numel()
+        if offset is None:
+            rows = self.projection.lift_rows(group.multiple(w, self.projection.d), start, stop)
+        else:
+            rows = offset[start:stop]
+        rows = self.pins.masked(i, rows.view(base.shape))
+        wide = torch.promote_types(rows.dtype, base.dtype)
+        total = (base.to(wide) + rows.to(wide)).to(base.dtype)
+        return torch.view_as_complex(total) if origin.is_complex() else total
+
+    # ---- g → Pᵀg
+
+    def pulled_back(self, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> Tensor | None:
+        """The gradient of w from those of some tensors; None where none came."""
+        found = [(i, g) for i, g in zip(indices, gradients, strict=True) if g is not None]
+        if len(found) == len(self.names):
+            self._seen_all = True
+        else:
+            self._seen.update(i for i, _ in found)
+        if torch.is_grad_enabled() or _is_batched(found):
+            return self._pulled_back_with_graph(found)
+        out = torch.zeros_like(self.w)
+        if self.groups.plain and len(found) == len(self.starts):
+            self._add_pulled_back(out, [_flat(g) for _, g in found], self.starts, (0,))
+            return out
+        self._fold(found, out)
+        return out if found else None
+
+    def _fold(self, found: list[tuple[int, Tensor]], out: Tensor) -> None:
+        """SAID: dL/dw = Σ λ_i a_i and dL/dλ_i = ⟨a_i, w⟩ with a_i = P_iᵀg_i; else λ = 1."""
+        d, w, by_index = self.projection.d, self.w.detach(), dict(found)
+        for group in self.groups:
+            members = [i for i in group.indices if i in by_index]
+            if not members:
+                continue
+            tensors, starts = [_flat(by_index[i]) for i in members], [self.starts[i] for i in members]
+            if group.scale is None:
+                self._add_pulled_back(out, tensors, starts, (members[0], len(members)))
+            else:
+                a = torch.zeros_like(out[:d])
+                self._add_pulled_back(a, tensors, starts, (members[0], len(members)))
+                out[:d] += w[group.scale] * a
+                out[group.scale] += a @ w[:d]
+
+    def _pulled_back_with_graph(self, found: list[tuple[int, Tensor]]) -> Tensor | None:
+        """The same for derivatives of higher order and batches of gradients: by differentiable maps."""
+        d, w, total = self.projection.d, self.w, None
+        for i, gradient in found:
+            group = self.groups.of(i)
+            a = self.projection.adjoint_rows(_flat(gradient).reshape(-1).to(w.dtype), self.starts[i])
+            if group.scale is None:
+                part = torch.cat([a, a.new_zeros(w.numel() - d)]) if w.numel() > d else a
+            else:
+                scales = [torch.zeros_like(a[:1])] * (w.numel() - d)
+                scales[group.scale - d] = (a @ w[:d])[None]
+                part = torch.cat([w[group.scale] * a, *scales])
+            total = part if total is None else total + part
+        return total
+
+    # ---- tensors that no gradient reaches
+
+    def unexplained(self) -> frozenset[int]:
+        """Tensors that had no gradient in the passes since the last call, unless they were the same ones before.
+
+        Such a tensor takes no part in the model, or it was exchanged after wrapping: the caller looks.
+        """
+        seen, whole = self._seen, self._seen_all or len(self._seen) in (0, len(self.names))
+        self._seen, self._seen_all = set(), False
+        if whole:
+            return frozenset()
+        absent = frozenset(range(len(self.names))) - seen
+        if absent in self._explained:
+            return frozenset()
+        self._explained.add(absent)
+        return absent
+
+
+class _Reading(torch.autograd.Function):
+    """w ↦ the tensors of θ where they lie; its backward is Pᵀ. It holds no number of a pass."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, point: Point, indices: list[int]) -> tuple[Tensor, ...]:
+        ctx.point, ctx.indices = weakref.ref(point), indices  # weak: shadows → node → point would never be freed
+        ctx.set_materialize_grads(False)
+        return tuple(point.parameters[i].data for i in indices)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
+        point = ctx.point()
+        if point is None:
+            raise RuntimeError("`model` must still have its subspace when backward runs; it was removed or dropped.")
+        return point.pulled_back(ctx.indices, grad_outputs), None, None
+
+
+def _is_batched(found: list[tuple[int, Tensor]]) -> bool:
+    """Whether the gradients stand for many each: within `torch.func`, or by `is_grads_batched`."""
+    if _functorch.peek_interpreter_stack() is not None:
+        return True
+    return bool(found) and _functorch.is_legacy_batchedtensor(found[0][1])
+
+
+def real(tensor: Tensor) -> Tensor:
+    """The same memory as real numbers: two for each complex one."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _flat(gradient: Tensor) -> Tensor:
+    """A gradient as the kernels take it: dense, real, contiguous."""
+    if gradient.is_sparse:
+        gradient = gradient.to_dense()
+    if gradient.is_complex():
+        gradient = torch.view_as_real(gradient.resolve_conj())
+    return gradient if gradient.is_contiguous() else gradient.contiguous()
+
+
+def rows_of(tensor: Tensor) -> int:
+    """Rows of P that a tensor takes."""
+    return math.prod(real(tensor).shape)
