@@ -9,7 +9,8 @@
 It refuses what CUDA refuses: operations on tensors of two devices, except for a number on the CPU among the operands
 and for copies. Autograd runs the backward pass of its tensors on a thread of their own, as for CUDA. It has no views of
 changed dtype, no generator and no streams; a parameter can be moved in place from one of the two to the other, but not
-between them and the CPU. Torch's support for backends in Python must be there (torch 2.9, say).
+between them and the CPU. Backward passes know the first of the two only. Torch's support for backends in Python must
+be there (torch 2.9, say).
 """
 
 import contextlib
@@ -81,7 +82,7 @@ class StandIn(torch.Tensor):
     @property
     def data(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """As of every tensor; set, the numbers go along, also to the other device."""
-        return torch.Tensor.data.__get__(self)
+        return torch.Tensor.data.__get__(self)  # pyright: ignore[reportAttributeAccessIssue]
 
     @data.setter
     def data(self, new: torch.Tensor) -> None:
