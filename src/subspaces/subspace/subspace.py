@@ -130,9 +130,8 @@ class Subspace:
             if origin is not None:
                 self._load_origin(origin, parameters)
             self.coordinates = _make_coordinates(list(parameters.values()), made.d, scales)
-            self.point = Point(
-                self.coordinates, parameters, made, layer_scale, is_fused(gradients, layout.D), pins_of(self.places)
-            )
+            fused = is_fused(gradients, layout.D, self.coordinates.device.type)
+            self.point = Point(self.coordinates, parameters, made, layer_scale, fused, pins_of(self.places))
             self.set_origin()
             attach(self)
             self.buffers_at_start = checkpoint.Buffers(self.model)
