@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from subspaces.layout import Layout, layout_of
+from subspaces.layout import Layout, digest_of, layout_of
 from subspaces.projections import Projection
 from subspaces.subspace.groups import Groups
+from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import Pins
 
 MODES = ("auto", "fused", "stream")
@@ -39,6 +40,13 @@ class Point:
         pins: entries that stay where they are.
     """
 
+    spread = False
+    """θ is spread over processes: `subspaces.subspace.sharded`."""
+    writes_files = True
+    """This process is the one that writes what all of them save."""
+    slot_type: Any = None
+    """What modules read through, where it is not a `Slot`."""
+
     def __init__(
         self,
         w: nn.Parameter,
@@ -51,7 +59,7 @@ class Point:
         self.w, self.projection, self.fused, self.pins = w, projection, fused, pins
         self.names, self.parameters = list(parameters), list(parameters.values())
         self.groups = Groups(self.names, projection.d, layer_scale)
-        self.starts = layout_of(parameters).starts
+        self.starts = self.rows = layout_of(parameters).starts
         self.origins: list[Tensor] | None = None
         self.hook_ids: set[int] = set()
         """Of the hooks in modules, which copies do not keep."""
@@ -71,11 +79,16 @@ class Point:
 
     # ---- memory
 
+    def here(self) -> list[Tensor]:
+        """What of θ is in this process, from row `rows[i]` of P on: all of it, but for a sharded model."""
+        return [p.data for p in self.parameters]  # `.data`: with a version of its own
+
     def take_memory(self) -> None:
         """Look where the parameters lie, and hang new shadows there."""
-        self.pointers = [p.data_ptr() for p in self.parameters]
+        held = self.here()
+        self.pointers = [tensor.data_ptr() for tensor in held]
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
-        self.memory = [real(p.data) for p in self.parameters]  # `.data`: with a version of its own
+        self.memory = [real(tensor) for tensor in held]
         self.versions = [p._version for p in self.parameters]
         for parameter in self.parameters:
             parameter.requires_grad_(False)
@@ -125,9 +138,10 @@ class Point:
         d = self.projection.d
         self.w[:d] = 0
         self.w[d:] = 1
-        self.set_origins([p.detach().clone() for p in self.parameters] if store_origin else None)
+        held = self.here()
+        self.set_origins([tensor.clone() for tensor in held] if store_origin else None)
         self.written = self.w.detach().clone()
-        self.pins.take(self.parameters)
+        self.pins.take(held)
         self.versions = [p._version for p in self.parameters]
         self.version = self.w._version
 
@@ -135,7 +149,7 @@ class Point:
         """Take up a copied point: θ stands where `written` says."""
         self.set_origins(origins)
         self.written, self.version = written, -1
-        self.pins.take(self.parameters)
+        self.pins.take(self.here())
 
     def set_origins(self, origins: list[Tensor] | None) -> None:
         """θ₀; always another list, since the C kernels hold pointers into the old one."""
@@ -174,7 +188,7 @@ class Point:
             if origins is None:
                 v = v - group.multiple(self.written, d)
             given = None if origins is None else group.pick(origins)
-            self.projection.write_(group.pick(self.memory), group.pick(self.starts), v, given)
+            self.projection.write_(group.pick(self.memory), group.pick(self.rows), v, given)
 
     def has_written(self) -> None:
         """Remember that θ belongs to the present w."""
@@ -190,7 +204,38 @@ class Point:
         """
         if self.origins is None or not self.groups.plain or self.pins or self._signed_zeros or self.has_moved():
             return None
-        return self.projection.native_segments("write", self.w, self.memory, self.starts, self._real_origins)
+        return self.projection.native_segments("write", self.w, self.memory, self.rows, self._real_origins)
+
+    # ---- what several processes do together where θ is spread over them
+
+    def close(self) -> None:
+        """Let the modules hold the parameters themselves."""
+
+    def let_go(self) -> None:
+        """The parameters are trained themselves from now on."""
+
+    def need_whole(self, what: str) -> None:
+        """Refuse what needs all of θ in one process, where it is not."""
+
+    def everywhere(self, flag: bool) -> bool:
+        """Whether something is so in every process."""
+        return flag
+
+    def norm(self, tensors: Sequence[Tensor]) -> float:
+        """‖·‖ over the rows of all tensors."""
+        return float(torch.stack([tensor.double().norm() for tensor in tensors]).norm())
+
+    def nearest(self, deltas: Sequence[Tensor]) -> Tensor:
+        """The w that brings P w nearest to a change of θ."""
+        return nearest_coordinates(self.projection, torch.cat([d.to(self.w.dtype).reshape(-1) for d in deltas]))[0]
+
+    def origin_tensors(self) -> list[Tensor]:
+        """θ₀, for a caller that knows that it is stored."""
+        return list(self.origins or ())
+
+    def digest(self) -> str:
+        """A hash of the exact bits of θ₀, or where it is not stored of θ at the start."""
+        return digest_of(self.parameters if self.origins is None else self.origins)
 
     # ---- θ as a function of w
 

@@ -11,6 +11,7 @@ a slot that holds something else than its parameter for a while (`functional_cal
 
 import copyreg
 import functools
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Set
 from typing import Any
@@ -47,6 +48,10 @@ class Slot:
             return point.shadows[self.index]
         return self.parameter
 
+    def other(self, own: Any) -> Any:
+        """What is read where something else stands in the place of the parameter: that."""
+        return own
+
 
 def _property(name: str) -> property:
     def read(module: Any) -> Any:
@@ -57,7 +62,9 @@ def _property(name: str) -> property:
                 return module.__dict__[name]
             raise AttributeError(name) from None
         slot = module.__dict__[SLOTS].get(name)
-        return slot.read() if slot is not None and own is slot.parameter else own
+        if slot is None:
+            return own
+        return slot.read() if own is slot.parameter else slot.other(own)
 
     def write(module: Any, value: Any) -> None:
         module.__dict__[name] = value
@@ -87,6 +94,13 @@ class Reader:
             slot.point.disturbed = True
         return super()._apply(fn, recurse)  # type: ignore[misc]
 
+    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
+        """As in every module; `fully_shard`, which asks for a module's own, will exchange them."""
+        if not recurse and asked_by_fsdp(2):
+            for slot in self.__dict__[SLOTS].values():
+                slot.point.disturbed = True
+        return super().named_parameters(prefix, recurse, remove_duplicate)  # type: ignore[misc]
+
     def register_parameter(self, name: str, param: Any) -> None:
         """Also `module.weight = nn.Parameter(…)` and `load_state_dict(assign=True)`."""
         super().register_parameter(name, param)  # type: ignore[misc]
@@ -115,6 +129,11 @@ class Reader:
 
 
 _FREED = "_subspace_freed"
+
+
+def asked_by_fsdp(depth: int) -> bool:
+    """Whether a method is called by FSDP2 itself, so many calls above."""
+    return sys._getframe(depth).f_globals.get("__name__", "").startswith("torch.distributed.fsdp.")
 
 
 def plain_reduction(module: Any, protocol: Any, hook_ids: Set[int]) -> tuple[tuple, dict[str, Any]]:
@@ -185,10 +204,20 @@ def strip(module: nn.Module) -> None:
         return
     if "_plain_class" in vars(type(module)):
         held.__class__ = type(module)._plain_class
+    elif issubclass(type(module), Reader):
+        held.__class__ = _on_plain(type(module))
     for slot in slots.values():
         slot.parameter.requires_grad_(True)
     if isinstance(module, nn.RNNBase):
         held._flat_weights = _flat_weights(module)
+
+
+@functools.cache
+def _on_plain(wrapped: type) -> Any:
+    """A class that a wrapper (`fully_shard`) has made of ours, made of the plain one."""
+    bases = tuple(vars(base).get("_plain_class", base) for base in wrapped.__bases__)
+    content = {name: value for name, value in vars(wrapped).items() if name not in ("__dict__", "__weakref__")}
+    return type(f"FSDP{bases[-1].__name__}", bases, content)
 
 
 def places_of(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[list[tuple[nn.Module, str]]]:

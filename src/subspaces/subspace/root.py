@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from subspaces.layout import COORDINATES, SLOTS
-from subspaces.subspace.reading import Reader, _awaiting, plain_reduction
+from subspaces.subspace.reading import Reader, _awaiting, asked_by_fsdp, plain_reduction
 
 if TYPE_CHECKING:
     from subspaces.subspace.subspace import Subspace
@@ -34,11 +34,20 @@ class RootReader(Reader):
 
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
         """As in every module; `fully_shard`, which asks for the root's own, is not given w to shard."""
-        found = super().named_parameters(prefix, recurse, remove_duplicate)  # type: ignore[misc]
-        if not recurse and sys._getframe(1).f_globals.get("__name__", "").startswith("torch.distributed.fsdp."):
+        found = super().named_parameters(prefix, recurse, remove_duplicate)
+        if not recurse and asked_by_fsdp(2):
+            self.__dict__[HOLDER].point.disturbed = True
             w = self.__dict__["_parameters"].get(COORDINATES)
             return iter([item for item in found if item[1] is not w])
         return found
+
+    def register_forward_pre_hook(self, hook: Any, *, prepend: bool = False, with_kwargs: bool = False) -> Any:
+        """As in every module, but that θ is brought to w first of all (FSDP gathers it in a hook of its own)."""
+        handle = super().register_forward_pre_hook(hook, prepend=prepend, with_kwargs=with_kwargs)  # type: ignore[misc]
+        hooks: Any = self.__dict__["_forward_pre_hooks"]
+        for key in [key for key, one in hooks.items() if isinstance(one, BeforeForward)]:
+            hooks.move_to_end(key, last=False)
+        return handle
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A copy of the model (deepcopy, pickle, torch.save) is a twin: a model at the same point in its own subspace."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from subspaces.subspace.nearest import nearest_coordinates
+from subspaces.spread import is_spread
 from subspaces.subspace.point import Point, real
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ def settle_parameters(subspace: "Subspace") -> None:
         RuntimeError: one was exchanged for something that cannot take its place.
     """
     point, exchanged = subspace.point, False
+    point.close()
+    if not point.spread and (shards := _shards_in_place(subspace)):
+        from subspaces.subspace.sharded import take_over
+
+        take_over(subspace, shards)
+        return
     for i, places in enumerate(subspace.places):
         held = [module._parameters.get(name) for module, name in places]
         if all(one is point.parameters[i] for one in held):
@@ -38,6 +44,14 @@ def settle_parameters(subspace: "Subspace") -> None:
         subspace.settle_values()
     elif point.has_moved():
         point.follow()
+
+
+def _shards_in_place(subspace: "Subspace") -> list[nn.Parameter]:
+    """What stands in the places of the parameters, if `fully_shard` has put it there after wrapping; else nothing."""
+    held = [module._parameters.get(name) for module, name in (places[0] for places in subspace.places)]
+    if not any(map(is_spread, held)):
+        return []
+    return [p if one is None else one for one, p in zip(held, subspace.point.parameters, strict=True)]
 
 
 def _parametrized(subspace: "Subspace", i: int) -> tuple[nn.Module, str]:
@@ -82,7 +96,7 @@ def look_for_exchanged(subspace: "Subspace", within_call: bool) -> None:
         held = [module._parameters.get(name) for module, name in subspace.places[i] if module in modules]
         if not held:
             raise RuntimeError(_exchanged(point.names[i], "its module is not in the model any more"))
-        if not within_call and all(one is not point.parameters[i] for one in held):
+        if not within_call and not point.spread and all(one is not point.parameters[i] for one in held):
             raise RuntimeError(_exchanged(point.names[i], "its module holds another tensor"))
 
 
@@ -103,7 +117,7 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
             _start_at(subspace, loaded, came_with_w)
         return
     point.write()
-    if _same(loaded, point.memory):
+    if point.everywhere(_same(loaded, point.memory)):
         return
     if came_with_w:
         if not _agree(point, loaded, came_with_w):
@@ -118,19 +132,19 @@ def _same(loaded: list[Tensor], memory: list[Tensor]) -> bool:
 
 def _agree(point: Point, loaded: list[Tensor], came_with_w: bool) -> bool:
     """Whether the loaded values are θ₀ + P w, but for rounding (that of a lower precision too, where w is known)."""
-    missed = _distance(loaded, point.memory)
+    missed = _distance(point, loaded, point.memory)
     low = any(t.dtype in (torch.float16, torch.bfloat16) for t in loaded)
     share = 1e-2 if low else 1e-3
-    allowed = share * _distance(loaded, [real(origin) for origin in point.origins or ()])
+    allowed = share * _distance(point, loaded, [real(origin) for origin in point.origins or ()])
     if came_with_w:
-        allowed += max(torch.finfo(t.dtype).eps for t in loaded) * _distance(loaded, None)
+        allowed += max(torch.finfo(t.dtype).eps for t in loaded) * _distance(point, loaded, None)
     return missed <= allowed
 
 
-def _distance(a: list[Tensor], b: list[Tensor] | None) -> float:
+def _distance(point: Point, a: list[Tensor], b: list[Tensor] | None) -> float:
     """‖a − b‖ over all tensors, or ‖a‖."""
-    wide = [t.double() if b is None else t.double() - o.double() for t, o in zip(a, b or a, strict=True)]
-    return float(torch.stack([t.norm() for t in wide]).norm())
+    pairs = zip(a, a if b is None else b, strict=True)
+    return point.norm([t.double() if b is None else t.double() - o.double() for t, o in pairs])
 
 
 def _find(point: Point, loaded: list[Tensor]) -> bool:
@@ -138,8 +152,7 @@ def _find(point: Point, loaded: list[Tensor]) -> bool:
     before = point.w.detach().clone()
     origins = [real(origin) for origin in point.origins or ()]
     pairs = zip(loaded, origins, strict=True)
-    delta = torch.cat([(a.to(before.dtype) - b.to(before.dtype)).reshape(-1) for a, b in pairs])
-    point.w.copy_(nearest_coordinates(point.projection, delta)[0])
+    point.w.copy_(point.nearest([a.to(before.dtype) - b.to(before.dtype) for a, b in pairs]))
     point.write()
     if _agree(point, loaded, False):
         return True

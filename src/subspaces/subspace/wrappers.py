@@ -1,6 +1,7 @@
 """Models that come within wrappers: which module is meant, what cannot be supported, what must look again."""
 
 import gc
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,6 +58,8 @@ def _check_members(model: nn.Module) -> None:
                 f"`model` must not be in FullyShardedDataParallel (FSDP1), which flattens its parameters; got one at "
                 f"{name or 'its root'!r}. Use torch.distributed.fsdp.fully_shard."
             )
+        if "torch.distributed.fsdp" in sys.modules and isinstance(module, torch.distributed.fsdp.FSDPModule):
+            module.reshard()  # so that it holds its own parameters, not gathered ones
 
 
 def check_free(model: nn.Module, places: Iterable[Iterable[tuple[nn.Module, str]]]) -> None:

@@ -1,0 +1,222 @@
+"""What is tried under `fully_shard`, and the same in one process."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from subspaces import Subspace
+from subspaces.layout import COORDINATES
+from subspaces.optim import Adam
+
+STEPS, ROWS, VOCABULARY = 8, 16, 12
+
+
+class Block(nn.Module):
+    """A residual layer of odd sizes: 7 rows over two processes are 4 and 3, one row is all in the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(5), nn.Linear(5, 7), nn.Linear(7, 5)
+        self.gate = nn.Parameter(torch.full((1,), 0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gate * self.down(torch.tanh(self.up(self.norm(x))))
+
+
+class Net(nn.Module):
+    """An embedding with a row of padding, blocks, and an output layer; the root has tensors of its own."""
+
+    def __init__(self, tied: bool = False, checkpointing: bool | None = None):
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, 5, padding_idx=0)
+        self.blocks = nn.ModuleList(Block() for _ in range(3))
+        self.head = nn.Linear(5, VOCABULARY)
+        self.shift = nn.Parameter(torch.randn(5))
+        if tied:
+            self.head.weight = self.embed.weight
+        self.checkpointing = checkpointing
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids) + self.shift
+        for block in self.blocks:
+            if self.checkpointing is None or not torch.is_grad_enabled():
+                x = block(x)
+            else:
+                x = checkpoint(block, x, use_reentrant=self.checkpointing)
+        return self.head(x)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    f"{order}, {what}": {"order": order, "layers": what == "layers and root"}
+    for order in ("fully_shard first", "subspace first")
+    for what in ("layers and root", "root")
+}
+CASES |= {
+    "reshard_after_forward=False": {"shard": {"reshard_after_forward": False}},
+    "reshard_after_forward=False, subspace first": {
+        "order": "subspace first", "shard": {"reshard_after_forward": False}
+    },
+    "bf16 compute": {"shard": {"mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16)}, "near": 0.05},
+    "tied": {"model": {"tied": True}, "layers": False},
+    "tied, subspace first": {"model": {"tied": True}, "order": "subspace first"},
+    "accumulation": {"parts": 4, "quiet": False},
+    "accumulation without sync": {"parts": 4, "quiet": True},
+    "checkpointing": {"model": {"checkpointing": False}},
+    "checkpointing, reentrant": {"model": {"checkpointing": True}},
+    "Adam of model.parameters()": {"of": "model"},
+    "Adam of model.parameters(), subspace first": {"of": "model", "order": "subspace first"},
+    "our Adam": {"optimizer": Adam},
+    "our Adam, subspace first": {"optimizer": Adam, "order": "subspace first"},
+    "SGD": {"optimizer": torch.optim.SGD},
+    "SAID": {"subspace": {"layer_scale": True, "d": 30}},
+    "blocks": {"subspace": {"blocks": "layer", "d": 60}},
+    "without a stored origin": {"subspace": {"store_origin": False}},
+    "without a stored origin, subspace first": {"subspace": {"store_origin": False}, "order": "subspace first"},
+    "a head beside": {"subspace": {"exclude": "head.*"}, "of": "model"},
+    "a head beside, subspace first": {"subspace": {"exclude": "head.*"}, "of": "model", "order": "subspace first"},
+    "after a pass": {"passes": 1},
+    "in training": {"order": "in training"},
+    "written through .data": {"data": True},
+    "written through .data, subspace first": {"data": True, "order": "subspace first"},
+    "clipped": {"clip": 0.01},
+}  # fmt: skip
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    ids, labels = (torch.randint(0, VOCABULARY, (STEPS, ROWS), generator=generator) for _ in range(2))
+    return ids, labels
+
+
+def network(case: dict[str, Any]) -> Net:
+    torch.manual_seed(1)
+    return Net(**case.get("model", {}))
+
+
+def sharded(case: dict[str, Any], model: Net) -> None:
+    """`fully_shard` of the layers and the root, or of the root alone."""
+    options = case.get("shard", {})
+    if case.get("layers", True):
+        for block in model.blocks:
+            fully_shard(block, **options)
+        if "tied" not in case.get("model", {}):
+            fully_shard(model.head, **options)
+    fully_shard(model, **options)
+
+
+def subspace_of(case: dict[str, Any], model: Net) -> Subspace:
+    return Subspace(model, **{"d": 12, "seed": 3, **case.get("subspace", {})})
+
+
+def optimizer_of(case: dict[str, Any], subspace: Subspace) -> torch.optim.Optimizer:
+    given = subspace.model.parameters() if case.get("of") == "model" else subspace.parameters()
+    return case.get("optimizer", torch.optim.Adam)(given, lr=0.05)
+
+
+def run(case: dict[str, Any], rank: int, world: int) -> tuple[Subspace, dict[str, int]]:
+    """Train the model of a case on a share of each batch (world 1: on the whole, not sharded)."""
+    model, order, (ids, labels) = network(case), case.get("order", "fully_shard first"), batch()
+    spread = world > 1
+    if spread and order == "fully_shard first":
+        sharded(case, model)
+        for _ in range(case.get("passes", 0)):
+            F.cross_entropy(model(ids[0]), labels[0]).backward()
+            with torch.no_grad():
+                model(ids[0])
+            model.zero_grad()
+    subspace = subspace_of(case, model)
+    if spread and order == "subspace first":
+        sharded(case, model)
+    optimizer, sent = optimizer_of(case, subspace), {}
+    for step, (x, y) in enumerate(zip(ids, labels, strict=True)):
+        if spread and order == "in training" and step == 3:
+            sharded(case, model)
+        with counting(sent if spread and step == STEPS - 1 else {}):
+            one_step(case, subspace, optimizer, x[rank::world], y[rank::world], world)
+    return subspace, sent
+
+
+def one_step(case: dict[str, Any], subspace: Subspace, optimizer: Any, x: Tensor, y: Tensor, world: int) -> None:
+    parts, model = case.get("parts", 1) if world > 1 else 1, subspace.model
+    for i, (some, labels) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True)):
+        if parts > 1 and case["quiet"]:
+            model.set_requires_gradient_sync(i == parts - 1)
+        (F.cross_entropy(model(some), labels) / parts).backward()
+    if "clip" in case:
+        nn.utils.clip_grad_norm_(subspace.parameters(), case["clip"])
+    optimizer.step()
+    optimizer.zero_grad()
+    if case.get("data"):
+        subspace.coordinates.data.mul_(0.9)
+
+
+@contextlib.contextmanager
+def counting(sent: dict[str, int]) -> Iterator[None]:
+    """Count the numbers that collective calls are given."""
+    names = ("all_reduce", "reduce_scatter_tensor", "all_gather_into_tensor")
+    own = {name: getattr(dist, name) for name in names}
+
+    def counted(name: str) -> Any:
+        def call(tensor: Tensor, *args: Any, **options: Any) -> Any:
+            sent[name] = sent.get(name, 0) + tensor.numel()
+            return own[name](tensor, *args, **options)
+
+        return call
+
+    for name in names:
+        setattr(dist, name, counted(name))
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(dist, name, own[name])
+
+
+def state_of(subspace: Subspace) -> dict[str, Any]:
+    """w, the whole θ and θ₀ by name, and how many numbers of each are in this process."""
+    named = {n: p for n, p in subspace.model.named_parameters() if n != COORDINATES}
+    theta = {n: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone() for n, p in named.items()}
+    found = {"w": subspace.coordinates.detach().clone(), "theta": theta}
+    found["held"] = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in named.values())
+    if subspace.store_origin:
+        origin = subspace.origin
+        found["origin"] = {n: (p.full_tensor() if isinstance(p, DTensor) else p).clone() for n, p in origin.items()}
+        found["held of the origin"] = sum(tensor.numel() for tensor in subspace.point.origins)
+    return found
+
+
+def tried(names: list[str], rank: int, world: int, folder: Path) -> dict[Any, Any]:
+    """What came of each case, and beside it on rank 0 what comes of it in one process."""
+    found: dict[Any, Any] = {}
+    for name in names:
+        case = CASES[name]
+        try:
+            subspace, sent = run(case, rank, world)
+            subspace.model.reshard()
+            found[name] = {**state_of(subspace), "sent": sent}
+            subspace.save(folder / "sharded.safetensors")
+        except Exception as error:
+            import traceback
+            found[name] = f"{type(error).__name__}: {error} {traceback.format_exc()}"
+        dist.barrier()
+        if rank == 0 and isinstance(found[name], dict):
+            subspace, _ = run(case, 0, 1)
+            found[name, "alone"] = state_of(subspace)
+            subspace.save(folder / "alone.safetensors")
+            names_of = ("sharded.safetensors", "alone.safetensors")
+            found[name, "files"] = [(folder / one).read_bytes() for one in names_of]
+    return found
+
+
+def all_cases(rank: int, world: int, folder: Path) -> dict[Any, Any]:
+    return tried(list(CASES), rank, world, folder)
