@@ -1,17 +1,17 @@
 """What is tried under `fully_shard`, and the same in one process."""
 
-import contextlib
-import warnings
-from collections.abc import Iterator
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from subspaces import Subspace
@@ -91,6 +91,13 @@ CASES |= {
     "clipped": {"clip": 0.01},
 }  # fmt: skip
 
+MANY: dict[str, dict[str, Any]] = {
+    "4 processes": {},
+    "2 × 2 processes, subspace first": {"mesh": True, "order": "subspace first", "optimizer": Adam},
+    "resharded to 2": {"shard": {"reshard_after_forward": 2}},
+}
+"""What is tried with four processes."""
+
 
 def batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
@@ -105,7 +112,9 @@ def network(case: dict[str, Any]) -> Net:
 
 def sharded(case: dict[str, Any], model: Net) -> None:
     """`fully_shard` of the layers and the root, or of the root alone."""
-    options = case.get("shard", {})
+    options = dict(case.get("shard", {}))
+    if "mesh" in case:
+        options["mesh"] = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
     if case.get("layers", True):
         for block in model.blocks:
             fully_shard(block, **options)
@@ -141,8 +150,10 @@ def run(case: dict[str, Any], rank: int, world: int) -> tuple[Subspace, dict[str
     for step, (x, y) in enumerate(zip(ids, labels, strict=True)):
         if spread and order == "in training" and step == 3:
             sharded(case, model)
-        with counting(sent if spread and step == STEPS - 1 else {}):
-            one_step(case, subspace, optimizer, x[rank::world], y[rank::world], world)
+        alone = not spread or (order == "in training" and step < 3)
+        first, stride = (0, 1) if alone else (rank, world)
+        with Counting(sent if step == STEPS - 1 else {}):
+            one_step(case, subspace, optimizer, x[first::stride], y[first::stride], stride)
     return subspace, sent
 
 
@@ -160,26 +171,19 @@ def one_step(case: dict[str, Any], subspace: Subspace, optimizer: Any, x: Tensor
         subspace.coordinates.data.mul_(0.9)
 
 
-@contextlib.contextmanager
-def counting(sent: dict[str, int]) -> Iterator[None]:
-    """Count the numbers that collective calls are given."""
-    names = ("all_reduce", "reduce_scatter_tensor", "all_gather_into_tensor")
-    own = {name: getattr(dist, name) for name in names}
+class Counting(TorchDispatchMode):
+    """Counts the numbers that collective calls are given, by kind of call."""
 
-    def counted(name: str) -> Any:
-        def call(tensor: Tensor, *args: Any, **options: Any) -> Any:
-            sent[name] = sent.get(name, 0) + tensor.numel()
-            return own[name](tensor, *args, **options)
+    def __init__(self, sent: dict[str, int]):
+        super().__init__()
+        self.sent = sent
 
-        return call
-
-    for name in names:
-        setattr(dist, name, counted(name))
-    try:
-        yield
-    finally:
-        for name in names:
-            setattr(dist, name, own[name])
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            given = args[0] if isinstance(args[0], (list, tuple)) else [args[0]]
+            name = func._schema.name.removeprefix("c10d::")
+            self.sent[name] = self.sent.get(name, 0) + sum(tensor.numel() for tensor in given)
+        return func(*args, **(kwargs or {}))
 
 
 def state_of(subspace: Subspace) -> dict[str, Any]:
@@ -199,15 +203,14 @@ def tried(names: list[str], rank: int, world: int, folder: Path) -> dict[Any, An
     """What came of each case, and beside it on rank 0 what comes of it in one process."""
     found: dict[Any, Any] = {}
     for name in names:
-        case = CASES[name]
+        case = (CASES | MANY)[name]
         try:
             subspace, sent = run(case, rank, world)
             subspace.model.reshard()
             found[name] = {**state_of(subspace), "sent": sent}
             subspace.save(folder / "sharded.safetensors")
-        except Exception as error:
-            import traceback
-            found[name] = f"{type(error).__name__}: {error} {traceback.format_exc()}"
+        except Exception:
+            found[name] = traceback.format_exc()
         dist.barrier()
         if rank == 0 and isinstance(found[name], dict):
             subspace, _ = run(case, 0, 1)
@@ -220,3 +223,7 @@ def tried(names: list[str], rank: int, world: int, folder: Path) -> dict[Any, An
 
 def all_cases(rank: int, world: int, folder: Path) -> dict[Any, Any]:
     return tried(list(CASES), rank, world, folder)
+
+
+def many_cases(rank: int, world: int, folder: Path) -> dict[Any, Any]:
+    return tried(list(MANY), rank, world, folder)

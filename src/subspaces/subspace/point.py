@@ -225,9 +225,14 @@ class Point:
         """‖·‖ over the rows of all tensors."""
         return float(torch.stack([tensor.double().norm() for tensor in tensors]).norm())
 
-    def nearest(self, deltas: Sequence[Tensor]) -> Tensor:
-        """The w that brings P w nearest to a change of θ."""
-        return nearest_coordinates(self.projection, torch.cat([d.to(self.w.dtype).reshape(-1) for d in deltas]))[0]
+    def total(self, numbers: Tensor) -> Tensor:
+        """The sum over all rows of what this process has summed over its own."""
+        return numbers
+
+    def nearest(self, deltas: Sequence[Tensor], iterations: int = 60) -> tuple[Tensor, float]:
+        """The w that brings P w nearest to a change of θ, and the relative distance; see `nearest_coordinates`."""
+        flat = torch.cat([delta.to(self.w.dtype).reshape(-1) for delta in deltas])
+        return nearest_coordinates(MovedRows(self) if self.pins else self.projection, flat, iterations)
 
     def origin_tensors(self) -> list[Tensor]:
         """θ₀, for a caller that knows that it is stored."""
@@ -322,6 +327,38 @@ class Point:
             return frozenset()
         self._explained.add(absent)
         return absent
+
+
+class MovedRows:
+    """P without the rows of pinned entries: of those tensors that this process counts, the adjoint summed over all.
+
+    Args:
+        point: gives the rows.
+        counted: whether a tensor is among them; None for all.
+    """
+
+    def __init__(self, point: Point, counted: Sequence[bool] | None = None):
+        self.point = point
+        self.indices = [i for i in range(len(point.names)) if counted is None or counted[i]]
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """Rows of P w."""
+        point, parts = self.point, [w.new_zeros(0)]
+        for i in self.indices:
+            start, shape = point.rows[i], point.memory[i].shape
+            rows = point.projection.lift_rows(w, start, start + shape.numel())
+            parts.append(point.pins.masked(i, rows.view(shape)).reshape(-1))
+        return torch.cat(parts)
+
+    def adjoint(self, flat: Tensor) -> Tensor:
+        """Pᵀ of a vector of these rows."""
+        point, out, at = self.point, flat.new_zeros(self.point.projection.d), 0
+        for i in self.indices:
+            shape = point.memory[i].shape
+            rows = point.pins.masked(i, flat[at : at + shape.numel()].view(shape))
+            out += point.projection.adjoint_rows(rows.reshape(-1), point.rows[i])
+            at += shape.numel()
+        return point.total(out)
 
 
 class _Reading(torch.autograd.Function):

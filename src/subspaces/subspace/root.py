@@ -93,6 +93,7 @@ class BeforeForward:
         first = point.parameters[0]
         if point.disturbed or first.device != point.device or first.dtype is not point.dtype:
             subspace.settle_parameters()
+            point = subspace.point  # another one where the model was sharded
         if point.was_written():
             subspace.settle_values()
         if not point.is_current():

@@ -152,7 +152,7 @@ def _find(point: Point, loaded: list[Tensor]) -> bool:
     before = point.w.detach().clone()
     origins = [real(origin) for origin in point.origins or ()]
     pairs = zip(loaded, origins, strict=True)
-    point.w.copy_(point.nearest([a.to(before.dtype) - b.to(before.dtype) for a, b in pairs]))
+    point.w.copy_(point.nearest([a.to(before.dtype) - b.to(before.dtype) for a, b in pairs])[0])
     point.write()
     if _agree(point, loaded, False):
         return True

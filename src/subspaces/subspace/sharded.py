@@ -25,7 +25,7 @@ from subspaces.layout import COORDINATES, digest_of
 from subspaces.spread import here, is_spread, part, rows_here
 from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import Pin, Pins, pins_of
-from subspaces.subspace.point import Point
+from subspaces.subspace.point import MovedRows, Point
 from subspaces.subspace.reading import Slot
 
 if TYPE_CHECKING:
@@ -139,24 +139,27 @@ class ShardedPoint(Point):
 
     def everywhere(self, flag: bool) -> bool:
         """Whether something is so in every process; each of them has to ask."""
-        return float(self._sum(torch.tensor(0.0 if flag else 1.0))) == 0
+        return float(self.total(torch.tensor(0.0 if flag else 1.0))) == 0
 
     def norm(self, tensors: Sequence[Tensor]) -> float:
         """‖·‖ over all rows; each process gives its own."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for tensor, counts in zip(tensors, self.counted, strict=True):
             total += tensor.double().square().sum() if counts else 0.0
-        return float(self._sum(total).sqrt())
+        return float(self.total(total).sqrt())
 
-    def nearest(self, deltas: Sequence[Tensor]) -> Tensor:
-        """The w that brings P w nearest to a change of θ, of which each process gives its rows."""
+    def nearest(self, deltas: Sequence[Tensor], iterations: int = 60) -> tuple[Tensor, float]:
+        """The w that brings P w nearest to a change of θ, of which each process gives its rows; nan for a distance."""
         own = [delta.to(self.w.dtype).reshape(-1) for delta, counts in zip(deltas, self.counted, strict=True) if counts]
-        return nearest_coordinates(_Rows(self), torch.cat([*own, self.w.new_zeros(0)]))[0]  # type: ignore[arg-type]
+        flat = torch.cat([*own, self.w.new_zeros(0)])
+        return nearest_coordinates(MovedRows(self, self.counted), flat, iterations)[0], float("nan")
 
-    def _sum(self, numbers: Tensor) -> Tensor:
+    def total(self, numbers: Tensor) -> Tensor:
+        """The sum of what each process gives."""
         summed = numbers.clone().to(self.device)
-        for axis in range(self.mesh.ndim):
-            dist.all_reduce(summed, group=self.mesh.get_group(axis))
+        everybody = self.mesh.size() == dist.get_world_size()
+        for group in [None] if everybody else self.mesh.get_all_groups():
+            dist.all_reduce(summed, group=group)
         return summed
 
     def average_gradient(self) -> None:
@@ -171,7 +174,7 @@ class ShardedPoint(Point):
             )
         gradient = self.w.grad
         if gradient is not None:
-            gradient.detach().copy_(self._sum(gradient.detach()) / (factors.pop() or self.mesh.size()))
+            gradient.detach().copy_(self.total(gradient.detach()) / (factors.pop() or self.mesh.size()))
 
     # ---- θ₀
 
@@ -261,9 +264,20 @@ def take_over(subspace: "Subspace", parameters: Sequence[nn.Parameter]) -> None:
     point.resume(None if pairs is None else [part(p, origin).clone() for origin, p in pairs], old.written)
     subspace.point = point
     subspace.put_in_places()
-    subspace.settle_values()
+    _settle(subspace)
     if point.origins is not None:
         subspace.take_digest()
+
+
+@torch.no_grad()
+def _settle(subspace: "Subspace") -> None:
+    """Values may have been written into θ before it was sharded; θ still belongs to the w that was written."""
+    w, written = subspace.coordinates, subspace.point.written.clone()
+    now = w.detach().clone()
+    w.copy_(written)
+    subspace.settle_values()
+    if torch.equal(w, written):
+        w.copy_(now)
 
 
 def refused_form(kind: str) -> str:
@@ -370,22 +384,3 @@ def _pins_here(pins: Pins, parameters: dict[str, nn.Parameter]) -> Pins:
             row = pin.row % parameter.shape[0]
             found += [Pin(pin.index, row - first)] if first <= row < stop else []
     return Pins(found)
-
-
-class _Rows:
-    """The rows of P that belong to this process, and the sum of its adjoint over all."""
-
-    def __init__(self, point: ShardedPoint):
-        self.point = point
-        stretches = zip(point.rows, point.memory, point.counted, strict=True)
-        self.stretches = [(start, start + tensor.numel()) for start, tensor, counts in stretches if counts]
-
-    def __call__(self, w: Tensor) -> Tensor:
-        lift = self.point.projection.lift_rows
-        return torch.cat([w.new_zeros(0), *(lift(w, start, stop) for start, stop in self.stretches)])
-
-    def adjoint(self, rows: Tensor) -> Tensor:
-        out, parts = rows.new_zeros(self.point.projection.d), rows.split([b - a for a, b in self.stretches])
-        for (start, _), tensor in zip(self.stretches, parts, strict=True):
-            out += self.point.projection.adjoint_rows(tensor, start)
-        return self.point._sum(out)

@@ -17,7 +17,6 @@ from subspaces.projections import PROJECTIONS, Blocks, Projection, make_blocks, 
 from subspaces.spread import is_spread, put_
 from subspaces.subspace.attach import Shared, attach, detach, put_in_places
 from subspaces.subspace.groups import layers_of
-from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import pins_of
 from subspaces.subspace.point import MODES, Point, is_fused, real
 from subspaces.subspace.reading import places_of
@@ -358,6 +357,7 @@ class Subspace:
 
         Neither parameters nor buffers of the model change: BatchNorm in train mode updates a copy.
         """
+        self.point.need_whole("functional")
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         return torch.func.functional_call(self.model, {**buffers, **self.theta(w)}, args, kwargs)
 
@@ -403,7 +403,7 @@ class Subspace:
         if missing := [name for name in self.point.names if name not in given]:
             raise ValueError(f"`tensors` must have every tensor of θ; got none at {', '.join(missing[:4])}.")
         pairs = [(real(given[n]).to(dtype), real(origin[n]).to(dtype)) for n in self.point.names]
-        return nearest_coordinates(self.projection, torch.cat([(a - b).reshape(-1) for a, b in pairs]), iterations)
+        return self.point.nearest([a - b for a, b in pairs], iterations)
 
     def remove(self, keep: bool = True) -> nn.Module:
         """Take the subspace off: the model is a plain one again. Returns the model.
