@@ -1,6 +1,7 @@
 """What is tried under `fully_shard`, and the same in one process."""
 
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ CASES |= {
     "written through .data": {"data": True},
     "written through .data, subspace first": {"data": True, "order": "subspace first"},
     "clipped": {"clip": 0.01},
+    "compiled": {"compile": True},
+    "compiled, subspace first": {"compile": True, "order": "subspace first"},
 }  # fmt: skip
 
 MANY: dict[str, dict[str, Any]] = {
@@ -147,18 +150,19 @@ def run(case: dict[str, Any], rank: int, world: int) -> tuple[Subspace, dict[str
     if spread and order == "subspace first":
         sharded(case, model)
     optimizer, sent = optimizer_of(case, subspace), {}
+    called = torch.compile(model, backend="aot_eager") if spread and "compile" in case else model
     for step, (x, y) in enumerate(zip(ids, labels, strict=True)):
         if spread and order == "in training" and step == 3:
             sharded(case, model)
         alone = not spread or (order == "in training" and step < 3)
         first, stride = (0, 1) if alone else (rank, world)
         with Counting(sent if step == STEPS - 1 else {}):
-            one_step(case, subspace, optimizer, x[first::stride], y[first::stride], stride)
+            one_step(case, called, subspace, optimizer, x[first::stride], y[first::stride])
     return subspace, sent
 
 
-def one_step(case: dict[str, Any], subspace: Subspace, optimizer: Any, x: Tensor, y: Tensor, world: int) -> None:
-    parts, model = case.get("parts", 1) if world > 1 else 1, subspace.model
+def one_step(case: dict[str, Any], model: Any, subspace: Subspace, optimizer: Any, x: Tensor, y: Tensor) -> None:
+    parts = case.get("parts", 1) if len(x) < ROWS else 1
     for i, (some, labels) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True)):
         if parts > 1 and case["quiet"]:
             model.set_requires_gradient_sync(i == parts - 1)
@@ -205,7 +209,10 @@ def tried(names: list[str], rank: int, world: int, folder: Path) -> dict[Any, An
     for name in names:
         case = (CASES | MANY)[name]
         try:
-            subspace, sent = run(case, rank, world)
+            with warnings.catch_warnings():
+                if "compile" in case:
+                    warnings.simplefilter("ignore")  # torch's own
+                subspace, sent = run(case, rank, world)
             subspace.model.reshard()
             found[name] = {**state_of(subspace), "sent": sent}
             subspace.save(folder / "sharded.safetensors")

@@ -86,13 +86,15 @@ class BeforeForward:
 
     def __call__(self, *_: Any) -> None:
         if torch.compiler.is_compiling():  # within somebody's compiled function: after a step θ is there already
+            if self.subspace.point.disturbed:  # torch.compile leaves a call that raises uncompiled
+                raise RuntimeError("`model` must be called once before it is compiled; got parameters exchanged.")
             return
         subspace = self.subspace
         point = subspace.point
         point.loading = False  # a load that failed half-way has not said so
         first = point.parameters[0]
         if point.disturbed or first.device != point.device or first.dtype is not point.dtype:
-            subspace.settle_parameters()
+            without_dynamo(subspace.settle_parameters)
             point = subspace.point  # another one where the model was sharded
         if point.was_written():
             subspace.settle_values()
