@@ -104,6 +104,9 @@ class Point:
             wants, _ = self.w.requires_grad, self.w.requires_grad_(True)
             self.shadows = [s for group in groups for s in _Reading.apply(self.w, self, group)]  # type: ignore[union-attr]
             self.w.requires_grad_(wants)
+        if not self.fused:
+            for shadow in self.shadows:  # autograd runs the latest nodes first; these are older than any pass
+                shadow.grad_fn._set_sequence_nr(1 << 63)  # type: ignore[union-attr]
         for shadow, ones in zip(self.shadows, hooks, strict=True):
             for hook in ones:
                 shadow.register_hook(hook)
