@@ -14,6 +14,7 @@ from subspaces.projections import Projection
 from subspaces.subspace.groups import Groups
 from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import Pins
+from subspaces.subspace.wrappers import check_no_reentrant_checkpoint, is_distributed
 
 MODES = ("auto", "fused", "stream")
 _FUSED_BELOW = 1 << 22  # with fewer parameters all gradients are folded in one call
@@ -70,6 +71,7 @@ class Point:
         self._explained: set[frozenset[int]] = set()  # tensors without a gradient in some pass, and why is known
         self._seen: set[int] = set()
         self._seen_all = False
+        self._looked_for_passes = False
         self.take_memory()
 
     @property
@@ -267,6 +269,8 @@ class Point:
 
     def pulled_back(self, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> Tensor | None:
         """The gradient of w from those of some tensors; None where none came."""
+        if not self._looked_for_passes and is_distributed():
+            self._looked_for_passes = check_no_reentrant_checkpoint(self.w)
         found = [(i, g) for i, g in zip(indices, gradients, strict=True) if g is not None]
         if len(found) == len(self.names):
             self._seen_all = True

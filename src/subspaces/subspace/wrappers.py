@@ -62,6 +62,11 @@ def _check_members(model: nn.Module) -> None:
             module.reshard()  # so that it holds its own parameters, not gathered ones
 
 
+def is_distributed() -> bool:
+    """Whether this is one of several processes that talk."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def check_free(model: nn.Module, places: Iterable[Iterable[tuple[nn.Module, str]]]) -> None:
     """Refuse modules that are in another subspace already."""
     taken = COORDINATES in model._parameters or any(vars(m).get(SLOTS) for users in places for m, _ in users)
@@ -89,8 +94,35 @@ def _renew_at_forward(wrapper: DistributedDataParallel) -> None:
     handle = wrapper.register_forward_pre_hook(renew)
 
 
+def check_no_reentrant_checkpoint(w: nn.Parameter) -> bool:
+    """Refuse backward passes within the pass (reentrant checkpointing) under DistributedDataParallel: it sends w once.
+
+    Returns:
+        Whether this is such a pass: one look is enough.
+    """
+    frame: Any = sys._getframe(1)
+    while frame is not None and not (
+        frame.f_code.co_name == "backward" and frame.f_globals.get("__name__") == "torch.utils.checkpoint"
+    ):
+        frame = frame.f_back
+    if frame is None:
+        return False
+    for one in gc.get_objects():
+        if (
+            type(one) is DistributedDataParallel
+            and any(p is w for p in one._module_parameters)
+            and not one.static_graph
+        ):
+            raise RuntimeError(
+                "`model` must be checkpointed with use_reentrant=False under DistributedDataParallel, since reentrant "
+                "checkpointing brings the gradient of w in several passes; got use_reentrant=True. With "
+                "DistributedDataParallel(…, static_graph=True) it may be."
+            )
+    return True
+
+
 def _holders(given: nn.Module, model: nn.Module) -> list[DistributedDataParallel]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not is_distributed():
         return []
     holders = [given] if isinstance(given, DistributedDataParallel) else []
     holders += [one for one in gc.get_objects() if type(one) is DistributedDataParallel and one is not given]
