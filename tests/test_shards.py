@@ -126,8 +126,8 @@ def test_all_processes_stop_where_one_has_a_bad_sample():
 
 
 def test_training_in_the_rows_of_two_parts_is_training_in_the_whole_basis():
-    """Each part holds its samples, its rows and its layers; the gradients of the coordinates are added up."""
-    names = [["0.*", "1.*"], ["3.*", "4.*"]]
+    """Each part holds its samples, its rows and its tensors; the gradients of the coordinates are added up."""
+    names = [shard_names(network(), rank, 2) for rank in range(2)]
     whole, shards = recorded([{"only": patterns} for patterns in names])
     bases = by_rank(2, lambda rank, reduce: dldr(shards[rank], 4, reduce=reduce))
 
@@ -149,13 +149,23 @@ def test_training_in_the_rows_of_two_parts_is_training_in_the_whole_basis():
     whole[0].load_into(one)
     whole[0].load_into(two)
     expected = run([together := Subspace(one, projection=dldr(whole, 4), origin=whole[0])], one)
-    layers = [two[:3], two[3:]]  # what would be in one process each
-    parts = [Subspace(part, projection=basis) for part, basis in zip(layers, bases, strict=True)]
+    parts = [
+        Subspace(_part_of(two), projection=basis, origin=shard[0], only=patterns)
+        for basis, shard, patterns in zip(bases, shards, names, strict=True)
+    ]
     got = run(parts, two)
     assert expected[-1] < 0.9 * expected[0]
     torch.testing.assert_close(torch.tensor(got), torch.tensor(expected), rtol=1e-5, atol=1e-6)
     for part in parts:
         torch.testing.assert_close(part.coordinates, together.coordinates, rtol=1e-4, atol=1e-5)
+
+
+def _part_of(model: nn.Module) -> nn.Module:
+    """Another root of the same modules: as a process has it that holds a part of a model."""
+    root = nn.Module()
+    for name, module in model.named_children():
+        root.add_module(name, module)
+    return root
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5, 8])

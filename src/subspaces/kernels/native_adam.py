@@ -75,8 +75,8 @@ class AdamMove:
 
     def step_(
         self,
-        w: Float[Tensor, "n"],
-        gradient: Float[Tensor, "n"],
+        w: Float[Tensor, "*n"],
+        gradient: Float[Tensor, "*n"],
         model: tuple[NativeMap, Segments] | None,
         threads: int = 1,
     ) -> None:

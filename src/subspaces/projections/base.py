@@ -16,10 +16,11 @@ from torch import Tensor
 from subspaces.kernels import native_library, triton_library
 from subspaces.kernels.native_map import NativeMap, Segments
 from subspaces.kernels.random_bits import check_seed
-from subspaces.kernels.triton_library import TritonMap
+from subspaces.kernels.triton_map import TritonMap
 from subspaces.projections import operators
 
 SPEC_VERSION = 1  # docs/projection-spec.md
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _CHUNK_ROWS = 1 << 22  # rows worked on at once by the reference: bounds its temporary memory
 _CACHE_ROWS = 1 << 22  # tables for at most so many rows are kept between calls
 
@@ -54,7 +55,6 @@ class Projection(abc.ABC):
             raise ValueError(f"`d` must be between 1 and D = {D}; got {d}. Choose a smaller subspace.")
         self.d, self.D, self.seed = d, int(D), check_seed(seed)
         self._tables: dict[Any, Any] = {}
-        self._segments: dict[Any, Segments] = {}
         self._identity = operators.register(self)
 
     # ---- what a subclass gives
@@ -71,8 +71,8 @@ class Projection(abc.ABC):
         """The same map for the C kernels, or None where they have none; called once, and only if they are there."""
         return None
 
-    def _triton(self) -> TritonMap | None:
-        """The same map for the Triton kernels, or None where they have none."""
+    def _make_triton(self) -> TritonMap | None:
+        """The same map for the Triton kernels, or None where they have none; called once, if they are there."""
         return None
 
     @property
@@ -135,8 +135,11 @@ class Projection(abc.ABC):
         return self(torch.eye(self.d, dtype=dtype, device=device)).T.contiguous()
 
     def _map(self, x: Tensor, transposed: bool, start: int, stop: int) -> Tensor:
-        """Rows of P or Pᵀ: one operator of torch, with forward-mode derivatives where no compiler looks on."""
-        if not torch.compiler.is_compiling():
+        """Rows of P or Pᵀ: one operator of torch, with forward-mode derivatives where no compiler looks on.
+
+        `autograd.grad(…, is_grads_batched=True)` uses vmap's older form, which knows operators only.
+        """
+        if not (torch.compiler.is_compiling() or _functorch.is_legacy_batchedtensor(x)):
             return _LinearMap.apply(x, self, transposed, start, stop)
         name = operators.name_of(self._identity)
         if transposed:
@@ -158,18 +161,21 @@ class Projection(abc.ABC):
             tensors: contiguous tensors of any shape and floating dtype.
             starts: first row of each tensor.
             w: coordinates, shape (d,).
-            origins: tensors of the same shapes as `tensors`.
+            origins: tensors of the same shapes as `tensors`, each on the device of its tensor.
         """
-        native = self.native_segments("write", w, tensors, starts, origins)
+        native = self.native_segments(w, tensors, starts, origins)
         if native is not None:
             native[0].write_(native[1], w, torch.get_num_threads())
             return
-        if triton_library.takes(w, [*tensors, *(origins or ())]) and (device := self._triton()) is not None:
-            device.write_(tensors, starts, w, origins)
+        if parts := _by_device(w, tensors):
+            for device, members in parts:
+                mine = None if origins is None else [origins[i] for i in members]
+                self.write_([tensors[i] for i in members], [starts[i] for i in members], w.to(device), mine)
             return
-        for i, (tensor, start) in enumerate(zip(tensors, starts, strict=True)):
-            base = tensor if origins is None else origins[i]
-            rows = self._lift_chunked(w[None], start, start + tensor.numel())[0]
+        triton = self._triton(w)
+        for i in range(len(tensors)) if triton is None else triton.write_(tensors, starts, w, origins):
+            tensor, base = tensors[i], tensors[i] if origins is None else origins[i]
+            rows = self._lift_chunked(w[None], starts[i], starts[i] + tensor.numel())[0]
             if tensor.dtype == base.dtype == rows.dtype:
                 torch.add(base, rows.view(base.shape), out=tensor)
             else:  # one rounding to the tensor's dtype, from the sum in the dtype of w
@@ -179,44 +185,42 @@ class Projection(abc.ABC):
         """out += Σ_i P[rows of tensor i]ᵀ tensors[i], accumulated in the dtype of `out` (shape (d,))."""
         if self.native_fold_(out, tensors, starts):
             return
-        if triton_library.takes(out, tensors) and (device := self._triton()) is not None:
-            device.fold_(out, tensors, starts)
+        if parts := _by_device(out, tensors):
+            for device, members in parts:
+                part = torch.zeros_like(out, device=device)
+                self.fold_(part, [tensors[i] for i in members], [starts[i] for i in members])
+                out += part.to(out.device)
             return
-        for tensor, start in zip(tensors, starts, strict=True):
-            out += self._adjoint_chunked(tensor.reshape(1, -1).to(out.dtype), start)[0]
+        triton = self._triton(out)
+        for i in range(len(tensors)) if triton is None else triton.fold_(out, tensors, starts):
+            out += self._adjoint_chunked(tensors[i].reshape(1, -1).to(out.dtype), starts[i])[0]
 
     def native_fold_(self, out: Tensor, tensors: Sequence[Tensor], starts: Sequence[int]) -> bool:
         """`fold_` where the C kernels can do it, untouched by autograd; else nothing is done, and False."""
-        native = self.native_segments("fold", out, tensors, starts, None)
+        native = self.native_segments(out, tensors, starts)
         if native is None:
             return False
         native[0].fold_(out, native[1], torch.get_num_threads())
-        native[1].release()
         return True
 
     def native_segments(
         self,
-        use: str,
         vector: Tensor,
         tensors: Sequence[Tensor],
         starts: Sequence[int],
-        origins: Sequence[Tensor] | None,
+        origins: Sequence[Tensor] | None = None,
     ) -> tuple[NativeMap, Segments] | None:
         """The C form of the map and ctypes arrays for these tensors, or None where the reference has to do it.
 
-        Arrays are made once per list of rows; from step to step only the pointers change.
+        A caller who comes back with the same tensors keeps what it gets; the map itself holds nothing of a caller, so
+        that any number of threads share it.
         """
         native = self._native()
         if native is None or not tensors:
             return None
-        key = (use, len(tensors), starts[0])
-        segments = self._segments.get(key)
-        if segments is not None and segments.origins is origins and segments.take(tensors, starts):
-            return native, segments
         if not _native_takes(vector, tensors) or (origins is not None and not _native_takes(vector, origins)):
             return None
-        self._segments[key] = Segments(tensors, starts, origins)
-        return native, self._segments[key]
+        return native, Segments(tensors, starts, origins)
 
     # ---- rebuilding
 
@@ -242,8 +246,8 @@ class Projection(abc.ABC):
     __hash__ = object.__hash__
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is made anew at the first use: tables, pointers of the C kernels."""
-        return {**vars(self), "_tables": {}, "_segments": {}}
+        """Without what is made anew at the first use: tables, the form for the C kernels."""
+        return {**vars(self), "_tables": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -269,6 +273,14 @@ class Projection(abc.ABC):
             self._tables["native"] = self._make_native()
         return self._tables["native"]
 
+    def _triton(self, vector: Tensor) -> TritonMap | None:
+        """The form of this map for the Triton kernels, made at the first use; None where they cannot work."""
+        if not triton_library.takes(vector):
+            return None
+        if "triton" not in self._tables:
+            self._tables["triton"] = self._make_triton()
+        return self._tables["triton"]
+
     def _check(self, x: Tensor, name: str, length: int) -> None:
         if not x.is_floating_point():
             raise TypeError(f"`{name}` must be a floating-point tensor; got {x.dtype}.")
@@ -282,6 +294,10 @@ class Projection(abc.ABC):
             for one, row in zip(w, out, strict=True):
                 native.write_(Segments([row], [start]), one, torch.get_num_threads(), overwrite=True)
             return out
+        if (triton := self._triton(w)) is not None and stop > start:
+            out = w.new_empty(w.shape[0], stop - start)
+            if not any(triton.write_([row], [start], one, overwrite=True) for one, row in zip(w, out, strict=True)):
+                return out
         if stop - start <= _CHUNK_ROWS:
             return self._lift(w, start, stop)
         out = w.new_empty(w.shape[0], stop - start)
@@ -297,6 +313,10 @@ class Projection(abc.ABC):
             for one, row in zip(g.contiguous(), out, strict=True):
                 native.fold_(row, Segments([one], [start]), torch.get_num_threads())
             return out
+        if (triton := self._triton(g)) is not None and g.shape[1]:
+            out = g.new_zeros(g.shape[0], self.d)
+            if not any(triton.fold_(row, [one], [start]) for one, row in zip(g.contiguous(), out, strict=True)):
+                return out
         if g.shape[1] <= _CHUNK_ROWS:
             return self._adjoint(g, start)
         out = g.new_zeros(g.shape[0], self.d)
@@ -322,6 +342,17 @@ def _native_takes(vector: Tensor, tensors: Sequence[Tensor]) -> bool:
     if vector.dtype != torch.float32 or not native_library.accepts(vector):
         return False
     return all(map(native_library.accepts, tensors))
+
+
+def _by_device(vector: Tensor, tensors: Sequence[Tensor]) -> list[tuple[torch.device, list[int]]]:
+    """Numbers of the tensors on each device; empty if all are where the vector is, as they mostly are."""
+    here = vector.get_device()
+    if all(tensor.get_device() == here for tensor in tensors):
+        return []
+    places: dict[torch.device, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        places.setdefault(tensor.device, []).append(i)
+    return list(places.items())
 
 
 class _LinearMap(torch.autograd.Function):

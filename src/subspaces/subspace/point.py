@@ -8,15 +8,19 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
+from subspaces.kernels.native_map import NativeMap, Segments
 from subspaces.layout import Layout, digest_of, layout_of
 from subspaces.projections import Projection
-from subspaces.subspace.groups import Groups
+from subspaces.subspace.compiled import know
+from subspaces.subspace.groups import Group, Groups
 from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import Pins
 from subspaces.subspace.wrappers import check_no_reentrant_checkpoint, is_distributed
 
 MODES = ("auto", "fused", "stream")
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _FUSED_BELOW = 1 << 22  # with fewer parameters all gradients are folded in one call
 
 
@@ -66,12 +70,22 @@ class Point:
         """Of the hooks in modules, which copies do not keep."""
         self.loading = False
         """A state dict is being loaded: what w says is not written before all of it is there."""
+        self.loaded_dtypes: set[torch.dtype] = set()
+        """Of the tensors of θ in the last state dict."""
+        self.given: set[int] | None = None
+        """Which tensors of θ a state dict has written that is being settled; what it lacks follows w."""
         self.disturbed = False
         """Something was moved or exchanged since the memory was looked at."""
+        self.awaits_shards = False
+        """`fully_shard` has asked for the parameters, and will exchange them."""
+        self.recast: set[int] = set()
+        """Ids of new parameter objects that a cast has made of old ones."""
         self._explained: set[frozenset[int]] = set()  # tensors without a gradient in some pass, and why is known
         self._seen: set[int] = set()
         self._seen_all = False
         self._looked_for_passes = False
+        self.key = know(self)
+        self.refreshed = torch.zeros((), dtype=torch.int64)  # what the operator of compiled models says that it writes
         self.take_memory()
 
     @property
@@ -87,6 +101,7 @@ class Point:
 
     def take_memory(self) -> None:
         """Look where the parameters lie, and hang new shadows there."""
+        self._native: dict[Any, tuple[NativeMap, Segments]] = {}
         held = self.here()
         self.pointers = [tensor.data_ptr() for tensor in held]
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
@@ -99,7 +114,7 @@ class Point:
     def hang_shadows(self) -> None:
         """New shadows, with the gradient hooks of the old ones or of the parameters."""
         hooked = getattr(self, "shadows", self.parameters)
-        hooks = [list((tensor._backward_hooks or {}).values()) for tensor in hooked]
+        hooks = [tensor._backward_hooks for tensor in hooked]  # the dicts themselves, to which handles point
         everything = list(range(len(self.parameters)))
         groups = [everything] if self.fused else [[i] for i in everything]
         with torch.inference_mode(False), torch.enable_grad():
@@ -110,20 +125,43 @@ class Point:
             for shadow in self.shadows:  # autograd runs the latest nodes first; these are older than any pass
                 shadow.grad_fn._set_sequence_nr(1 << 63)  # type: ignore[union-attr]
         for shadow, ones in zip(self.shadows, hooks, strict=True):
-            for hook in ones:
-                shadow.register_hook(hook)
+            if ones:
+                shadow._backward_hooks = ones
+                shadow.grad_fn._register_hook_dict(shadow)  # type: ignore[union-attr]
 
     def has_moved(self) -> bool:
         """Whether a parameter lies elsewhere than at the last look (`.to()`, `.data = …`). Cost: 40 ns a tensor."""
         return self.disturbed or [p.data_ptr() for p in self.parameters] != self.pointers
 
+    def was_cast(self) -> bool:
+        """Whether parameters have changed their dtype or device since the last look."""
+        pairs = zip(self.parameters, self.memory, strict=True)
+        return any(real(p.data).dtype is not m.dtype or p.device != m.device for p, m in pairs)
+
     def was_written(self) -> bool:
         """Whether somebody else has written into a parameter. Cost: 40 ns a tensor."""
         return [p._version for p in self.parameters] != self.versions
 
+    def take_cast(self, i: int, parameter: nn.Parameter) -> None:
+        """A module has cast or moved tensor i (`.half()`, `.to()`), perhaps into a new object: so is its θ₀.
+
+        At once, since a cast back makes the rounding of the first one unseen. `follow` does the rest for all tensors.
+        """
+        if self.origins is not None:
+            if not self.disturbed:
+                self.origins = list(self.origins)  # twins share the old one
+            self.origins[i] = self.origins[i].to(parameter.device, parameter.dtype)
+        self.disturbed = True
+        if parameter is not self.parameters[i]:
+            self.recast.add(id(parameter))
+
+    def was_written_at(self, i: int) -> bool:
+        """Whether somebody else has written into parameter i."""
+        return self.parameters[i]._version != self.versions[i]
+
     @torch.no_grad()
     def follow(self) -> None:
-        """Let everything be where the parameters are now, and of their dtypes."""
+        """Let everything be where the parameters are now, and of their dtypes; θ is written when it is next read."""
         device = self.parameters[0].device
         if self.w.device != device:
             self.w.data = self.w.data.to(device)
@@ -134,8 +172,10 @@ class Point:
             self.set_origins([origin.to(parameter.device, parameter.dtype) for origin, parameter in pairs])
         self.written = self.written.to(device)
         self.pins.to(self.parameters)
-        self.disturbed = False
+        self.disturbed = self.awaits_shards = False
+        self.recast.clear()
         self.take_memory()
+        self.version = -1
 
     @torch.no_grad()
     def start_here(self, store_origin: bool) -> None:
@@ -159,20 +199,32 @@ class Point:
     def set_origins(self, origins: list[Tensor] | None) -> None:
         """θ₀; always another list, since the C kernels hold pointers into the old one."""
         self.origins = origins
+        self._native = {}
         self._real_origins = None if self.origins is None else [real(origin) for origin in self.origins]
         # −0.0 + 0.0 is +0.0: where θ₀ has such zeros, w = 0 needs a look
         self._signed_zeros = any(bool(((o == 0) & torch.signbit(o)).any()) for o in self._real_origins or ())
 
     # ---- w → θ
 
+    def w_has_moved(self) -> bool:
+        """Whether w is another one than θ was written for."""
+        return not torch.equal(self.w.detach(), self.written)
+
     def is_current(self) -> bool:
-        """Whether θ belongs to w, whoever wrote w and however."""
+        """Whether θ belongs to w, as far as can be seen without waiting for a device.
+
+        On the CPU whoever wrote w and however; on an accelerator a write through `.data` is not seen.
+        """
         w = self.w
-        return w._version == self.version and torch.equal(w.detach(), self.written)
+        return w._version == self.version and (not w.is_cpu or not self.w_has_moved())
 
     def write(self) -> None:
         """θ ← θ₀ + P w in the memory of the parameters; what lies elsewhere by now is followed first."""
         if self.loading:
+            return
+        if _functorch.peek_interpreter_stack() is not None:  # within jvp, jacrev, …, which see captured tensors
+            with temporarily_clear_interpreter_stack():
+                self.write()
             return
         if self.has_moved():
             self.follow()
@@ -192,8 +244,37 @@ class Point:
             v = group.multiple(w, d)
             if origins is None:
                 v = v - group.multiple(self.written, d)
-            given = None if origins is None else group.pick(origins)
-            self.projection.write_(group.pick(self.memory), group.pick(self.rows), v, given)
+            native = self._native_of(("write", group.scale), v, *self._rows_of(group))
+            if native is not None:
+                native[0].write_(native[1], v, torch.get_num_threads())
+            else:
+                tensors, starts, given = self._rows_of(group)
+                self.projection.write_(tensors, starts, v, given)
+
+    def _rows_of(self, group: Group) -> tuple[list[Tensor], list[int], list[Tensor] | None]:
+        origins = self._real_origins
+        return group.pick(self.memory), group.pick(self.rows), None if origins is None else group.pick(origins)
+
+    def _native_of(
+        self, key: Any, vector: Tensor, tensors: list[Tensor], starts: list[int], origins: list[Tensor] | None = None
+    ) -> tuple[NativeMap, Segments] | None:
+        """Map and arrays for the C kernels, kept from step to step; gradients are pointed to anew."""
+        held = self._native.get(key)
+        if held is not None and (key[0] == "write" or held[1].take(tensors, starts)):
+            return held
+        made = self.projection.native_segments(vector, tensors, starts, origins)
+        if made is not None:
+            self._native[key] = made
+        return made
+
+    def _add_pulled_back(self, out: Tensor, tensors: list[Tensor], starts: list[int], key: Any) -> None:
+        """out += Σ P[rows of i]ᵀ tensors[i]."""
+        native = self._native_of(("fold", *key), out, tensors, starts)
+        if native is None:
+            self.projection.fold_(out, tensors, starts)
+            return
+        native[0].fold_(out, native[1], torch.get_num_threads())
+        native[1].release()
 
     def has_written(self) -> None:
         """Remember that θ belongs to the present w."""
@@ -209,7 +290,7 @@ class Point:
         """
         if self.origins is None or not self.groups.plain or self.pins or self._signed_zeros or self.has_moved():
             return None
-        return self.projection.native_segments("write", self.w, self.memory, self.rows, self._real_origins)
+        return self._native_of(("write", None), self.w, self.memory, self.rows, self._real_origins)
 
     # ---- what several processes do together where θ is spread over them
 
@@ -276,13 +357,11 @@ class Point:
             self._seen_all = True
         else:
             self._seen.update(i for i, _ in found)
-        if torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
+        if torch.is_grad_enabled() or _is_batched(found):
             return self._pulled_back_with_graph(found)
         out = torch.zeros_like(self.w)
         if self.groups.plain and len(found) == len(self.starts):
-            tensors = [_flat(g) for _, g in found]
-            if not self.projection.native_fold_(out, tensors, self.starts):
-                self.projection.fold_(out, tensors, self.starts)
+            self._add_pulled_back(out, [_flat(g) for _, g in found], self.starts, (0,))
             return out
         self._fold(found, out)
         return out if found else None
@@ -296,10 +375,10 @@ class Point:
                 continue
             tensors, starts = [_flat(by_index[i]) for i in members], [self.starts[i] for i in members]
             if group.scale is None:
-                self.projection.fold_(out[:d], tensors, starts)
+                self._add_pulled_back(out, tensors, starts, (members[0], len(members)))
             else:
                 a = torch.zeros_like(out[:d])
-                self.projection.fold_(a, tensors, starts)
+                self._add_pulled_back(a, tensors, starts, (members[0], len(members)))
                 out[:d] += w[group.scale] * a
                 out[group.scale] += a @ w[:d]
 
@@ -383,6 +462,13 @@ class _Reading(torch.autograd.Function):
         if point is None:
             raise RuntimeError("`model` must still have its subspace when backward runs; it was removed or dropped.")
         return point.pulled_back(ctx.indices, grad_outputs), None, None
+
+
+def _is_batched(found: list[tuple[int, Tensor]]) -> bool:
+    """Whether the gradients stand for many each: within `torch.func`, or by `is_grads_batched`."""
+    if _functorch.peek_interpreter_stack() is not None:
+        return True
+    return bool(found) and _functorch.is_legacy_batchedtensor(found[0][1])
 
 
 def real(tensor: Tensor) -> Tensor:

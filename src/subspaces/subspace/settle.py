@@ -7,19 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from subspaces.spread import is_spread
+from subspaces.subspace.pins import pins_of
 from subspaces.subspace.point import Point, real
 
 if TYPE_CHECKING:
     from subspaces.subspace.subspace import Subspace
 
 
-def settle_parameters(subspace: "Subspace") -> None:
+def settle_parameters(subspace: "Subspace", came_with_w: bool | None = None) -> None:
     """Take over parameters that were exchanged (`assign=True`, swapped by `.to()`, parametrized), and follow moves.
+
+    Args:
+        came_with_w: see `settle_values`, which follows an exchange.
 
     Raises:
         RuntimeError: one was exchanged for something that cannot take its place.
     """
-    point, exchanged = subspace.point, False
+    point, exchanged, foreign = subspace.point, False, False
     point.close()
     if not point.spread and (shards := _shards_in_place(subspace)):
         from subspaces.subspace.sharded import take_over
@@ -34,16 +38,22 @@ def settle_parameters(subspace: "Subspace") -> None:
         new = next((one for one in held if one is not None and one is not point.parameters[i]), None)
         if new is None:
             subspace.places[i] = [_parametrized(subspace, i)]
+            _rename(subspace, i)
         elif new.shape != point.parameters[i].shape:
             raise RuntimeError(_exchanged(point.names[i], f"one of shape {tuple(new.shape)} stands there"))
         else:
             point.parameters[i] = new
+        foreign |= id(new) not in point.recast
     if exchanged:
         subspace.put_in_places()
         point.follow()
-        subspace.settle_values()
+        if foreign and point.given is None:  # else it is done when the state dict is there as a whole
+            subspace.settle_values(came_with_w)
     elif point.has_moved():
+        ours = point.disturbed or point.was_cast()
         point.follow()
+        if not ours:  # `.data = …`
+            subspace.settle_values(came_with_w)
 
 
 def _shards_in_place(subspace: "Subspace") -> list[nn.Parameter]:
@@ -55,16 +65,40 @@ def _shards_in_place(subspace: "Subspace") -> list[nn.Parameter]:
 
 
 def _parametrized(subspace: "Subspace", i: int) -> tuple[nn.Module, str]:
-    """Where the original of a parametrization that came after wrapping stands: what it was given is the shadow."""
+    """Where a tensor stands that has another name since a parametrization or pruning came after wrapping.
+
+    What a parametrization was given is the shadow.
+    """
     point = subspace.point
     for module in subspace.model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is point.parameters[i]:
+                return module, name
         for name, buffer in module._buffers.items():
             if buffer is point.shadows[i]:
+                if not getattr(module, "is_tensor", True):  # weight_norm: the others would be buffers
+                    raise RuntimeError(_exchanged(point.names[i], "a parametrization of several tensors holds it"))
+                assert buffer is not None  # a shadow is a tensor
                 point.parameters[i].data = buffer.data
                 del module._buffers[name]
                 module._parameters[name] = point.parameters[i]
                 return module, name
     raise RuntimeError(_exchanged(point.names[i], "it is not in its module any more"))
+
+
+def _rename(subspace: "Subspace", i: int) -> None:
+    """A tensor has the name under which a fresh model with the same parametrization has it."""
+    point, (module, leaf) = subspace.point, subspace.places[i][0]
+    path = next(prefix for prefix, one in subspace.model.named_modules() if one is module)
+    names = list(point.names)
+    names[i] = f"{path}.{leaf}".lstrip(".")
+    if names != sorted(names) or not point.groups.plain:
+        raise RuntimeError(
+            _exchanged(point.names[i], f"its name is {names[i]!r} now, which has another place or layer")
+        )
+    point.names = names
+    point.pins = pins_of(subspace.places)
+    point.pins.take(point.parameters)
 
 
 def _exchanged(name: str, told: str) -> str:
@@ -108,20 +142,27 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
         came_with_w: w was written with them, by a state dict that has both. None: not by `load_state_dict`.
     """
     point = subspace.point
+    averaged = came_with_w is None and point.w_has_moved()
     loaded = [tensor.clone() for tensor in point.memory]
     point.versions = [p._version for p in point.parameters]
+    given = range(len(loaded)) if point.given is None else point.given
     if point.origins is None:
-        if came_with_w:
-            point.has_written()
+        if came_with_w or averaged:
+            point.write()
+            for i in given:
+                point.memory[i].copy_(loaded[i])
         else:
             _start_at(subspace, loaded, came_with_w)
         return
     point.write()
+    loaded = [tensor if i in given else point.memory[i].clone() for i, tensor in enumerate(loaded)]
     if point.everywhere(_same(loaded, point.memory)):
         return
     if came_with_w:
-        if not _agree(point, loaded, came_with_w):
+        if not _agree(point, loaded, subspace.length()):
             _move_origin_under(point, loaded)
+    elif averaged and _distance(point, loaded, point.memory) <= _allowed_in_averages(point, loaded):
+        return  # w and θ were written alike: what w says is the exact one
     elif not (point.groups.plain and _find(point, loaded)):
         _start_at(subspace, loaded, came_with_w)
 
@@ -130,15 +171,21 @@ def _same(loaded: list[Tensor], memory: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(loaded, memory, strict=True))
 
 
-def _agree(point: Point, loaded: list[Tensor], came_with_w: bool) -> bool:
-    """Whether the loaded values are θ₀ + P w, but for rounding (that of a lower precision too, where w is known)."""
+def _agree(point: Point, loaded: list[Tensor], length: float = 0.0) -> bool:
+    """Whether the loaded values are θ₀ + P w, but for rounding; where w is known, also that of a vector of `length`."""
     missed = _distance(point, loaded, point.memory)
-    low = any(t.dtype in (torch.float16, torch.bfloat16) for t in loaded)
+    dtypes = {t.dtype for t in loaded}
+    if length:  # the file may be of a lower precision than the model is now
+        dtypes |= {dtype.to_real() for dtype in point.loaded_dtypes if dtype.is_floating_point or dtype.is_complex}
+    low = not dtypes.isdisjoint((torch.float16, torch.bfloat16))
     share = 1e-2 if low else 1e-3
     allowed = share * _distance(point, loaded, [real(origin) for origin in point.origins or ()])
-    if came_with_w:
-        allowed += max(torch.finfo(t.dtype).eps for t in loaded) * _distance(point, loaded, None)
-    return missed <= allowed
+    return missed <= allowed + max(torch.finfo(dtype).eps for dtype in dtypes) * length
+
+
+def _allowed_in_averages(point: Point, loaded: list[Tensor]) -> float:
+    """How far a running mean of θ may be from θ₀ + P of that of w: each of its steps rounds."""
+    return max(min(1024 * torch.finfo(t.dtype).eps, 1e-2) for t in loaded) * _distance(point, loaded, None)
 
 
 def _distance(point: Point, a: list[Tensor], b: list[Tensor] | None) -> float:
@@ -154,7 +201,7 @@ def _find(point: Point, loaded: list[Tensor]) -> bool:
     pairs = zip(loaded, origins, strict=True)
     point.w.copy_(point.nearest([a.to(before.dtype) - b.to(before.dtype) for a, b in pairs])[0])
     point.write()
-    if _agree(point, loaded, False):
+    if _agree(point, loaded):
         return True
     point.w.copy_(before)
     return False

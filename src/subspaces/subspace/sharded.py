@@ -84,6 +84,10 @@ class ShardedPoint(Point):
                 gathered.requires_grad_(False)
         self.rows = [start + _numbers_before(p) for start, p in zip(self.starts, self.parameters, strict=True)]
 
+    def has_moved(self) -> bool:
+        """Whether the rows lie elsewhere than at the last look."""
+        return self.disturbed or [here(p).data_ptr() for p in self.parameters] != self.pointers
+
     def here(self) -> list[Tensor]:
         return [here(p).detach() for p in self.parameters]
 
@@ -193,18 +197,13 @@ class ShardedSlot(Slot):
 
     __slots__ = ()
 
-    def read(self) -> Tensor:
-        """The shard, as FSDP wants it; or a tensor that every process has whole."""
-        if is_spread(self.parameter):
-            return self.parameter
-        return self.point.read(self.index, self.parameter, self.table.get(COORDINATES))  # type: ignore[attr-defined]
-
     def other(self, own: Any) -> Any:
-        """What stands in the place of the shard: the gathered tensor, or something that is none of ours."""
+        """The shard as FSDP wants it, the gathered tensor as a function of w, or something that is none of ours."""
         point: Any = self.point
-        if own is not getattr(point.managed[self.index], "_unsharded_param", None):
-            return own
-        return point.read(self.index, own, self.table.get(COORDINATES))
+        whole = own is self.parameter and not is_spread(own)
+        if whole or own is getattr(point.managed[self.index], "_unsharded_param", None):
+            return point.read(self.index, own, self.table.get(COORDINATES))
+        return own
 
 
 ShardedPoint.slot_type = ShardedSlot

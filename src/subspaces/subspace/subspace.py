@@ -80,6 +80,12 @@ class Subspace:
     """The module itself, without compile or parallel wrappers."""
     point: Point
     """The tensors of θ and what moves them."""
+    places: list[list[tuple[nn.Module, str]]]
+    """For each tensor of θ the modules that hold it, and under which name."""
+    handles: list[Any]
+    """Of the hooks in modules."""
+    loaded_w: bool = False
+    """Whether the state dict that is being loaded has w."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -194,7 +200,7 @@ class Subspace:
         for name, places in zip(names, self.places, strict=True):
             if name not in found:
                 aliases = [f"{paths[id(m)]}.{leaf}".lstrip(".") for m, leaf in places if id(m) in paths]
-                found |= {name: tensors[alias] for alias in aliases if alias in tensors}
+                found.update((name, t) for alias, t in tensors.items() if alias in aliases)
         return found
 
     # ---- what a user reads
@@ -281,6 +287,13 @@ class Subspace:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, {self.projection!r})"
 
+    def __getattr__(self, name: str) -> Any:
+        """What modules have and a subspace has not, said to whoever takes it for one (`AveragedModel(subspace)`)."""
+        told = f"`{type(self).__name__}` has no attribute {name!r}."
+        if hasattr(nn.Module, name):
+            told = f"`{type(self).__name__}` is not a module: it has no {name!r}. Give its model, `subspace.model`."
+        raise AttributeError(told, name=name, obj=self)
+
     # ---- w → θ
 
     def sync(self) -> None:
@@ -289,9 +302,16 @@ class Subspace:
         Needed by hand only before ``model.parameters()`` or a method other than ``forward`` is read after w was
         changed behind torch's back (``w.data.add_(…)``): everything else does it by itself.
         """
-        if self.point.disturbed:
+        if self.point.has_moved():
             self.settle_parameters()
         self.point.write()
+
+    def after_step(self) -> None:
+        """An optimiser has moved w: θ follows, on an accelerator before it is next read."""
+        if self.coordinates.is_cpu:
+            self.sync()
+        else:
+            self.point.version = -1
 
     def native_lift(self) -> Any:
         """What a native call needs to write θ₀ + P w; whoever does it calls `has_written` then. None: `sync` has to."""
@@ -305,13 +325,17 @@ class Subspace:
         """θ was rewritten by a native call."""
         self.point.has_written()
 
-    def settle_parameters(self) -> None:
+    def settle_parameters(self, came_with_w: bool | None = None) -> None:
         """Follow parameters that were moved, cast or exchanged; see `subspaces.subspace.settle`."""
-        settle_parameters(self)
+        settle_parameters(self, came_with_w)
 
     def settle_values(self, came_with_w: bool | None = None) -> None:
         """Find the w of values that were written into θ, or make them the origin."""
         settle_values(self, came_with_w)
+
+    def length(self) -> float:
+        """‖θ‖, which the rounding of values that come from outside is in proportion to."""
+        return self.point.norm(self.point.memory)
 
     def put_in_places(self) -> None:
         """Let the modules read the present parameters."""

@@ -58,8 +58,13 @@ def _check_members(model: nn.Module) -> None:
                 f"`model` must not be in FullyShardedDataParallel (FSDP1), which flattens its parameters; got one at "
                 f"{name or 'its root'!r}. Use torch.distributed.fsdp.fully_shard."
             )
-        if "torch.distributed.fsdp" in sys.modules and isinstance(module, torch.distributed.fsdp.FSDPModule):
-            module.reshard()  # so that it holds its own parameters, not gathered ones
+        if any(base.__name__ == "FSDPModule" for base in type(module).__mro__):
+            module.reshard()  # type: ignore[operator]  # so that it holds its own parameters, not gathered ones
+        if type(module).__name__ == "AdaLoraModel":
+            raise RuntimeError(
+                f"`model` must not be in PEFT's AdaLoRA, whose penalty and pruning read and write its tensors by name, "
+                f"past the subspace; got one at {name or 'its root'!r}. Use LoraConfig."
+            )
 
 
 def is_distributed() -> bool:
@@ -68,10 +73,19 @@ def is_distributed() -> bool:
 
 
 def check_free(model: nn.Module, places: Iterable[Iterable[tuple[nn.Module, str]]]) -> None:
-    """Refuse modules that are in another subspace already."""
-    taken = COORDINATES in model._parameters or any(vars(m).get(SLOTS) for users in places for m, _ in users)
-    if taken:
-        raise RuntimeError("`model` must not be in another subspace; got one that is. Call its remove().")
+    """Refuse a model, or tensors, that are in another subspace already."""
+    taken = [name for users in places for module, name in users if name in vars(module).get(SLOTS, {})]
+    if taken or COORDINATES in model._parameters:
+        told = f"whose {taken[0]!r} is in one" if taken else "that has coordinates"
+        raise RuntimeError(f"`model` must not be in another subspace; got one {told}. Call its remove().")
+    paths = {module: prefix for prefix, module in model.named_modules()}
+    for module, name in (place for users in places for place in users):
+        if getattr(module._parameters[name], "_post_accumulate_grad_hooks", None):
+            path = f"{paths[module]}.{name}".lstrip(".")
+            raise RuntimeError(
+                f"`model` must not have hooks that run when a gradient is accumulated, since only that of the "
+                f"coordinates is; got one on {path!r}. Remove it, and put it on `subspace.coordinates`."
+            )
 
 
 def renew_wrappers(given: nn.Module, model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import glob
+import math
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,11 @@ class LayerKronecker(Subspace):
 
     def __repr__(self) -> str:
         return f"LayerKronecker({type(self.model).__name__}, {self.projection!r}, rank={self._recipe['rank']})"
+
+    def length(self) -> float:
+        """‖θ‖ with the weights that the cores are found from: rounding E of a weight W moves its core by Bᵀ E A / c."""
+        weights = [float(layer.base.detach().double().norm()) / layer.scale**2 for layer in self.layers.values()]
+        return math.hypot(super().length(), *weights)
 
     # ---- moving about
 
