@@ -47,12 +47,21 @@ def _commit() -> str:
 
 
 def interleaved(calls: dict[str, Callable[[], Any]], rounds: int = 15, inner: int = 1) -> dict[str, list[float]]:
-    """Seconds per call, measured round by round, so that a slow moment of the machine strikes all alike."""
+    """Seconds per call, measured round by round, so that a slow moment of the machine strikes all alike.
+
+    The order turns from round to round. Short calls (`inner` > 1) have one without a clock first: what ran before has
+    put their code out of the cache, which is not so in a loop of their own.
+    """
     for call in calls.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
     for _ in range(rounds):
-        for name, call in calls.items():
+        names.append(names.pop(0))
+        for name in names:
+            call = calls[name]
+            if inner > 1:
+                call()
             begin = time.perf_counter()
             for _ in range(inner):
                 call()

@@ -1,6 +1,6 @@
 """A whole training step in a subspace against a direct step with fused Adam, on the same model in the same run.
 
-    python benchmarks/step.py                 # FC, LeNet, ResNet-20, ResNet-18, a transformer encoder
+    python benchmarks/step.py                 # FC, LeNet, narrow layers, ResNet-20, ResNet-18, encoder, MiniLM
     python benchmarks/step.py fc lenet        # some of them
     python benchmarks/step.py fc --designs floor "hadamard adam"    # these alone, stored apart
     python benchmarks/step.py --memory        # peak memory of a step, each case in a process of its own
@@ -59,6 +59,30 @@ def _resnet18() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
+def _narrow() -> nn.Module:
+    """60 narrow layers with BatchNorm: 240 tensors, where a step is its overhead."""
+    layers = [nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU()) for _ in range(60)]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(32, 10))
+
+
+class _MiniLM(nn.Module):
+    """The shape of all-MiniLM-L6-v2 (22.7 million parameters) with a head, from its config: no weights are needed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import BertConfig, BertForSequenceClassification
+
+        config = BertConfig(
+            hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )  # fmt: skip
+        config.num_labels = 10
+        self.bert = BertForSequenceClassification(config)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.bert(input_ids=tokens).logits
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int, int]] = {
     # model, input, batch, d, rounds
     "fc": (lambda: make_model("fc"), (1, 28, 28), 64, 750, 60),
@@ -66,6 +90,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int, int]]
     "resnet20": (lambda: make_model("resnet20", shape=(3, 32, 32)), (3, 32, 32), 128, 1_000, 5),
     "resnet18": (_resnet18, (3, 32, 32), 64, 10_000, 3),
     "encoder": (_encoder, (32, 368), 16, 10_000, 5),
+    "narrow": (_narrow, (32,), 64, 1_000, 30),
+    "minilm": (_MiniLM, (64,), 8, 10_000, 3),
 }
 
 
@@ -73,6 +99,8 @@ def _build(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     make, shape, batch, _, _ = CASES[name]
     torch.manual_seed(0)
     model, x = make(), torch.randn(batch, *shape)
+    if name == "minilm":
+        x = torch.randint(0, 30_522, (batch, *shape))
     model(x[:2])  # lazy layers
     return model, x, torch.randint(0, 10, (batch,))
 
@@ -139,7 +167,7 @@ def designs(name: str) -> list[str]:
 
 def measure(name: str, rounds: int | None, chosen: Sequence[str] | None = None) -> list[dict]:
     rows, steps = [], {design: stepper(name, design) for design in chosen or designs(name)}
-    seconds = interleaved(steps, rounds or CASES[name][4], inner=5 if name in ("fc", "lenet") else 1)
+    seconds = interleaved(steps, rounds or CASES[name][4], inner=5 if name in ("fc", "lenet", "narrow") else 1)
     for design, values in seconds.items():
         ms, over = statistics.median(values) * 1e3, ratio(seconds, design, "direct")
         rows.append({"case": name, "d": CASES[name][3], "design": design, "ms": ms, "of_direct": over})

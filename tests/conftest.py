@@ -5,6 +5,7 @@ import shutil
 from importlib.util import find_spec
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models of tests come from their config
 
 from jaxtyping import install_import_hook
 
@@ -26,7 +27,8 @@ def _absent() -> set[str]:
         shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     )
     found = {"gpu": torch.cuda.is_available(), "cross": bool(cross) and native_library.available()}
-    found |= {extra: find_spec(extra) is not None for extra in ("ray", "submitit", "tensorboard")}
+    found |= {extra: find_spec(extra) is not None for extra in ("ray", "submitit", "tensorboard", "lightning", "peft")}
+    found |= {"hf": find_spec("transformers") is not None and find_spec("accelerate") is not None}
     return {mark for mark, there in found.items() if not there}
 
 

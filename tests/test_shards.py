@@ -150,7 +150,7 @@ def test_training_in_the_rows_of_two_parts_is_training_in_the_whole_basis():
     whole[0].load_into(two)
     expected = run([together := Subspace(one, projection=dldr(whole, 4), origin=whole[0])], one)
     parts = [
-        Subspace(two, projection=basis, origin=shard[0], only=patterns)
+        Subspace(_part_of(two), projection=basis, origin=shard[0], only=patterns)
         for basis, shard, patterns in zip(bases, shards, names, strict=True)
     ]
     got = run(parts, two)
@@ -158,6 +158,14 @@ def test_training_in_the_rows_of_two_parts_is_training_in_the_whole_basis():
     torch.testing.assert_close(torch.tensor(got), torch.tensor(expected), rtol=1e-5, atol=1e-6)
     for part in parts:
         torch.testing.assert_close(part.coordinates, together.coordinates, rtol=1e-4, atol=1e-5)
+
+
+def _part_of(model: nn.Module) -> nn.Module:
+    """Another root of the same modules: as a process has it that holds a part of a model."""
+    root = nn.Module()
+    for name, module in model.named_children():
+        root.add_module(name, module)
+    return root
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5, 8])

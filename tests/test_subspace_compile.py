@@ -47,3 +47,68 @@ def test_a_compiled_model_takes_the_same_steps(options):
     torch.testing.assert_close(compiled.coordinates, plain.coordinates, rtol=1e-4, atol=1e-5)
     assert float(plain.coordinates.detach()[:30].abs().max()) > 0
     assert all(p.grad is None for p in compiled.point.parameters)
+
+
+class _Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.norm(self.first(x))))
+
+
+def _sequential() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def _wrapped_and_compiled(make, way: str):
+    """A subspace and a compiled way to call its model."""
+    torch.manual_seed(0)
+    model = make().eval()
+    if way == "compiled first":
+        run = torch.compile(model, backend="aot_eager")
+        return Subspace(run, 5), run
+    subspace = Subspace(model, 5)
+    if way == "model.compile":
+        model.compile(backend="aot_eager")
+        return subspace, model
+    if way == "within a function":
+        return subspace, torch.compile(lambda x: model(x) * 1.0, backend="aot_eager", fullgraph=True)
+    return subspace, torch.compile(model, backend="aot_eager", fullgraph=way == "whole graph")
+
+
+@pytest.mark.parametrize(
+    "way", ["compiled first", "compiled after", "whole graph", "model.compile", "within a function"]
+)
+@pytest.mark.parametrize("make", [_Network, _sequential], ids=["module", "sequential"])
+def test_every_write_to_w_is_seen_by_a_compiled_model(make, way):
+    torch._dynamo.reset()
+    subspace, run = _wrapped_and_compiled(make, way)
+    x, w = torch.randn(16, 6), subspace.coordinates
+    run(x).square().sum().backward()
+    assert float(w.grad.norm()) > 0.1
+    seen = []
+    with torch.no_grad():
+        w.fill_(0.5)
+    seen.append((run(x), w.detach().clone()))
+    w.data.fill_(0.7)
+    seen.append((run(x), w.detach().clone()))
+    w.data = torch.full((5,), 0.9)
+    seen.append((run(x), w.detach().clone()))
+    torch.optim.SGD([w], lr=0.1).step()
+    seen.append((run(x), w.detach().clone()))
+    for value, at in seen:
+        torch.testing.assert_close(value, subspace.functional(at, x), rtol=1e-5, atol=1e-6)
+    torch._dynamo.reset()
+
+
+def test_an_exported_model_stands_at_its_point():
+    torch.manual_seed(0)
+    model = _Network().eval()
+    subspace = Subspace(model, 5)
+    subspace.move_to(torch.linspace(-1, 1, 5))
+    x = torch.randn(4, 6)
+    program = torch.export.export(model, (x,))
+    torch.testing.assert_close(program.module()(x), subspace.plain().eval()(x))
+    assert not any("refresh" in str(node.target) for node in program.graph.nodes)

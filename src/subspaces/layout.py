@@ -161,11 +161,8 @@ def _patterns(
         match = re.compile(fnmatch.translate(pattern)).match
         if not any(map(match, names)):
             hidden = [name for name in frozen if match(name)]
-            told = (
-                f"which matches frozen ones only ({hidden[0]}): call requires_grad_(True) on them first"
-                if hidden
-                else ""
-            )
+            way = "call requires_grad_(True) on them first" if argument == "only" else "they are left out without it"
+            told = f"which matches frozen ones only ({', '.join(hidden[:2])}): {way}" if hidden else ""
             raise ValueError(
                 f"`{argument}` must match a trainable parameter; got {pattern!r}{', ' + told if told else ''}. "
                 f"Names look like {', '.join(names[:4])}, …"

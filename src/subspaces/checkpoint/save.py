@@ -46,6 +46,8 @@ def save(
         ValueError: coordinates that are not finite, an unknown dtype.
         FileNotFoundError, OSError: no such folder, disk full; an older file stays as it was.
     """
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
     w = subspace.coordinates.detach().cpu().contiguous()
     if not bool(torch.isfinite(w).all()):
         raise ValueError("`coordinates` must be finite to be saved; got NaN or infinity. The training diverged.")
@@ -84,8 +86,6 @@ def _beside(subspace: Any, also: str | Sequence[str] | None) -> dict[str, Tensor
 
 def _packed(w: Tensor, d: int, dtype: str) -> dict[str, Tensor]:
     """The coordinates in the asked precision; layer scales stay as they are."""
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
     if dtype == "full":
         return {"coordinates": w}
     scales = {"scales": w[d:]} if w.numel() > d else {}

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from subspaces.layout import COORDINATES
 from subspaces.measure.dimension_data import Measurement
 from subspaces.measure.rates import is_trial
 from subspaces.runs.pools import Event
@@ -35,7 +36,7 @@ class TrainDisplay(Callback):
 
     def start(self, state: Any) -> None:
         size = f"d = {state.config.d:,}" if state.config.d else "all parameters"
-        D = sum(p.numel() for p in state.model.parameters())
+        D = sum(p.numel() for name, p in state.model.named_parameters() if name != COORDINATES)
         resumed = f", resumed at epoch {state.epoch}" if state.step else ""
         self.screen.print(f"{state.config.task}: {size} of D = {D:,}, {state.total_steps:,} steps{resumed}")
         if self.screen.is_terminal:

@@ -116,11 +116,11 @@ class Asked:
 def _at(config: TrainConfig, levels: Sequence[float], epochs: int, examples: int, seed: int) -> Prediction:
     state = begin(config, None, None)
     origin = _origin(state)
-    # a fresh copy: the subspace hangs on the model's gradients
     model = state.task.build_model(seed).to(config.device, next(state.model.parameters()).dtype)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    model.load_state_dict({**state.model.state_dict(), **origin})
+    buffers = {name: buffer for name, buffer in state.model.state_dict().items() if name in model.state_dict()}
+    model.load_state_dict({**buffers, **origin})
     full = resolve(config)
     steps = max(STEPS, epochs * state.steps_per_epoch // POINTS)
     options = ProximalOptions(

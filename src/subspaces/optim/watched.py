@@ -94,8 +94,8 @@ def _check_that_it_trains(parameters: list[Any]) -> None:
         moves = getattr(synced, "moves", None)
         if moves is not None and any(map(moves, parameters)):
             raise RuntimeError(
-                "`optimizer` must train the coordinates of the subspace; got one over parameters of the model that want "
-                "no gradient, made before the subspace. Make it of `subspace.parameters()` or `model.parameters()`."
+                "`optimizer` must train the coordinates of the subspace; got one over parameters of the model that "
+                "want no gradient, made before the subspace. Make it of `model.parameters()`."
             )
 
 

@@ -20,6 +20,7 @@ from subspaces.kernels.triton_library import TritonMap
 from subspaces.projections import operators
 
 SPEC_VERSION = 1  # docs/projection-spec.md
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _CHUNK_ROWS = 1 << 22  # rows worked on at once by the reference: bounds its temporary memory
 _CACHE_ROWS = 1 << 22  # tables for at most so many rows are kept between calls
 
@@ -54,7 +55,6 @@ class Projection(abc.ABC):
             raise ValueError(f"`d` must be between 1 and D = {D}; got {d}. Choose a smaller subspace.")
         self.d, self.D, self.seed = d, int(D), check_seed(seed)
         self._tables: dict[Any, Any] = {}
-        self._segments: dict[Any, Segments] = {}
         self._identity = operators.register(self)
 
     # ---- what a subclass gives
@@ -139,7 +139,7 @@ class Projection(abc.ABC):
 
         `autograd.grad(…, is_grads_batched=True)` uses vmap's older form, which knows operators only.
         """
-        if not (torch.compiler.is_compiling() or torch._C._functorch.is_legacy_batchedtensor(x)):
+        if not (torch.compiler.is_compiling() or _functorch.is_legacy_batchedtensor(x)):
             return _LinearMap.apply(x, self, transposed, start, stop)
         name = operators.name_of(self._identity)
         if transposed:
@@ -163,7 +163,7 @@ class Projection(abc.ABC):
             w: coordinates, shape (d,).
             origins: tensors of the same shapes as `tensors`.
         """
-        native = self.native_segments("write", w, tensors, starts, origins)
+        native = self.native_segments(w, tensors, starts, origins)
         if native is not None:
             native[0].write_(native[1], w, torch.get_num_threads())
             return
@@ -190,36 +190,30 @@ class Projection(abc.ABC):
 
     def native_fold_(self, out: Tensor, tensors: Sequence[Tensor], starts: Sequence[int]) -> bool:
         """`fold_` where the C kernels can do it, untouched by autograd; else nothing is done, and False."""
-        native = self.native_segments("fold", out, tensors, starts, None)
+        native = self.native_segments(out, tensors, starts)
         if native is None:
             return False
         native[0].fold_(out, native[1], torch.get_num_threads())
-        native[1].release()
         return True
 
     def native_segments(
         self,
-        use: str,
         vector: Tensor,
         tensors: Sequence[Tensor],
         starts: Sequence[int],
-        origins: Sequence[Tensor] | None,
+        origins: Sequence[Tensor] | None = None,
     ) -> tuple[NativeMap, Segments] | None:
         """The C form of the map and ctypes arrays for these tensors, or None where the reference has to do it.
 
-        Arrays are made once per list of rows; from step to step only the pointers change.
+        A caller who comes back with the same tensors keeps what it gets; the map itself holds nothing of a caller, so
+        that any number of threads share it.
         """
         native = self._native()
         if native is None or not tensors:
             return None
-        key = (use, len(tensors), starts[0])
-        segments = self._segments.get(key)
-        if segments is not None and segments.origins is origins and segments.take(tensors, starts):
-            return native, segments
         if not _native_takes(vector, tensors) or (origins is not None and not _native_takes(vector, origins)):
             return None
-        self._segments[key] = Segments(tensors, starts, origins)
-        return native, self._segments[key]
+        return native, Segments(tensors, starts, origins)
 
     # ---- rebuilding
 
@@ -245,8 +239,8 @@ class Projection(abc.ABC):
     __hash__ = object.__hash__
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is made anew at the first use: tables, pointers of the C kernels."""
-        return {**vars(self), "_tables": {}, "_segments": {}}
+        """Without what is made anew at the first use: tables, the form for the C kernels."""
+        return {**vars(self), "_tables": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -58,12 +58,19 @@ def put_in_places(subspace: "Subspace") -> None:
             slots.setdefault(id(module), (module, {}))[1][name] = slot
             vars(module)["_parameters"][name] = point.parameters[i]
     for module, own in slots.values():
+        others = _slots_of_others(module, point)
+        is_root = module is model or HOLDER in vars(module)
         if SLOTS in vars(module):
             _take_slots_off(module)
-        equip(module, own, RootReader if module is model else Reader)
+        equip(module, {**others, **own}, RootReader if is_root else Reader)
         if not any(hook is before_state_dict for hook in module._state_dict_pre_hooks.values()):
             subspace.handles.append(module.register_state_dict_pre_hook(before_state_dict))
     _remember_hooks(subspace)
+
+
+def _slots_of_others(module: nn.Module, point: Any) -> dict[str, Slot]:
+    """Slots of another subspace, which has other tensors of the same module."""
+    return {name: slot for name, slot in vars(module).get(SLOTS, {}).items() if slot.point is not point}
 
 
 def _take_slots_off(module: nn.Module) -> None:
@@ -84,11 +91,15 @@ def detach(subspace: "Subspace") -> None:
     for handle in subspace.handles:
         handle.remove()
     subspace.handles = []
-    for module in {id(m): m for users in subspace.places for m, _ in users}.values():
-        strip(module)
-    strip(model)
     vars(model)["_parameters"].pop(COORDINATES, None)
     vars(model).pop(HOLDER, None)
+    for module in {id(m): m for m in [model, *(m for users in subspace.places for m, _ in users)]}.values():
+        others = _slots_of_others(module, subspace.point)
+        strip(module)
+        if others:
+            equip(module, others, RootReader if HOLDER in vars(module) else Reader)
+            for slot in others.values():
+                slot.parameter.requires_grad_(False)
     for parameter in subspace.point.parameters:
         parameter.grad = None
     unwatch(subspace)

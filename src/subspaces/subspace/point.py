@@ -10,12 +10,15 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
+from subspaces.kernels.native_map import NativeMap, Segments
 from subspaces.layout import Layout, layout_of
 from subspaces.projections import Projection
-from subspaces.subspace.groups import Groups
+from subspaces.subspace.compiled import know
+from subspaces.subspace.groups import Group, Groups
 from subspaces.subspace.pins import Pins
 
 MODES = ("auto", "fused", "stream")
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _FUSED_BELOW = 1 << 22  # with fewer parameters all gradients are folded in one call
 
 
@@ -58,6 +61,10 @@ class Point:
         """Of the hooks in modules, which copies do not keep."""
         self.loading = False
         """A state dict is being loaded: what w says is not written before all of it is there."""
+        self.loaded_dtypes: set[torch.dtype] = set()
+        """Of the tensors of θ in the last state dict."""
+        self.given: set[int] | None = None
+        """Which tensors of θ a state dict has written that is being settled; what it lacks follows w."""
         self.disturbed = False
         """Something was moved or exchanged since the memory was looked at."""
         self.recast: set[int] = set()
@@ -65,6 +72,8 @@ class Point:
         self._explained: set[frozenset[int]] = set()  # tensors without a gradient in some pass, and why is known
         self._seen: set[int] = set()
         self._seen_all = False
+        self.key = know(self)
+        self.refreshed = torch.zeros((), dtype=torch.int64)  # what the operator of compiled models says that it writes
         self.take_memory()
 
     @property
@@ -76,6 +85,7 @@ class Point:
 
     def take_memory(self) -> None:
         """Look where the parameters lie, and hang new shadows there."""
+        self._native: dict[Any, tuple[NativeMap, Segments]] = {}
         self.pointers = [p.data_ptr() for p in self.parameters]
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
         self.memory = [real(p.data) for p in self.parameters]  # `.data`: with a version of its own
@@ -125,6 +135,10 @@ class Point:
         if parameter is not self.parameters[i]:
             self.recast.add(id(parameter))
 
+    def was_written_at(self, i: int) -> bool:
+        """Whether somebody else has written into parameter i."""
+        return self.parameters[i]._version != self.versions[i]
+
     @torch.no_grad()
     def follow(self) -> None:
         """Let everything be where the parameters are now, and of their dtypes; θ is written when it is next read."""
@@ -164,6 +178,7 @@ class Point:
     def set_origins(self, origins: list[Tensor] | None) -> None:
         """θ₀; always another list, since the C kernels hold pointers into the old one."""
         self.origins = origins
+        self._native = {}
         self._real_origins = None if self.origins is None else [real(origin) for origin in self.origins]
         # −0.0 + 0.0 is +0.0: where θ₀ has such zeros, w = 0 needs a look
         self._signed_zeros = any(bool(((o == 0) & torch.signbit(o)).any()) for o in self._real_origins or ())
@@ -182,9 +197,10 @@ class Point:
         """θ ← θ₀ + P w in the memory of the parameters; what lies elsewhere by now is followed first."""
         if self.loading:
             return
-        if torch._C._functorch.peek_interpreter_stack() is not None:  # within jvp, jacrev, …, which see captured tensors
+        if _functorch.peek_interpreter_stack() is not None:  # jvp, jacrev, … let nobody write into captured tensors
             with temporarily_clear_interpreter_stack():
-                return self.write()
+                self.write()
+            return
         if self.has_moved():
             self.follow()
         w = self.w.detach()
@@ -203,8 +219,37 @@ class Point:
             v = group.multiple(w, d)
             if origins is None:
                 v = v - group.multiple(self.written, d)
-            given = None if origins is None else group.pick(origins)
-            self.projection.write_(group.pick(self.memory), group.pick(self.starts), v, given)
+            native = self._native_of(("write", group.scale), v, *self._rows_of(group))
+            if native is not None:
+                native[0].write_(native[1], v, torch.get_num_threads())
+            else:
+                tensors, starts, given = self._rows_of(group)
+                self.projection.write_(tensors, starts, v, given)
+
+    def _rows_of(self, group: Group) -> tuple[list[Tensor], list[int], list[Tensor] | None]:
+        origins = self._real_origins
+        return group.pick(self.memory), group.pick(self.starts), None if origins is None else group.pick(origins)
+
+    def _native_of(
+        self, key: Any, vector: Tensor, tensors: list[Tensor], starts: list[int], origins: list[Tensor] | None = None
+    ) -> tuple[NativeMap, Segments] | None:
+        """Map and arrays for the C kernels, kept from step to step; gradients are pointed to anew."""
+        held = self._native.get(key)
+        if held is not None and (key[0] == "write" or held[1].take(tensors, starts)):
+            return held
+        made = self.projection.native_segments(vector, tensors, starts, origins)
+        if made is not None:
+            self._native[key] = made
+        return made
+
+    def _add_pulled_back(self, out: Tensor, tensors: list[Tensor], starts: list[int], key: Any) -> None:
+        """out += Σ P[rows of i]ᵀ tensors[i]."""
+        native = self._native_of(("fold", *key), out, tensors, starts)
+        if native is None:
+            self.projection.fold_(out, tensors, starts)
+            return
+        native[0].fold_(out, native[1], torch.get_num_threads())
+        native[1].release()
 
     def has_written(self) -> None:
         """Remember that θ belongs to the present w."""
@@ -220,7 +265,7 @@ class Point:
         """
         if self.origins is None or not self.groups.plain or self.pins or self._signed_zeros or self.has_moved():
             return None
-        return self.projection.native_segments("write", self.w, self.memory, self.starts, self._real_origins)
+        return self._native_of(("write", None), self.w, self.memory, self.starts, self._real_origins)
 
     # ---- θ as a function of w
 
@@ -253,9 +298,7 @@ class Point:
             return self._pulled_back_with_graph(found)
         out = torch.zeros_like(self.w)
         if self.groups.plain and len(found) == len(self.starts):
-            tensors = [_flat(g) for _, g in found]
-            if not self.projection.native_fold_(out, tensors, self.starts):
-                self.projection.fold_(out, tensors, self.starts)
+            self._add_pulled_back(out, [_flat(g) for _, g in found], self.starts, (0,))
             return out
         self._fold(found, out)
         return out if found else None
@@ -269,10 +312,10 @@ class Point:
                 continue
             tensors, starts = [_flat(by_index[i]) for i in members], [self.starts[i] for i in members]
             if group.scale is None:
-                self.projection.fold_(out[:d], tensors, starts)
+                self._add_pulled_back(out, tensors, starts, (members[0], len(members)))
             else:
                 a = torch.zeros_like(out[:d])
-                self.projection.fold_(a, tensors, starts)
+                self._add_pulled_back(a, tensors, starts, (members[0], len(members)))
                 out[:d] += w[group.scale] * a
                 out[group.scale] += a @ w[:d]
 
@@ -328,9 +371,9 @@ class _Reading(torch.autograd.Function):
 
 def _is_batched(found: list[tuple[int, Tensor]]) -> bool:
     """Whether the gradients stand for many each: within `torch.func`, or by `is_grads_batched`."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if _functorch.peek_interpreter_stack() is not None:
         return True
-    return bool(found) and torch._C._functorch.is_legacy_batchedtensor(found[0][1])
+    return bool(found) and _functorch.is_legacy_batchedtensor(found[0][1])
 
 
 def real(tensor: Tensor) -> Tensor:

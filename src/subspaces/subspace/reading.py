@@ -16,13 +16,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Set
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import is_grad_enabled, nn
+from torch._C import _is_tracing
 from torch.compiler import is_dynamo_compiling
 
 from subspaces.layout import COORDINATES, SLOTS
 from subspaces.subspace.point import Point
-
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
@@ -44,32 +43,30 @@ class Slot:
         self.point, self.index, self.parameter = point, index, point.parameters[index]
         self.table = table  # `_parameters` of the root: where the coordinates stand
 
-    def read(self) -> Tensor:
-        """The tensor at the w of the moment. Cost: about that of reading a parameter."""
-        point = self.point
-        w = point.w
-        if is_dynamo_compiling():  # versions would break the graph; the root is called outside of it, or after a step
-            return point.shadows[self.index] if torch.is_grad_enabled() and w.requires_grad else self.parameter
-        stands = self.table.get(COORDINATES)
-        if stands is not w and stands is not None and not point.loading:  # `functional_call` with other coordinates
-            return point.tensor_at(self.index, stands)
-        if w._version != point.version:
-            point.write()
-        if torch.is_grad_enabled() and w.requires_grad and not torch._C._is_tracing():  # a trace wants leaves
-            return point.shadows[self.index]
-        return self.parameter.data if self.bounded else self.parameter  # `.data`: with a version of its own
-
 
 def _property(name: str) -> property:
     def read(module: Any) -> Any:
+        """The tensor at the w of the moment. Cost: that of reading a parameter of a plain module."""
         try:
             own = module._parameters[name]
         except KeyError:  # it was taken away; a plain attribute of this name may have come (as weight_norm's do)
             if name in module.__dict__:
                 return module.__dict__[name]
             raise AttributeError(name) from None
-        slot = module.__dict__[SLOTS].get(name)
-        return slot.read() if slot is not None and own is slot.parameter else own
+        slot = module._subspace_slots[name]
+        if own is not slot.parameter:
+            return own
+        point = slot.point
+        w = point.w
+        if is_dynamo_compiling():  # versions would break the graph; the root is called outside of it, or after a step
+            return point.shadows[slot.index] if is_grad_enabled() and w.requires_grad else own
+        if slot.table.get(COORDINATES, w) is not w and not point.loading:  # `functional_call` with other coordinates
+            return point.tensor_at(slot.index, slot.table[COORDINATES])
+        if w._version != point.version:
+            point.write()
+        if is_grad_enabled() and w.requires_grad and not _is_tracing():  # a trace wants leaves
+            return point.shadows[slot.index]
+        return own.data if slot.bounded else own  # `.data`: with a version of its own
 
     def write(module: Any, value: Any) -> None:
         module.__dict__[name] = value
@@ -92,6 +89,11 @@ class Reader:
         made = plain.__new__(plain)
         made.__init__(*args, **kwargs)
         return made
+
+    @staticmethod
+    def extra(plain: Any) -> dict[str, Any]:
+        """What the reading class of a plain one has besides."""
+        return {}
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """`.to()`, `.half()` and the like: what hangs from the parameters follows."""
@@ -127,7 +129,7 @@ class Reader:
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A copy of a part of the model (deepcopy, pickle) is a plain module that wants gradients again."""
         slots = self.__dict__[SLOTS]
-        ids = next(iter(slots.values())).point.hook_ids if slots else frozenset()
+        ids = set().union(*(slot.point.hook_ids for slot in slots.values()))
         made, state = plain_reduction(self, protocol, ids)
         return _awaiting, made, {**state, _FREED: list(slots)}
 
@@ -162,7 +164,7 @@ def plain_reduction(module: Any, protocol: Any, hook_ids: Set[int]) -> tuple[tup
     if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
         raise TypeError(f"`model` must be copied by Python's usual protocol; {plain.__name__} has one of its own.")
     state = {key: value for key, value in reduced[2].items() if key != SLOTS}
-    for key, hooks in state.items():
+    for key, hooks in list(state.items()):
         if "_hooks" in key and not hook_ids.isdisjoint(hooks):
             state[key] = OrderedDict((k, hook) for k, hook in hooks.items() if k not in hook_ids)
     if isinstance(module, nn.RNNBase):
@@ -180,7 +182,7 @@ def _awaiting(plain: type[nn.Module], args: tuple) -> nn.Module:
 def _awaiting_class(plain: type[nn.Module]) -> Any:
     class Awaiting(plain):  # type: ignore[misc, valid-type]
         def __setstate__(self, state: dict[str, Any]) -> None:
-            self.__class__ = plain
+            self.__class__ = plain  # pyright: ignore[reportAttributeAccessIssue]
             freed = state.pop(_FREED)
             (getattr(self, "__setstate__", None) or self.__dict__.update)(state)
             for name in freed:
@@ -191,14 +193,14 @@ def _awaiting_class(plain: type[nn.Module]) -> Any:
 
 
 @functools.cache
-def _reading_class(plain: type[nn.Module], names: tuple[str, ...], mixin: type) -> Any:
+def _reading_class(plain: type[nn.Module], names: tuple[str, ...], mixin: type[Reader]) -> Any:
     content: dict[str, Any] = {name: _property(name) for name in names}
     if issubclass(plain, nn.RNNBase) and names:
         content["_flat_weights"] = property(_flat_weights, lambda *_: None)
     if getattr(getattr(plain, "__deepcopy__", None), "__module__", "") == "torch.nn.utils.parametrize":
         content["__deepcopy__"] = _deepcopy_parametrized
     content |= {"_plain_class": plain, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
-    content["__doc__"] = plain.__doc__
+    content |= {"__doc__": plain.__doc__, **mixin.extra(plain)}
     return type(plain.__name__, (mixin, plain), content)
 
 
@@ -207,7 +209,7 @@ def _flat_weights(module: Any) -> list[Any]:
     return [getattr(module, name, None) for name in module._flat_weights_names]
 
 
-def equip(module: nn.Module, slots: dict[str, Slot], mixin: type = Reader) -> None:
+def equip(module: nn.Module, slots: dict[str, Slot], mixin: type[Reader] = Reader) -> None:
     """Let a module read these tensors through their slots."""
     held: Any = module
     held.__dict__[SLOTS] = slots

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from subspaces.layout import COORDINATES, SLOTS
+from subspaces.subspace.compiled import refresh
 from subspaces.subspace.reading import Reader, _awaiting, plain_reduction
 
 if TYPE_CHECKING:
@@ -40,12 +41,24 @@ class RootReader(Reader):
             return iter([item for item in found if item[1] is not w])
         return found
 
+    @staticmethod
+    def extra(plain: Any) -> dict[str, Any]:
+        """A class that tells its dtype by its first parameter (as in transformers) does so without w."""
+        return {"dtype": property(_dtype_without_w)} if isinstance(getattr(plain, "dtype", None), property) else {}
+
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """A copy of the model (deepcopy, pickle, torch.save) is a twin: a model at the same point in its own subspace."""
+        """A copy of the model (deepcopy, pickle, torch.save) is a twin: at the same point in a subspace of its own."""
         subspace: Subspace = self.__dict__[HOLDER]
         subspace.sync()
         made, state = plain_reduction(self, protocol, subspace.point.hook_ids)
         return _awaiting_root, made, {**state, HOLDER: subspace}
+
+
+def _dtype_without_w(module: Any) -> torch.dtype:
+    for parameter in module.parameters():
+        if parameter is not module._parameters.get(COORDINATES) and parameter.is_floating_point():
+            return parameter.dtype
+    return module._plain_class.dtype.fget(module)
 
 
 def _awaiting_root(plain: type[nn.Module], args: tuple) -> nn.Module:
@@ -58,7 +71,7 @@ def _twin_class(plain: type[nn.Module]) -> Any:
     class Twin(plain):  # type: ignore[misc, valid-type]
         def __setstate__(self, state: dict[str, Any]) -> None:
             subspace = state.pop(HOLDER)
-            self.__class__ = plain
+            self.__class__ = plain  # pyright: ignore[reportAttributeAccessIssue]
             (getattr(self, "__setstate__", None) or self.__dict__.update)(state)
             self.__dict__[HOLDER] = subspace
             subspace.attach_if_whole()
@@ -76,26 +89,24 @@ class BeforeForward:
         self.subspace = subspace
 
     def __call__(self, *_: Any) -> None:
-        if torch.compiler.is_compiling():  # within somebody's compiled function: after a step θ is there already
-            return
         subspace = self.subspace
         point = subspace.point
+        if torch.compiler.is_compiling():
+            if not torch.compiler.is_exporting():
+                refresh(point.w.detach(), point.refreshed, point.key)
+            return
         point.loading = False  # a load that failed half-way has not said so
+        first = point.parameters[0]
+        if first.requires_grad:  # unfrozen with the whole model, or by PEFT after an adapter was off for a while
+            for parameter in point.parameters:
+                parameter.requires_grad_(False)
         if point.has_moved():
             subspace.settle_parameters()
         if point.was_written():
             subspace.settle_values()
         if not point.is_current():
-            without_dynamo(point.write)
+            point.write()
         subspace.look_for_exchanged(within_call=True)
-
-
-def without_dynamo(call: Any) -> None:
-    """Run something eagerly, also where a compiled model calls its hooks."""
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.disable(call)()
-    else:
-        call()
 
 
 class BeforeLoad:
@@ -106,21 +117,11 @@ class BeforeLoad:
 
     def __call__(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         key = prefix + COORDINATES
-        self.subspace.loaded_theta = brings_theta(self.subspace, state_dict, prefix)
         self.subspace.loaded_w, self.subspace.point.loading = key in state_dict, True
+        given = [state_dict.get(prefix + name) for name in self.subspace.point.names]
+        self.subspace.point.loaded_dtypes = {one.dtype for one in given if isinstance(one, torch.Tensor)}
         if key not in state_dict:
             state_dict[key] = self.subspace.coordinates.detach().clone()
-
-
-def brings_theta(subspace: "Subspace", state_dict: dict[str, Any], prefix: str) -> bool:
-    """Whether a state dict holds tensors of θ, under whatever names their modules save them."""
-    paths = {module: path for path, module in subspace.model.named_modules(prefix=prefix.rstrip("."))}
-    users = {paths[m]: m for places in subspace.places for m, _ in places if m in paths}
-    for key in state_dict:
-        path, _, leaf = key.rpartition(".")
-        if path in users and leaf != COORDINATES and leaf not in users[path]._buffers:
-            return True
-    return False
 
 
 class AfterLoad:
@@ -130,18 +131,21 @@ class AfterLoad:
         self.subspace = subspace
 
     def __call__(self, *_: Any) -> None:
-        subspace = self.subspace
-        subspace.point.loading = False
+        subspace, point = self.subspace, self.subspace.point
+        point.loading = False
+        held = [{id(m._parameters.get(name)) for m, name in places} for places in subspace.places]
+        point.given = {i for i, p in enumerate(point.parameters) if held[i] != {id(p)} or point.was_written_at(i)}
         table = vars(subspace.model)["_parameters"]
         loaded = table[COORDINATES]
         if loaded is not subspace.coordinates:  # assign=True
             with torch.no_grad():
                 subspace.coordinates.copy_(loaded)
             table[COORDINATES] = subspace.coordinates
-        if subspace.loaded_w and not subspace.loaded_theta:  # a state of what is trained only: θ follows it
-            subspace.point.write()
-        subspace.settle_parameters(subspace.loaded_w)
-        subspace.settle_values(subspace.loaded_w)
+        try:
+            subspace.settle_parameters(subspace.loaded_w)
+            subspace.settle_values(subspace.loaded_w)
+        finally:
+            point.given = None
 
 
 def before_state_dict(module: Any, *_: Any) -> None:

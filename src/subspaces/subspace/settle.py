@@ -41,7 +41,7 @@ def settle_parameters(subspace: "Subspace", came_with_w: bool | None = None) -> 
     if exchanged:
         subspace.put_in_places()
         point.follow()
-        if foreign:
+        if foreign and point.given is None:  # else it is done when the state dict is there as a whole
             subspace.settle_values(came_with_w)
     elif point.has_moved():
         ours = point.disturbed or point.was_cast()
@@ -61,7 +61,7 @@ def _parametrized(subspace: "Subspace", i: int) -> tuple[nn.Module, str]:
             if parameter is point.parameters[i]:
                 return module, name
         for name, buffer in module._buffers.items():
-            if buffer is point.shadows[i]:
+            if buffer is not None and buffer is point.shadows[i]:
                 if not getattr(module, "is_tensor", True):  # weight_norm: the others would be buffers
                     raise RuntimeError(_exchanged(point.names[i], "a parametrization of several tensors holds it"))
                 point.parameters[i].data = buffer.data
@@ -78,7 +78,7 @@ def _rename(subspace: "Subspace", i: int) -> None:
     names = list(point.names)
     names[i] = f"{path}.{leaf}".lstrip(".")
     if names != sorted(names) or not point.groups.plain:
-        raise RuntimeError(_exchanged(point.names[i], f"its name is {names[i]!r} now, which has another place or layer"))
+        raise RuntimeError(_exchanged(point.names[i], f"its name is {names[i]!r} now, of another place or layer"))
     point.names = names
     point.pins = pins_of(subspace.places)
     point.pins.take(point.parameters)
@@ -94,6 +94,8 @@ def _exchanged(name: str, told: str) -> str:
 def look_for_exchanged(subspace: "Subspace", within_call: bool) -> None:
     """Name a tensor that no gradient reaches because it or its module was exchanged after wrapping.
 
+    Values that were written into θ since the last look are settled first.
+
     Args:
         within_call: the model is being called, so that `functional_call` may have put other tensors into its modules.
 
@@ -101,6 +103,8 @@ def look_for_exchanged(subspace: "Subspace", within_call: bool) -> None:
         RuntimeError: there is one. It would train nothing, without a word.
     """
     point = subspace.point
+    if not within_call and point.was_written():  # between the pass and the step, or before a compiled pass
+        subspace.settle_values()
     absent = point.unexplained()
     if not absent:
         return
@@ -124,13 +128,17 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
     averaged = came_with_w is None and point.w_has_moved()
     loaded = [tensor.clone() for tensor in point.memory]
     point.versions = [p._version for p in point.parameters]
+    given = range(len(loaded)) if point.given is None else point.given
     if point.origins is None:
         if came_with_w or averaged:
-            point.has_written()
+            point.write()
+            for i in given:
+                point.memory[i].copy_(loaded[i])
         else:
-            _start_at(point, loaded, came_with_w)
+            _start_at(subspace, loaded, came_with_w)
         return
     point.write()
+    loaded = [tensor if i in given else point.memory[i].clone() for i, tensor in enumerate(loaded)]
     if _same(loaded, point.memory):
         return
     if came_with_w:
@@ -139,7 +147,7 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
     elif averaged and _distance(loaded, point.memory) <= _allowed_in_averages(loaded):
         return  # w and θ were written alike: what w says is the exact one
     elif not (point.groups.plain and _find(point, loaded)):
-        _start_at(point, loaded, came_with_w)
+        _start_at(subspace, loaded, came_with_w)
 
 
 def _same(loaded: list[Tensor], memory: list[Tensor]) -> bool:
@@ -149,10 +157,13 @@ def _same(loaded: list[Tensor], memory: list[Tensor]) -> bool:
 def _agree(point: Point, loaded: list[Tensor], length: float = 0.0) -> bool:
     """Whether the loaded values are θ₀ + P w, but for rounding; where w is known, also that of a vector of `length`."""
     missed = _distance(loaded, point.memory)
-    low = any(t.dtype in (torch.float16, torch.bfloat16) for t in loaded)
+    dtypes = {t.dtype for t in loaded}
+    if length:  # the file may be of a lower precision than the model is now
+        dtypes |= {dtype.to_real() for dtype in point.loaded_dtypes if dtype.is_floating_point or dtype.is_complex}
+    low = not dtypes.isdisjoint((torch.float16, torch.bfloat16))
     share = 1e-2 if low else 1e-3
     allowed = share * _distance(loaded, [real(origin) for origin in point.origins or ()])
-    return missed <= allowed + max(torch.finfo(t.dtype).eps for t in loaded) * length
+    return missed <= allowed + max(torch.finfo(dtype).eps for dtype in dtypes) * length
 
 
 def _allowed_in_averages(loaded: list[Tensor]) -> float:
@@ -180,12 +191,13 @@ def _find(point: Point, loaded: list[Tensor]) -> bool:
     return False
 
 
-def _start_at(point: Point, loaded: list[Tensor], came_with_w: bool | None) -> None:
+def _start_at(subspace: "Subspace", loaded: list[Tensor], came_with_w: bool | None) -> None:
     """The loaded values are the new θ₀."""
+    point = subspace.point
     at_start = not bool(point.w[: point.projection.d].any())
     for tensor, value in zip(point.memory, loaded, strict=True):
         tensor.copy_(value)
-    point.start_here(point.origins is not None)
+    subspace.set_origin()
     if came_with_w is not None or not at_start:
         warnings.warn(
             "the model was given parameters that are not in its subspace: they are the new origin and the coordinates "

@@ -22,7 +22,7 @@ from subspaces.subspace.point import MODES, Point, is_fused, real
 from subspaces.subspace.reading import places_of
 from subspaces.subspace.root import HOLDER
 from subspaces.subspace.settle import look_for_exchanged, settle_parameters, settle_values
-from subspaces.subspace.wrappers import check_free, inner_model, renew_wrappers
+from subspaces.subspace.wrappers import check_free, inner_model, renew_wrappers, renew_wrappers_later
 
 _RULES = {"adam": 0.5, "adamw": 0.5, "rmsprop": 0.5, "adagrad": 0.5, "sgd": 0.5, "lbfgs": 0.0}  # powers of D/d
 
@@ -80,6 +80,12 @@ class Subspace:
     """The module itself, without compile or parallel wrappers."""
     point: Point
     """The tensors of θ and what moves them."""
+    places: list[list[tuple[nn.Module, str]]]
+    """For each tensor of θ the modules that hold it, and under which name."""
+    handles: list[Any]
+    """Of the hooks in modules."""
+    loaded_w: bool = False
+    """Whether the state dict that is being loaded has w."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -127,7 +133,7 @@ class Subspace:
             self.point = Point(
                 self.coordinates, parameters, made, layer_scale, is_fused(gradients, layout.D), pins_of(self.places)
             )
-            self._set_origin()
+            self.set_origin()
             attach(self)
             self.buffers_at_start = checkpoint.Buffers(self.model)
             self.beside_at_start = checkpoint.Beside(self.model)
@@ -156,7 +162,7 @@ class Subspace:
         groups = list(layout.groups(blocks).values())
         return make_blocks(projection, d - scales, groups, seed, allocation=allocation, **options)
 
-    def _set_origin(self) -> None:
+    def set_origin(self) -> None:
         """θ₀ is where the model stands, with w back at its start."""
         self.point.start_here(self.store_origin)
         self._origin_digest = None if self.store_origin else digest_of(self.point.parameters)
@@ -181,7 +187,7 @@ class Subspace:
         for name, places in zip(names, self.places, strict=True):
             if name not in found:
                 aliases = [f"{paths[id(m)]}.{leaf}".lstrip(".") for m, leaf in places if id(m) in paths]
-                found |= {name: tensors[alias] for alias in aliases if alias in tensors}
+                found.update((name, t) for alias, t in tensors.items() if alias in aliases)
         return found
 
     # ---- what a user reads
@@ -377,7 +383,7 @@ class Subspace:
                     f"got ({projection.d}, {projection.D})."
                 )
             self.point.projection = projection
-        self._set_origin()
+        self.set_origin()
 
     @torch.no_grad()
     def coordinates_of(self, tensors: dict[str, Tensor], iterations: int = 60) -> tuple[Tensor, float]:
@@ -410,6 +416,7 @@ class Subspace:
             self.move_to(torch.zeros_like(self.coordinates[: self.projection.d]))
         self.sync()
         detach(self)
+        renew_wrappers_later(self.model)
         return self.model
 
     def plain(self) -> nn.Module:

@@ -24,7 +24,7 @@ def inner_model(model: nn.Module) -> nn.Module:
         if type(model).__name__ == "OptimizedModule" and "_orig_mod" in held:
             model = held["_orig_mod"]
         elif isinstance(model, (nn.DataParallel, DistributedDataParallel)):
-            _check_devices(model)
+            _check_parallel(model)
             model = held["module"]
         else:
             break
@@ -37,11 +37,16 @@ def inner_model(model: nn.Module) -> nn.Module:
     return model
 
 
-def _check_devices(model: nn.Module) -> None:
+def _check_parallel(model: nn.Module) -> None:
     if isinstance(model, nn.DataParallel) and len(model.device_ids or ()) > 1:
         raise RuntimeError(
             "`model` must not be in nn.DataParallel over several devices: gradients would not reach the coordinates. "
             "Use DistributedDataParallel."
+        )
+    if getattr(model, "mixed_precision", None) is not None:
+        raise RuntimeError(
+            "`model` must not be in DistributedDataParallel with `mixed_precision`, which would round the coordinates; "
+            "got one that is. Use torch.autocast."
         )
 
 
@@ -52,13 +57,19 @@ def _check_members(model: nn.Module) -> None:
                 f"`model` must not be in FullyShardedDataParallel (FSDP1), which flattens its parameters; got one at "
                 f"{name or 'its root'!r}. Use torch.distributed.fsdp.fully_shard."
             )
+        if type(module).__name__ == "AdaLoraModel":
+            raise RuntimeError(
+                f"`model` must not be in PEFT's AdaLoRA, whose penalty and pruning read and write its tensors by name, "
+                f"past the subspace; got one at {name or 'its root'!r}. Use LoraConfig."
+            )
 
 
 def check_free(model: nn.Module, places: Iterable[Iterable[tuple[nn.Module, str]]]) -> None:
-    """Refuse modules that are in another subspace already."""
-    taken = COORDINATES in model._parameters or any(vars(m).get(SLOTS) for users in places for m, _ in users)
-    if taken:
-        raise RuntimeError("`model` must not be in another subspace; got one that is. Call its remove().")
+    """Refuse a model, or tensors, that are in another subspace already."""
+    taken = [name for users in places for module, name in users if name in vars(module).get(SLOTS, {})]
+    if taken or COORDINATES in model._parameters:
+        told = f"whose {taken[0]!r} is in one" if taken else "that has coordinates"
+        raise RuntimeError(f"`model` must not be in another subspace; got one {told}. Call its remove().")
     paths = {module: prefix for prefix, module in model.named_modules()}
     for module, name in (place for users in places for place in users):
         if getattr(module._parameters[name], "_post_accumulate_grad_hooks", None):
@@ -71,19 +82,43 @@ def check_free(model: nn.Module, places: Iterable[Iterable[tuple[nn.Module, str]
 
 def renew_wrappers(given: nn.Module, model: nn.Module) -> None:
     """DistributedDataParallel that came first has learned which parameters want gradients: it looks again."""
+    for holder in _holders(given, model):
+        _renew(holder)
+
+
+def renew_wrappers_later(model: nn.Module) -> None:
+    """The same at the next forward pass of the wrapper, where all processes are; one may call this alone."""
+    for holder in _holders(model, model):
+        _renew_at_forward(holder)
+
+
+def _renew_at_forward(wrapper: DistributedDataParallel) -> None:
+    def renew(*_: Any) -> None:
+        handle.remove()
+        _renew(wrapper)
+
+    handle = wrapper.register_forward_pre_hook(renew)
+
+
+def _holders(given: nn.Module, model: nn.Module) -> list[DistributedDataParallel]:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
+        return []
     holders = [given] if isinstance(given, DistributedDataParallel) else []
     holders += [one for one in gc.get_objects() if type(one) is DistributedDataParallel and one is not given]
-    for holder in holders:
-        if holder.module is model:
-            _renew(holder)
+    return [holder for holder in holders if holder.module is model]
 
 
 def _renew(wrapper: Any) -> None:
-    """Make its reducer again for the parameters that want gradients now."""
-    names = ("dim", "broadcast_buffers", "find_unused_parameters", "gradient_as_bucket_view", "static_graph")
-    options = {name: getattr(wrapper, name) for name in names}
-    options |= {"device_ids": wrapper.device_ids, "output_device": wrapper.output_device}
-    options |= {"process_group": wrapper.process_group, "mixed_precision": wrapper.mixed_precision}
-    wrapper.__init__(wrapper.module, **options)
+    """Make its reducer again for the parameters that want gradients now; hooks and options stay."""
+    ignored = wrapper.parameters_to_ignore
+    wrapper._module_parameters = [p for name, p in wrapper.module.named_parameters() if name not in ignored]
+    parameters, sparse = wrapper._build_params_for_reducer()
+    names = wrapper._build_debug_param_to_name_mapping(parameters)
+    wrapper._ddp_init_helper(parameters, sparse, names, wrapper.static_graph)
+    wrapper._has_rebuilt_buckets = False
+    if wrapper.static_graph:
+        wrapper.static_graph = False  # else it warns that it is set already
+        wrapper._set_static_graph()
+    hooks, wrapper._comm_hooks = wrapper._comm_hooks, []
+    for hook, state in hooks:
+        wrapper.register_comm_hook(state, hook)

@@ -105,9 +105,10 @@ class KroneckerLinear(nn.Linear):
         errors: Any,
     ) -> None:
         known = {f"{prefix}weight", f"{prefix}bias", f"{prefix}{COORDINATES}"}
-        mine = {f"{prefix}{name}": p for name, p in self.named_parameters(recurse=False)}
-        mine |= {key: state_dict[key] for key in known & state_dict.keys() if not key.endswith("weight")}
-        super()._load_from_state_dict(mine, prefix, local_metadata, strict, missing, unexpected, errors)
+        mine = {key: state_dict[key] for key in known & state_dict.keys() if not key.endswith("weight")}
+        lacking: list[str] = []  # base, core and factors, which no state dict has, besides
+        super()._load_from_state_dict(mine, prefix, local_metadata, strict, lacking, unexpected, errors)
+        missing += [key for key in lacking if key in known]
         if strict:
             unexpected += [key for key in state_dict if key.startswith(prefix) and key not in known]
         given = state_dict.get(f"{prefix}weight")

@@ -216,7 +216,7 @@ class LayerKronecker(Subspace):
             for name, layer in self.layers.items():
                 layer.fold_()
                 set_factors_(layer, *factors_of(layer.base, self._recipe, name))
-            self._set_origin()
+            self.set_origin()
 
     def remove(self, keep: bool = True) -> nn.Module:
         """Take the subspace off and fold every core into its weight: a plain model. Returns the model.
