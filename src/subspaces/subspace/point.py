@@ -190,14 +190,18 @@ class Point:
         return not torch.equal(self.w.detach(), self.written)
 
     def is_current(self) -> bool:
-        """Whether θ belongs to w, whoever wrote w and however."""
-        return self.w._version == self.version and not self.w_has_moved()
+        """Whether θ belongs to w, as far as can be seen without waiting for a device.
+
+        On the CPU whoever wrote w and however; on an accelerator a write through `.data` is not seen.
+        """
+        w = self.w
+        return w._version == self.version and (not w.is_cpu or not self.w_has_moved())
 
     def write(self) -> None:
         """θ ← θ₀ + P w in the memory of the parameters; what lies elsewhere by now is followed first."""
         if self.loading:
             return
-        if _functorch.peek_interpreter_stack() is not None:  # jvp, jacrev, … let nobody write into captured tensors
+        if _functorch.peek_interpreter_stack() is not None:  # within jvp, jacrev, …, which see captured tensors
             with temporarily_clear_interpreter_stack():
                 self.write()
             return

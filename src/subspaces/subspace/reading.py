@@ -16,13 +16,14 @@ from collections import OrderedDict
 from collections.abc import Iterable, Set
 from typing import Any
 
+import torch
 from torch import is_grad_enabled, nn
-from torch._C import _is_tracing
 from torch.compiler import is_dynamo_compiling
 
 from subspaces.layout import COORDINATES, SLOTS
 from subspaces.subspace.point import Point
 
+is_tracing = torch._C._is_tracing  # of torch.jit: the public one is a function of Python
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -64,7 +65,7 @@ def _property(name: str) -> property:
             return point.tensor_at(slot.index, slot.table[COORDINATES])
         if w._version != point.version:
             point.write()
-        if is_grad_enabled() and w.requires_grad and not _is_tracing():  # a trace wants leaves
+        if is_grad_enabled() and w.requires_grad and not is_tracing():  # a trace wants leaves
             return point.shadows[slot.index]
         return own.data if slot.bounded else own  # `.data`: with a version of its own
 

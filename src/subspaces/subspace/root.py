@@ -13,6 +13,7 @@ from subspaces.subspace.reading import Reader, _awaiting, plain_reduction
 if TYPE_CHECKING:
     from subspaces.subspace.subspace import Subspace
 
+is_exporting = getattr(torch.compiler, "is_exporting", torch.jit.is_scripting)  # torch 2.6 does not tell exports apart
 HOLDER = "_subspace"
 """Entry of the root's `__dict__` that holds its subspace."""
 
@@ -34,7 +35,10 @@ class RootReader(Reader):
         return self
 
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
-        """As in every module; `fully_shard`, which asks for the root's own, is not given w to shard."""
+        """As in every module, at the w of the moment; `fully_shard`, which asks for the root's own, is not given w."""
+        point = self.__dict__[HOLDER].point
+        if not torch.compiler.is_compiling() and point.w._version != point.version:
+            point.write()
         found = super().named_parameters(prefix, recurse, remove_duplicate)  # type: ignore[misc]
         if not recurse and sys._getframe(1).f_globals.get("__name__", "").startswith("torch.distributed.fsdp."):
             w = self.__dict__["_parameters"].get(COORDINATES)
@@ -88,23 +92,23 @@ class BeforeForward:
     def __init__(self, subspace: "Subspace"):
         self.subspace = subspace
 
-    def __call__(self, *_: Any) -> None:
+    def __call__(self, model: nn.Module, *_: Any) -> None:
         subspace = self.subspace
         point = subspace.point
         if torch.compiler.is_compiling():
-            if not torch.compiler.is_exporting():
+            if not is_exporting():
                 refresh(point.w.detach(), point.refreshed, point.key)
             return
         point.loading = False  # a load that failed half-way has not said so
-        first = point.parameters[0]
-        if first.requires_grad:  # unfrozen with the whole model, or by PEFT after an adapter was off for a while
+        if point.parameters[0].requires_grad:  # unfrozen with the whole model, or by PEFT after an adapter was off
             for parameter in point.parameters:
                 parameter.requires_grad_(False)
         if point.has_moved():
             subspace.settle_parameters()
         if point.was_written():
             subspace.settle_values()
-        if not point.is_current():
+        # on an accelerator steps leave writing to here, and looking for writes through `.data` would wait
+        if not point.is_current() or (model.training and not point.w.is_cpu):
             point.write()
         subspace.look_for_exchanged(within_call=True)
 

@@ -61,9 +61,10 @@ def _parametrized(subspace: "Subspace", i: int) -> tuple[nn.Module, str]:
             if parameter is point.parameters[i]:
                 return module, name
         for name, buffer in module._buffers.items():
-            if buffer is not None and buffer is point.shadows[i]:
+            if buffer is point.shadows[i]:
                 if not getattr(module, "is_tensor", True):  # weight_norm: the others would be buffers
                     raise RuntimeError(_exchanged(point.names[i], "a parametrization of several tensors holds it"))
+                assert buffer is not None  # a shadow is a tensor
                 point.parameters[i].data = buffer.data
                 del module._buffers[name]
                 module._parameters[name] = point.parameters[i]
@@ -78,7 +79,9 @@ def _rename(subspace: "Subspace", i: int) -> None:
     names = list(point.names)
     names[i] = f"{path}.{leaf}".lstrip(".")
     if names != sorted(names) or not point.groups.plain:
-        raise RuntimeError(_exchanged(point.names[i], f"its name is {names[i]!r} now, of another place or layer"))
+        raise RuntimeError(
+            _exchanged(point.names[i], f"its name is {names[i]!r} now, which has another place or layer")
+        )
     point.names = names
     point.pins = pins_of(subspace.places)
     point.pins.take(point.parameters)

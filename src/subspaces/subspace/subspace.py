@@ -293,6 +293,13 @@ class Subspace:
             self.settle_parameters()
         self.point.write()
 
+    def after_step(self) -> None:
+        """An optimiser has moved w: θ follows, on an accelerator before it is next read."""
+        if self.coordinates.is_cpu:
+            self.sync()
+        else:
+            self.point.version = -1
+
     def native_lift(self) -> Any:
         """What a native call needs to write θ₀ + P w; whoever does it calls `has_written` then. None: `sync` has to."""
         return self.point.native_lift()
