@@ -41,6 +41,8 @@ class Slot:
     def __init__(self, point: Point, index: int, table: dict[str, Any], users: Iterable[nn.Module] = ()):
         # `max_norm` lets an embedding write into its rows as it reads them: nobody is to take that for other values
         self.bounded = any(getattr(one, "max_norm", None) is not None for one in users if isinstance(one, _EMBEDDINGS))
+        if self.bounded:
+            point.bounded.add(index)
         self.point, self.index, self.parameter = point, index, point.parameters[index]
         self.table = table  # `_parameters` of the root: where the coordinates stand
 
