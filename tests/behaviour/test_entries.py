@@ -234,3 +234,9 @@ def test_lazy_modules_are_refused_by_name_until_they_have_seen_a_batch():
     subspace = Subspace(model, d=2)
     _step(model, subspace, lambda m: m(torch.ones(2, 3)).square().sum())
     assert float(subspace.coordinates.detach().norm()) > 0
+
+
+def test_models_without_values_are_refused_by_name():
+    model = nn.Sequential(nn.Linear(2, 2, device="meta"))
+    with pytest.raises(ValueError, match=r"must have its values; got '0\.(weight|bias)' on the meta device"):
+        Subspace(model, d=1)

@@ -55,6 +55,12 @@ def _by_init(model) -> None:
         model[2].weight.add_(value)
 
 
+def _by_init_alone(model) -> None:
+    value = model[2].weight.detach().clone() * 2
+    nn.init.constant_(model[2].weight, 1.0)
+    model[2].weight.data.copy_(value)
+
+
 def _by_data(model) -> None:
     dict(model.named_parameters())["2.weight"].data = model[2].weight.detach() * 2
 
@@ -71,6 +77,7 @@ TAKEN = {
     "assign": _by_assign,
     "in place": _in_place,
     "init": _by_init,
+    "init of what is read": _by_init_alone,
     "data": _by_data,
     "swap_tensors": _by_swap,
 }
@@ -124,6 +131,41 @@ def test_a_step_right_after_an_exchange_does_not_lose_it():
         model(inputs())
     assert float((model[2].weight.detach() - 0.5).abs().max()) < 0.1
     assert torch.equal(subspace.origin["2.weight"], torch.full((3, 8), 0.5))
+
+
+@pytest.mark.filterwarnings("ignore:the model was given parameters that are not in its subspace")
+@pytest.mark.parametrize("gradients", ["fused", "stream"])
+def test_a_layer_that_is_drawn_anew_starts_from_there(gradients):
+    model = smooth()
+    subspace = Subspace(model, d=6, gradients=gradients)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    subspace.move_to(torch.ones(6))
+    square_loss(model, inputs()).backward()
+    model.apply(lambda one: one.reset_parameters() if isinstance(one, nn.Linear) else None)
+    drawn = {name: t.clone() for name, t in model.named_parameters() if "." in name}
+    square_loss(model, inputs()).backward()
+    optimizer.step()
+    assert all(torch.equal(subspace.origin[name], drawn[name]) for name in subspace.layout.names)
+    assert float((model[2].weight - drawn["2.weight"]).detach().abs().max()) < 1e-2
+
+
+def test_a_vector_of_all_parameters_in_which_w_alone_is_new_moves_w():
+    model = smooth()
+    subspace, fresh = Subspace(model, d=6), Subspace(smooth(), d=6)
+    fresh.move_to(torch.ones(6))
+    vector = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    vector[:6] = 1.0
+    torch.nn.utils.vector_to_parameters(vector, model.parameters())
+    assert torch.equal(model(inputs()), fresh.model(inputs()))
+    assert torch.equal(subspace.coordinates, torch.ones(6))
+
+
+def test_w_is_not_exchanged():
+    model = smooth()
+    subspace = Subspace(model, d=6)
+    with pytest.raises(RuntimeError, match="`subspace_coordinates` must stay the parameter that it is"):
+        model.subspace_coordinates = nn.Parameter(torch.ones(6))
+    assert model.subspace_coordinates is subspace.coordinates
 
 
 # ---- named in an error
