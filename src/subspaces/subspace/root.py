@@ -36,7 +36,7 @@ class RootReader(Reader):
         return self
 
     def register_parameter(self, name: str, param: Any) -> None:
-        """w keeps its object, which optimisers and files know; a state dict that is assigned is copied by `AfterLoad`."""
+        """w keeps its object, which optimisers and files know; `AfterLoad` copies from a state dict that is assigned."""
         subspace: Subspace = self.__dict__[HOLDER]
         if name == COORDINATES and param is not subspace.coordinates and not subspace.point.loading:
             raise RuntimeError(
