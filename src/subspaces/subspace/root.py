@@ -36,7 +36,7 @@ class RootReader(Reader):
         return self
 
     def register_parameter(self, name: str, param: Any) -> None:
-        """w keeps its object, which optimisers and files know; `AfterLoad` copies from a state dict that is assigned."""
+        """w keeps its object, which optimisers and files know; `AfterLoad` copies from an assigned state dict."""
         subspace: Subspace = self.__dict__[HOLDER]
         if name == COORDINATES and param is not subspace.coordinates and not subspace.point.loading:
             raise RuntimeError(
