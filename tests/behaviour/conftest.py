@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-EXTRAS = ("transformers", "timm", "schedulefree")
+EXTRAS = ("timm", "schedulefree")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -208,3 +208,15 @@ def test_a_model_trains_in_a_process_that_it_is_sent_to(tmp_path, start):
     assert all(apart(a, b) < 1e-6 for a, b in zip(there, model.parameters(), strict=True))
     _step_elsewhere(model, place)
     assert apart(model(inputs()), subspace.functional(subspace.coordinates, inputs())) < 1e-6
+
+
+def test_shared_memory_holds_w_too():
+    """`model.share_memory()` before processes are forked: each of them trains the same w."""
+    model = smooth()
+    subspace = Subspace(model, d=5)
+    subspace.move_to(torch.linspace(-1, 1, 5))
+    out = model(inputs())
+    model.share_memory()
+    assert all(p.is_shared() for p in model.parameters())
+    assert subspace.coordinates.is_shared()
+    assert torch.equal(model(inputs()), out)

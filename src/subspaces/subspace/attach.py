@@ -53,7 +53,7 @@ def put_in_places(subspace: "Subspace") -> None:
     table = vars(model)["_parameters"]
     slots: dict[int, tuple[nn.Module, dict[str, Slot]]] = {id(model): (model, {})}
     for i, places in enumerate(subspace.places):
-        slot = (point.slot_type or Slot)(point, i, table)
+        slot = (point.slot_type or Slot)(point, i, table, [module for module, _ in places])
         for module, name in places:
             slots.setdefault(id(module), (module, {}))[1][name] = slot
             vars(module)["_parameters"][name] = point.parameters[i]

@@ -80,6 +80,8 @@ class Point:
         """Something was moved or exchanged since the memory was looked at."""
         self.awaits_shards = False
         """`fully_shard` has asked for the parameters, and will exchange them."""
+        self.bounded: set[int] = set()
+        """Tensors that their own modules write into as they read them (`max_norm`)."""
         self.recast: set[int] = set()
         """Ids of new parameter objects that a cast has made of old ones."""
         self._explained: set[frozenset[int]] = set()  # tensors without a gradient in some pass, and why is known
@@ -130,6 +132,7 @@ class Point:
             if ones:
                 shadow._backward_hooks = ones
                 shadow.grad_fn._register_hook_dict(shadow)  # type: ignore[union-attr]
+        self._shadows_version = self.shadows[0]._version  # of all: `has_written` raises them together
 
     def has_moved(self) -> bool:
         """Whether a parameter lies elsewhere than at the last look (`.to()`, `.data = …`). Cost: 40 ns a tensor."""
@@ -141,8 +144,15 @@ class Point:
         return any(real(p.data).dtype is not m.dtype or p.device != m.device for p, m in pairs)
 
     def was_written(self) -> bool:
-        """Whether somebody else has written into a parameter. Cost: 40 ns a tensor."""
-        return [p._version for p in self.parameters] != self.versions
+        """Whether somebody else has written into a parameter or a shadow. Cost: 80 ns a tensor."""
+        return [p._version for p in self.parameters] != self.versions or self.shadows_were_written()
+
+    def shadows_were_written(self) -> bool:
+        """Whether somebody else has written into what modules give where gradients are recorded (`nn.init`)."""
+        versions = [shadow._version for shadow in self.shadows]
+        if versions.count(self._shadows_version) == len(versions):
+            return False
+        return any(v != self._shadows_version for i, v in enumerate(versions) if i not in self.bounded)
 
     def take_cast(self, i: int, parameter: nn.Parameter) -> None:
         """A module has cast or moved tensor i (`.half()`, `.to()`), perhaps into a new object: so is its θ₀.
@@ -220,15 +230,19 @@ class Point:
         w = self.w
         return w._version == self.version and (not w.is_cpu or not self.w_has_moved())
 
-    def write(self) -> None:
-        """θ ← θ₀ + P w in the memory of the parameters; what lies elsewhere by now is followed first."""
+    def write(self, looked: bool = False) -> None:
+        """θ ← θ₀ + P w in the memory of the parameters; what lies elsewhere by now is followed first.
+
+        Args:
+            looked: the caller has just seen that nothing lies elsewhere.
+        """
         if self.loading:
             return
         if _functorch.peek_interpreter_stack() is not None:  # within jvp, jacrev, …, which see captured tensors
             with temporarily_clear_interpreter_stack():
-                self.write()
+                self.write(looked)
             return
-        if self.has_moved():
+        if not looked and self.has_moved():
             self.follow()
         w = self.w.detach()
         if self._signed_zeros and not bool(w[: self.projection.d].any()):
@@ -284,6 +298,7 @@ class Point:
         self.written.copy_(w.detach())
         self.version = w._version
         torch.autograd.graph.increment_version(self.shadows)
+        self._shadows_version += 1
 
     def native_lift(self) -> Any:
         """Map and segments for a native call that writes θ itself, for a caller that says `has_written` then.

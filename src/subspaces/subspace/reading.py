@@ -25,14 +25,25 @@ from subspaces.layout import COORDINATES, SLOTS
 from subspaces.subspace.point import Point
 
 is_tracing = torch._C._is_tracing  # of torch.jit: the public one is a function of Python
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
 class Slot:
-    """One tensor of θ as the modules see it; shared by all modules that use the tensor."""
+    """One tensor of θ as the modules see it; shared by all modules that use the tensor.
 
-    __slots__ = ("index", "parameter", "point", "table")
+    Args:
+        point, index: the tensor.
+        table: `_parameters` of the root.
+        users: the modules that hold it.
+    """
 
-    def __init__(self, point: Point, index: int, table: dict[str, Any]):
+    __slots__ = ("bounded", "index", "parameter", "point", "table")
+
+    def __init__(self, point: Point, index: int, table: dict[str, Any], users: Iterable[nn.Module] = ()):
+        # `max_norm` lets an embedding write into its rows as it reads them: nobody is to take that for other values
+        self.bounded = any(getattr(one, "max_norm", None) is not None for one in users if isinstance(one, _EMBEDDINGS))
+        if self.bounded:
+            point.bounded.add(index)
         self.point, self.index, self.parameter = point, index, point.parameters[index]
         self.table = table  # `_parameters` of the root: where the coordinates stand
 
@@ -63,7 +74,7 @@ def _property(name: str) -> property:
             point.write()
         if is_grad_enabled() and w.requires_grad and not is_tracing():  # a trace wants leaves
             return point.shadows[slot.index]
-        return own
+        return own.data if slot.bounded else own  # `.data`: with a version of its own
 
     def write(module: Any, value: Any) -> None:
         module.__dict__[name] = value

@@ -29,10 +29,21 @@ class RootReader(Reader):
         w = parameters.pop(COORDINATES)
         try:
             super()._apply(fn, recurse)
+            fn(w.data)  # for what is done in place: share_memory()
         finally:
             parameters[COORDINATES] = w
         subspace.settle_parameters()
         return self
+
+    def register_parameter(self, name: str, param: Any) -> None:
+        """w keeps its object, which optimisers and files know; `AfterLoad` copies from an assigned state dict."""
+        subspace: Subspace = self.__dict__[HOLDER]
+        if name == COORDINATES and param is not subspace.coordinates and not subspace.point.loading:
+            raise RuntimeError(
+                f"`{COORDINATES}` must stay the parameter that it is; got another one. Write into it, or use "
+                f"`subspace.move_to(…)`."
+            )
+        super().register_parameter(name, param)
 
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
         """As in every module, at the w of the moment; `fully_shard`, which asks for the root's own, is not given w."""

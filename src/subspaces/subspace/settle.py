@@ -142,7 +142,9 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
         came_with_w: w was written with them, by a state dict that has both. None: not by `load_state_dict`.
     """
     point = subspace.point
-    averaged = came_with_w is None and point.w_has_moved()
+    averaged, old_w = came_with_w is None and point.w_has_moved(), point.written.clone()
+    if point.shadows_were_written():
+        point.hang_shadows()
     loaded = [tensor.clone() for tensor in point.memory]
     point.versions = [p._version for p in point.parameters]
     given = range(len(loaded)) if point.given is None else point.given
@@ -163,6 +165,8 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
             _move_origin_under(point, loaded)
     elif averaged and _distance(point, loaded, point.memory) <= _allowed_in_averages(point, loaded):
         return  # w and θ were written alike: what w says is the exact one
+    elif averaged and _stands_at(point, loaded, old_w):
+        return  # θ was written with the values that it had: w is what changed
     elif not (point.groups.plain and _find(point, loaded)):
         _start_at(subspace, loaded, came_with_w)
 
@@ -186,6 +190,17 @@ def _agree(point: Point, loaded: list[Tensor], length: float = 0.0) -> bool:
 def _allowed_in_averages(point: Point, loaded: list[Tensor]) -> float:
     """How far a running mean of θ may be from θ₀ + P of that of w: each of its steps rounds."""
     return max(min(1024 * torch.finfo(t.dtype).eps, 1e-2) for t in loaded) * _distance(point, loaded, None)
+
+
+def _stands_at(point: Point, loaded: list[Tensor], w: Tensor) -> bool:
+    """Whether the loaded values are θ₀ + P w to the bit; the point is left as it is."""
+    now = point.w.detach().clone()
+    point.w.copy_(w)
+    point.write()
+    found = point.everywhere(_same(loaded, point.memory))
+    point.w.copy_(now)
+    point.write()
+    return found
 
 
 def _distance(point: Point, a: list[Tensor], b: list[Tensor] | None) -> float:

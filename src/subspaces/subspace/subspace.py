@@ -305,7 +305,7 @@ class Subspace:
         """
         if self.point.has_moved():
             self.settle_parameters()
-        self.point.write()
+        self.point.write(looked=True)
 
     def after_step(self) -> None:
         """An optimiser has moved w: θ follows, on an accelerator before it is next read."""

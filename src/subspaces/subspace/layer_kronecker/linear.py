@@ -68,6 +68,10 @@ class KroneckerLinear(nn.Linear):
         """Changes whenever W₀ is written, moved or replaced; new factors clear what was made of the old ones."""
         return self.base.device, self.base.dtype, self.base._version, self.base.data_ptr()
 
+    def reset_parameters(self) -> None:
+        """A layer of cores is not drawn anew: `weight` is computed, and a write into it would be lost."""
+        raise RuntimeError("`model` must be plain to draw a layer anew; got a KroneckerLinear. Call remove() first.")
+
     @torch.no_grad()
     def at(self, core: Float[Tensor, "r_out r_in"]) -> Float[Tensor, "out in"]:
         """The weight with a given core; W₀ itself, to the bit, for one of zeros."""
