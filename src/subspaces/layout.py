@@ -177,6 +177,11 @@ def _check(parameters: dict[str, nn.Parameter]) -> None:
             raise ValueError(f"`model` must be initialised; got the lazy parameter {name!r}. Run one batch first.")
         if not (parameter.is_floating_point() or parameter.is_complex()):
             raise TypeError(f"`model` must have floating or complex parameters; got {name!r} of {parameter.dtype}.")
+        if parameter.is_meta:
+            raise ValueError(
+                f"`model` must have its numbers; got {name!r} on the meta device. Load or initialise the model first, and "
+                f"without offloading."
+            )
         if parameter.is_inference():
             raise ValueError(
                 f"`model` must be made outside torch.inference_mode(), whose tensors cannot be trained; got {name!r}."
