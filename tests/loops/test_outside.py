@@ -93,3 +93,10 @@ def test_a_write_without_a_trace_is_seen_by_the_next_pass_and_after_sync():
     assert torch.equal(flat_of(other.model), flat_of(subspace.model))
     part = nn.Sequential(*list(other.model)[:4])
     assert torch.equal(part(x), nn.Sequential(*list(half.model)[:4])(x))
+
+
+def test_a_model_without_numbers_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, device="meta"))
+    with pytest.raises(ValueError, match=r"`model` must have its numbers; got '1.weight' on the meta device"):
+        Subspace(model, d=2)
+    assert all(p.requires_grad for p in model.parameters())
