@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Set
 from typing import Any
 
-from torch import is_grad_enabled, nn
+from torch import is_grad_enabled, nn, no_grad
 from torch.compiler import is_dynamo_compiling
 
 from subspaces.layout import COORDINATES, SLOTS
@@ -90,6 +90,11 @@ class Reader:
             if (parameter := self.__dict__["_parameters"].get(name)) is not None:
                 slot.point.take_cast(slot.index, parameter)
         return self
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """The parameter itself, not what autograd reads."""
+        with no_grad():
+            return super().get_parameter(target)  # type: ignore[misc]
 
     def register_parameter(self, name: str, param: Any) -> None:
         """Also `module.weight = nn.Parameter(…)` and `load_state_dict(assign=True)`."""
