@@ -9,9 +9,12 @@ DATA   := $(if $(SUBSPACES_DATA),$(SUBSPACES_DATA),$(if $(wildcard ../shared/dat
 export SUBSPACES_DATA := $(DATA)
 EXTRAS ?= dev
 DEMO   ?= digits-fc
+# a machine with a GPU mostly has its own torch: nothing is installed there
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+GPU_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-slow check format bench docs clean
+.PHONY: help setup demo test test-fast test-slow check format bench gpu docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -52,6 +55,9 @@ bench: $(STAMP) ## print the tables of speed and memory (about ten minutes on a 
 	@$(BIN)/python benchmarks/projections.py
 	@$(BIN)/python benchmarks/step.py
 	@$(BIN)/python benchmarks/step.py --memory resnet18 encoder
+
+gpu: ## measure everything on a GPU in at most 530 s; rows go to OUT (scratch/gpu)
+	@$(GPU_PYTHON) benchmarks/gpu.py $(GPU_OPTIONS)
 
 docs: $(STAMP) ## rebuild the measured parts of README.md and docs/ from the rows under results/
 	@$(BIN)/subspaces reproduce --docs

@@ -1,6 +1,7 @@
 """What every benchmark shares: the environment, interleaved medians, result rows."""
 
 import csv
+import hashlib
 import os
 import platform
 import statistics
@@ -26,7 +27,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "kernels": native_library.isa(),
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -38,12 +39,29 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of the tree, with `-dirty` where a tracked file was changed; empty without git.
+
+    What benchmarks write themselves (results/, figures, tables in the pages) does not count as changed.
+    """
+    written = [":(exclude)results", ":(exclude)docs", ":(exclude)README.md"]
     try:
         found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
-        return found.stdout.strip()
+        diff = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *written], capture_output=True, cwd=ROOT)
     except OSError:
         return ""
+    name = found.stdout.strip()
+    return f"{name}-dirty" if name and diff.returncode == 1 else name
+
+
+def source_hash() -> str:
+    """A hash of the sources and benchmarks as they lie here: tells a copy without git from another."""
+    digest = hashlib.sha256()
+    for folder in ("src", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".c", ".h", ".npy", ".toml"):
+                digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def interleaved(calls: dict[str, Callable[[], Any]], rounds: int = 15, inner: int = 1) -> dict[str, list[float]]:

@@ -52,17 +52,27 @@ def batched(task: str, count: int, device: str = "cpu") -> Callable[[], None]:
 
 def alone(task: str, count: int, device: str = "cpu") -> Callable[[], None]:
     """As many steps of one model: models trained one after the other, each to its end."""
-    subspace = Subspace(get_task(task).build_model(0).to(device), CASES[task])
-    optimizer = torch.optim.Adam(subspace.parameters(), lr=subspace.lr(1e-4), fused=True)
-    x, y = _batch(device)
+    one = step_of(task, device)
 
     def step() -> None:
         for _ in range(count):
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(subspace.model(x), y).backward()
-            optimizer.step()
+            one()
 
     return _finished(step, device)
+
+
+def step_of(task: str, device: str = "cpu", capturable: bool = False) -> Callable[[], None]:
+    """One step of one model; nothing waits for it. With `capturable` it can go into a CUDA graph."""
+    subspace = Subspace(get_task(task).build_model(0).to(device), CASES[task])
+    optimizer = torch.optim.Adam(subspace.parameters(), lr=subspace.lr(1e-4), fused=True, capturable=capturable)
+    x, y = _batch(device)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(subspace.model(x), y).backward()
+        optimizer.step()
+
+    return step
 
 
 def _finished(step: Callable[[], None], device: str) -> Callable[[], None]:

@@ -6,9 +6,11 @@ Nothing between `<!-- table: NAME -->` and `<!-- /table -->` is typed by hand.
 """
 
 import csv
+import functools
 import re
 from pathlib import Path
 
+import gpu_tables
 from common import RESULTS, ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "docs" / "performance.md"]
@@ -127,6 +129,7 @@ TABLES = {
     "projection": projection,
     "chosen": chosen,
     "scale": scale,
+    **{name: functools.partial(make, markdown) for name, make in gpu_tables.TABLES.items()},
 }
 
 

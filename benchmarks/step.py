@@ -30,7 +30,7 @@ def _encoder() -> nn.Module:
     return nn.Sequential(nn.TransformerEncoder(layer, 6, enable_nested_tensor=False), nn.Flatten(), nn.LazyLinear(10))
 
 
-def _resnet18() -> nn.Module:
+def resnet18() -> nn.Module:
     """ResNet-18 for 32×32 images: four stages of two basic blocks, 11.2 million parameters."""
 
     class Block(nn.Module):
@@ -88,7 +88,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int, int]]
     "fc": (lambda: make_model("fc"), (1, 28, 28), 64, 750, 60),
     "lenet": (lambda: make_model("lenet"), (1, 28, 28), 64, 290, 30),
     "resnet20": (lambda: make_model("resnet20", shape=(3, 32, 32)), (3, 32, 32), 128, 1_000, 5),
-    "resnet18": (_resnet18, (3, 32, 32), 64, 10_000, 3),
+    "resnet18": (resnet18, (3, 32, 32), 64, 10_000, 3),
     "encoder": (_encoder, (32, 368), 16, 10_000, 5),
     "narrow": (_narrow, (32,), 64, 1_000, 30),
     "minilm": (_MiniLM, (64,), 8, 10_000, 3),

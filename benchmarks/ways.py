@@ -75,7 +75,7 @@ def hold_by_modules(subspace: Subspace) -> None:
     for module, name, i in places_of(subspace):
         by_module.setdefault(id(module), (module, {}))[1][name] = subspace.point.shadows[i]
     for module, own in by_module.values():
-        module.register_forward_pre_hook(lambda m, _, own=own: vars(m).update(own))
+        module.register_forward_pre_hook(lambda m, _, own=own: vars(m).update(own) or None)
         module.register_forward_hook(lambda m, *_, own=own: [m.__dict__.pop(n) for n in own] and None, always_call=True)
 
 

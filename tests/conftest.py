@@ -13,6 +13,7 @@ _HOOK = install_import_hook("subspaces", "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from torch.utils import backend_registration  # noqa: E402
 
 from subspaces.kernels import native_library  # noqa: E402
 
@@ -27,14 +28,16 @@ def _absent() -> set[str]:
         shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     )
     found = {"gpu": torch.cuda.is_available(), "cross": bool(cross) and native_library.available()}
+    found["standin"] = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
     found |= {extra: find_spec(extra) is not None for extra in ("ray", "submitit", "tensorboard", "lightning", "peft")}
     found |= {"hf": find_spec("transformers") is not None and find_spec("accelerate") is not None}
     return {mark for mark, there in found.items() if not there}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """GPU tests run where there is a GPU, those of kernels for other processors where there is a cross compiler and an
-    emulator, those of extras where these are installed; elsewhere they are not collected."""
+    """GPU tests run where there is a GPU, those on a stand-in where torch takes backends in Python, those of kernels
+    for other processors where there is a cross compiler and an emulator, those of extras where these are installed;
+    elsewhere they are not collected."""
     marks = _absent()
     absent = [item for item in items if any(item.get_closest_marker(mark) for mark in marks)]
     if absent:

@@ -9,7 +9,7 @@ from subspaces.cli import main
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.projections import PROJECTIONS, make_projection
 from subspaces.recipes import RECIPES, Series, load_recipe
-from subspaces.reproduce.page import status
+from subspaces.reproduce.page import status, unexplained
 from subspaces.reproduce.places import COLUMNS, Places, read_rows, store_rows
 from subspaces.reproduce.rows import (
     Interval,
@@ -171,6 +171,7 @@ def test_the_breakdown_of_fastjl_shows_in_the_facts():
         ('task = "digits-fc"', 'tusk = "digits-fc"', r"tiny.toml: \[\[series\]\] 'digits': .*Did you mean 'task'"),
         ("d = [20, 200]", "d = [20, -3]", "`d` must be positive integers"),
         ("200 = 99.9", "300 = 99.9", r"`published` must be at d of the series; got \['300'\]"),
+        ("epochs = 3 }", 'epochs = 3 }\nmissed = { 20 = "why" }', r"`missed` must be of published .*got \['20'\]"),
         ("epochs = 3", "epoch = 3", "unexpected keyword argument 'epoch'"),
         ("epochs = 3", "epochs = 0", "`epochs` must be at least 1; got 0"),
         ('title = "Digits', 'titel = "Digits', "Did you mean 'title'"),
@@ -339,6 +340,26 @@ def test_the_page_is_made_of_the_rows(tmp_path):
     assert places.figure("li2018-toy").exists()
     (line,) = [line for line in status(places) if line["recipe"] == "li2018-toy"]
     assert (line["run"], line["series"], line["matched"]) == (1, 3, 1)
+
+
+def test_the_reason_stands_below_a_row_that_was_not_reached(tmp_path):
+    places = Places.of(tmp_path)
+    rows = [_row(d=8), _row(d=9, verdict="matched"), _row(series="toy-dimension", d="", quantity="d_int90")]
+    store_rows(places.rows("li2018-toy"), rows)
+    page = redraw(places).read_text()
+    reason = load_recipe("li2018-toy").choose(["toy"])[0].missed["8"]
+    assert f"- `toy`, d = 8: {reason}" in page
+    assert "- `toy-dimension`, d_int90: not known." in page
+    assert "`toy`, d = 9:" not in page
+    assert unexplained(load_recipe("li2018-toy"), read_rows(places.rows("li2018-toy"))) == [
+        ("toy-dimension", "d_int90")
+    ]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_published_number_that_was_not_reached_has_its_reason(name):
+    rows = read_rows(Path(__file__).parents[1] / "results" / f"{name}.csv")
+    assert unexplained(load_recipe(name), rows) == []
 
 
 def test_a_file_of_other_rows_is_not_touched(tmp_path):

@@ -1,11 +1,14 @@
 """Pieces of the Triton kernels of `hadamard` and `onehot`: signs and turns, the transform, windows. Needs triton.
 
 A program works on windows of TILE consecutive rows that begin at a multiple of 128, so that it makes whole Philox
-blocks (one per 128 rows) and whole Hadamard blocks. Rows of the window that belong to another tensor are made as well
-and not stored (lift), or stand as zeros (adjoint). The rows after the whole blocks, D mod B of them, are windows of
-their own, one for each binary digit. Row numbers are int64; inside a window everything is 32 bits wide.
+blocks (one per 128 rows) and whole Hadamard blocks. All tensors that have a part in a window are served by the program
+that makes it; rows of none are made as well and not stored (lift), or stand as zeros (adjoint). Row numbers are int64;
+inside a window everything is 32 bits wide. Which windows there are is decided in `triton_plan`.
 
-A Hadamard block is H₁₆ ⊗ H₁₆ (⊗ H₄): two or three small matrix products, each with a factor that is exact in every
+Tensors are known by their addresses, int64 numbers in tables on the device, so that one launch serves any number.
+Whether memory can be touched 16 bytes at a time is decided per tensor and window.
+
+A Hadamard block is H₁₆ ⊗ H₁₆ (⊗ H₁₆): up to three small matrix products, each with a factor that is exact in every
 number format of the matrix units.
 """
 
@@ -14,8 +17,8 @@ from typing import no_type_check  # the kernels are not Python functions: nothin
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 
-TILE = 4096  # rows of a window
-ALIGN = 128  # rows that share one Philox block of signs
+from subspaces.kernels.triton_plan import ALIGN, TILE
+
 _TILE, _ALIGN = tl.constexpr(TILE), tl.constexpr(ALIGN)
 _LINES = tl.constexpr(TILE // 16)  # a window is handled as lines of 16 rows
 _SIGNS, _ROTATION = tl.constexpr(1), tl.constexpr(2)  # streams of docs/projection-spec.md
@@ -117,37 +120,63 @@ def norm_of(log):
     return half_power * tl.where((log & 1) == 1, 0.7071067811865476, 1.0)
 
 
-# ---- windows
-
-
-@triton.jit
-@no_type_check
-def window(t, tiles, row0, full, rest, LOG: tl.constexpr):
-    """Window t: its first row, the part [lo, hi) of it that is meant, log₂ of its blocks.
-
-    The first `tiles` windows follow one another from row0; the others are the binary digits of the rest.
-    """
-    is_tile = t < tiles
-    row = row0 + t.to(tl.int64) * _TILE
-    digit = tl.where(is_tile, 0, LOG - 1 - (t - tiles))
-    size = ((rest >> digit) & 1) << digit  # 0: this digit is not there
-    piece = full + ((rest >> (digit + 1)) << (digit + 1))
-    first = tl.where(is_tile, row, piece - piece % _ALIGN)
-    lo = tl.where(is_tile, 0, piece % _ALIGN).to(tl.int32)
-    hi = tl.where(is_tile, tl.minimum(full - row, _TILE).to(tl.int32), lo + size)
-    return first, lo, hi, tl.where(is_tile, LOG, digit)
-
-
-@triton.jit
-@no_type_check
-def inside(row, lo, hi, start, length):
-    """The part of [lo, hi) that belongs to the tensor with rows [start, start + length)."""
-    a = tl.maximum(start - row, lo).to(tl.int32)
-    b = tl.minimum(start + length - row, hi).to(tl.int32)
-    return a, b
+# ---- windows and the memory of tensors
 
 
 @triton.jit
 @no_type_check
 def lanes():
     return tl.arange(0, _LINES)[:, None] * 16 + tl.arange(0, 16)[None, :]
+
+
+@triton.jit
+@no_type_check
+def window(windows, number):
+    """An entry of the table that `triton_plan` makes: first row, part that is meant, log₂ of its blocks, tensors."""
+    at = windows + number.to(tl.int64) * 4
+    row = tl.load(at).to(tl.int64) * _ALIGN
+    packed = tl.load(at + 1)
+    return row, packed & 255, (packed >> 8) & 8191, packed >> 24, tl.load(at + 2), tl.load(at + 3)
+
+
+@triton.jit
+@no_type_check
+def inside(tensors, t, row, lo, hi):
+    """First row of tensor t counted from the window, and the part of [lo, hi) that belongs to it."""
+    start = tl.load(tensors + 2 * t) - row
+    a = tl.maximum(start, lo).to(tl.int32)
+    b = tl.minimum(start + tl.load(tensors + 2 * t + 1), hi).to(tl.int32)
+    return start, a, b
+
+
+@triton.jit
+@no_type_check
+def is_wide(address, a, b):
+    """Whether memory may be touched 16 bytes at a time: whole lines of 16 rows from an address that is a multiple."""
+    return ((address & 15) == 0) & (((a | b) & 15) == 0)
+
+
+@triton.jit
+@no_type_check
+def at_lines(address, DTYPE: tl.constexpr):
+    """Pointers to the rows of a window whose first is at a multiple of 16 bytes."""
+    return tl.multiple_of(address.to(tl.pointer_type(DTYPE)), 16) + lanes()
+
+
+@triton.jit
+@no_type_check
+def whole_lines(a, b):
+    line = tl.arange(0, _LINES)[:, None] * 16
+    return (line >= a) & (line < b)
+
+
+@triton.jit
+@no_type_check
+def loaded(address, a, b, DTYPE: tl.constexpr):
+    """Rows [a, b) of a window in float32, zeros elsewhere; the address is that of the window's first row."""
+    if is_wide(address, a, b):
+        x = tl.load(at_lines(address, DTYPE), mask=whole_lines(a, b), other=0).to(tl.float32)
+    else:
+        i = lanes()
+        x = tl.load(address.to(tl.pointer_type(DTYPE)) + i, mask=(i >= a) & (i < b), other=0).to(tl.float32)
+    return x

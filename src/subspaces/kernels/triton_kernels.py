@@ -1,25 +1,35 @@
-"""The Triton kernels of `hadamard` and `onehot`: lift and adjoint of one tensor. Needs triton; see `triton_device`."""
+"""The Triton kernels of `hadamard` and `onehot`: lift and adjoint of all tensors in one launch. Needs triton.
+
+Every kernel has the tables of `triton_plan`: `windows` (4 int32 each), `tensors` (first row and number of rows, int64,
+of each of `count`), `pointers` (int64 addresses, K rows of them) and `seeds` (K int64). The last axis of the grid is
+the model, for K maps that differ by their seeds only.
+"""
 
 from typing import no_type_check  # the kernels are not Python functions: nothing may wrap them
 
+import torch
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 
 from subspaces.kernels.triton_device import (
-    ALIGN,
-    TILE,
+    at_lines,
     flipped,
     flips_of,
     inside,
+    is_wide,
     lanes,
+    loaded,
     norm_of,
     transform,
     turns_of,
+    whole_lines,
     window,
 )
+from subspaces.kernels.triton_plan import ALIGN, TILE
 
-__all__ = ["ALIGN", "TILE", "fold_narrow_kernel", "fold_wide_kernel", "lift_kernel"]
-_TILE = tl.constexpr(TILE)
+__all__ = ["DTYPES", "fold_narrow_kernel", "fold_wide_kernel", "lift_kernel"]
+DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+_TILE, _ALIGN = tl.constexpr(TILE), tl.constexpr(ALIGN)
 _LINES = tl.constexpr(TILE // 16)
 
 # ---- the lift
@@ -44,49 +54,59 @@ def _coordinates(w, seed, row, d, magic, SPAN: tl.constexpr):
     return tl.load(w + (at + move))
 
 
-@triton.jit(do_not_specialize=["seed", "d", "magic", "full", "rest", "row0", "start", "length", "tiles"])
+@triton.jit
+@no_type_check
+def _written(y, theta, origin, a, b, THETA: tl.constexpr, ORIGIN: tl.constexpr):
+    """theta ← origin + y at rows [a, b) of the window; addresses of its first row."""
+    if is_wide(theta | origin, a, b):
+        lines = whole_lines(a, b)
+        if ORIGIN is not None:
+            y += tl.load(at_lines(origin, ORIGIN), mask=lines, other=0).to(tl.float32)
+        tl.store(at_lines(theta, THETA), y.to(THETA), mask=lines)
+    else:
+        i = lanes()
+        mask = (i >= a) & (i < b)
+        if ORIGIN is not None:
+            y += tl.load(origin.to(tl.pointer_type(ORIGIN)) + i, mask=mask, other=0).to(tl.float32)
+        tl.store(theta.to(tl.pointer_type(THETA)) + i, y.to(THETA), mask=mask)
+
+
+@triton.jit(do_not_specialize=["count", "d", "magic"])
 @no_type_check
 def lift_kernel(
-    theta,
-    origin,
+    windows,
+    tensors,
+    pointers,
+    seeds,
     w,
-    seed,
+    count,
     d,
     magic,
-    full,
-    rest,
-    row0,
-    shift,
-    start,
-    length,
-    tiles,
+    THETA: tl.constexpr,
+    ORIGIN: tl.constexpr,
     LOG: tl.constexpr,
     SPAN: tl.constexpr,
     UNITS: tl.constexpr,
 ):
-    """theta ← origin + rows [start, start + length) of P w for one tensor; one window per program.
+    """theta ← origin + rows of P w, program (window, model); pointers: (K, count, 2) of theta and origin.
 
-    shift = row0 - start: where the first window begins, seen from the tensor. If it is a multiple of 16, memory is
-    read and written 16 bytes at a time.
+    w: (K, 2, d), over √n and twice. ORIGIN: dtype of the origins, or None for theta ← rows of P w.
     """
-    t = tl.program_id(0)
-    seed = seed.to(tl.uint64)
-    row, lo, hi, log = window(t, tiles, row0.to(tl.int64), full.to(tl.int64), rest, LOG)
-    a, b = inside(row, lo, hi, start.to(tl.int64), length.to(tl.int64))
-    if b > a:
-        z = flipped(_coordinates(w, seed, row, d, magic, SPAN), flips_of(seed, row))
-        y = transform(z, log, LOG, False, UNITS)
-        norm = norm_of(log)
-        i = lanes()
-        if (t < tiles) & (a == 0) & (b == _TILE):
-            at = shift + t.to(tl.int64) * _TILE
-            sum = tl.load(origin + at + i).to(tl.float32) + norm * y
-            tl.store(theta + at + i, sum.to(theta.dtype.element_ty))
-        else:
-            at = row - start
-            mask = (i >= a) & (i < b)
-            sum = tl.load(origin + at + i, mask=mask, other=0).to(tl.float32) + norm * y
-            tl.store(theta + at + i, sum.to(theta.dtype.element_ty), mask=mask)
+    k = tl.program_id(1).to(tl.int64)
+    seed = tl.load(seeds + k).to(tl.uint64, bitcast=True)
+    row, lo, hi, log, first, last = window(windows, tl.program_id(0))
+    z = flipped(_coordinates(w + 2 * k * d, seed, row, d, magic, SPAN), flips_of(seed, row))
+    y = norm_of(log) * transform(z, log, LOG, False, UNITS)
+    for number in range(first, last):
+        t = number + 0 * k  # the interpreter counts in Python integers, here is a tensor
+        start, a, b = inside(tensors, t, row, lo, hi)
+        if b > a:
+            at = pointers + 2 * (k * count + t)
+            theta = tl.load(at) - start * (THETA.primitive_bitwidth // 8)
+            origin = theta * 0
+            if ORIGIN is not None:
+                origin = tl.load(at + 1) - start * (ORIGIN.primitive_bitwidth // 8)
+            _written(y, theta, origin, a, b, THETA, ORIGIN)
 
 
 # ---- the adjoint
@@ -94,20 +114,21 @@ def lift_kernel(
 
 @triton.jit
 @no_type_check
-def _rows_of(g, fast, at_fast, at, a, b):
-    """The window of a gradient in float32, zeros outside [a, b); `fast` if all of it is there."""
-    i = lanes()
-    if fast:
-        x = tl.load(g + at_fast + i).to(tl.float32)
-    else:
-        x = tl.load(g + at + i, mask=(i >= a) & (i < b), other=0).to(tl.float32)
+def _gathered(tensors, pointers, first, last, row, lo, hi, DTYPE: tl.constexpr):
+    """Rows [lo, hi) of a window from tensors [first, last) in float32, (LINES, 16); zeros where there is none."""
+    x = tl.zeros([_LINES, 16], tl.float32)
+    for number in range(first, last):
+        t = number + 0 * row
+        start, a, b = inside(tensors, t, row, lo, hi)
+        if b > a:
+            x += loaded(tl.load(pointers + t) - start * (DTYPE.primitive_bitwidth // 8), a, b, DTYPE)
     return x
 
 
 @triton.jit
 @no_type_check
 def _transformed(x, seed, row, log, LOG: tl.constexpr, EXACT: tl.constexpr, UNITS: tl.constexpr):
-    return tl.reshape(flipped(transform(x, log, LOG, EXACT, UNITS), flips_of(seed, row)), [_TILE])
+    return tl.reshape(flipped(norm_of(log) * transform(x, log, LOG, EXACT, UNITS), flips_of(seed, row)), [_TILE])
 
 
 @triton.jit
@@ -127,107 +148,122 @@ def _collected(y, seed, d, row, lo, hi, stretch, column0, WIDTH: tl.constexpr):
     return tl.sum(tl.where(there, tl.reshape(found, [COUNT, WIDTH]), 0.0), axis=0)
 
 
-@triton.jit(do_not_specialize=["seed", "d", "full", "rest", "row0", "start", "length", "tiles", "windows", "each"])
+@triton.jit(do_not_specialize=["count", "d", "each", "total"])
 @no_type_check
 def fold_narrow_kernel(
     partial,
-    g,
-    seed,
-    d,
-    full,
-    rest,
-    row0,
-    shift,
-    start,
-    length,
-    tiles,
     windows,
+    tensors,
+    pointers,
+    seeds,
+    count,
+    d,
     each,
+    total,
+    DTYPE: tl.constexpr,
     LOG: tl.constexpr,
     WIDTH: tl.constexpr,
+    AHEAD: tl.constexpr,
     UNITS: tl.constexpr,
 ):
-    """partial[program] += P[rows of its windows]ᵀ g, not yet over √n, `each` windows per program; d ≤ WIDTH ≤ TILE."""
-    program = tl.program_id(0)
-    seed = seed.to(tl.uint64)
-    start, length = start.to(tl.int64), length.to(tl.int64)
-    total = tl.zeros([WIDTH], tl.float32)
-    for number in range(program * each, tl.minimum(program * each + each, windows)):
-        t = number + 0 * program  # the interpreter counts in Python integers, here is a tensor
-        row, lo, hi, log = window(t, tiles, row0.to(tl.int64), full.to(tl.int64), rest, LOG)
-        a, b = inside(row, lo, hi, start, length)
-        if b > a:
-            fast = (t < tiles) & (a == 0) & (b == _TILE)
-            x = _rows_of(g, fast, shift + t.to(tl.int64) * _TILE, row - start, a, b)
-            y = _transformed(x, seed, row, log, LOG, g.dtype.element_ty == tl.bfloat16, UNITS)
-            first = row // d
-            stretches = ((row - first * d).to(tl.int32) + hi + d - 1) // d
-            for k in range(0, stretches, _TILE // WIDTH):
-                total += norm_of(log) * _collected(y, seed, d, row, lo, hi, first + k, 0, WIDTH)
+    """partial[k, program] = P[rows of `each` of the `total` windows]ᵀ g, not yet over √n; d ≤ WIDTH ≤ TILE.
+
+    pointers: (K, count) of gradients. AHEAD: ask for the rows of the next window before the present one is transformed.
+    """
+    program, k = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    seed = tl.load(seeds + k).to(tl.uint64, bitcast=True)
+    pointers += k * count
+    begin, end = program * each, tl.minimum(program * each + each, total)
+    sums = tl.zeros([WIDTH], tl.float32)
+    row, lo, hi, log, first, last = window(windows, begin)
+    x = _gathered(tensors, pointers, first, last, row, lo, hi, DTYPE)
+    for number in range(begin, end):
+        after = number + 1 + 0 * program
+        row1, lo1, hi1, log1, first, last = window(windows, tl.minimum(after, end - 1))
+        last = tl.where(after < end, last, first)
+        x1 = x
+        if AHEAD:
+            x1 = _gathered(tensors, pointers, first, last, row1, lo1, hi1, DTYPE)
+        y = _transformed(x, seed, row, log, LOG, DTYPE.primitive_bitwidth < 32, UNITS)
+        stretch = row // d
+        stretches = ((row - stretch * d).to(tl.int32) + hi + d - 1) // d
+        for s in range(0, stretches, _TILE // WIDTH):
+            sums += _collected(y, seed, d, row, lo, hi, stretch + s, 0, WIDTH)
+        if not AHEAD:
+            x1 = _gathered(tensors, pointers, first, last, row1, lo1, hi1, DTYPE)
+        x, row, lo, hi, log = x1, row1, lo1, hi1, log1
     column = tl.arange(0, WIDTH)
-    to = partial + program.to(tl.int64) * d + column
-    tl.store(to, tl.load(to, mask=column < d, other=0.0) + total, mask=column < d)
+    to = partial + (k * tl.num_programs(0) + program) * d + column
+    tl.store(to, sums, mask=column < d)
 
 
-@triton.jit(do_not_specialize=["seed", "d", "full", "rest", "begin", "end", "start", "length", "each", "ranges"])
+@triton.jit(do_not_specialize=["count", "d", "begin", "end", "full", "each", "ranges", "columns", "dense", "tails"])
 @no_type_check
 def fold_wide_kernel(
     partial,
-    g,
-    seed,
+    windows,
+    tensors,
+    pointers,
+    seeds,
+    count,
     d,
-    full,
-    rest,
     begin,
     end,
-    start,
-    length,
+    full,
     each,
     ranges,
+    columns,
+    dense,
+    tails,
+    DTYPE: tl.constexpr,
     LOG: tl.constexpr,
-    COLUMNS: tl.constexpr,
     UNITS: tl.constexpr,
 ):
-    """The same for d > TILE: program (i, j) owns COLUMNS columns and `each` stretches, the last j the rest of the rows.
+    """The same for d > TILE: program (i, j, k) owns `columns` columns and `each` stretches, the last j the rest.
 
-    [begin, end): the rows of all whole blocks that the tensor has a part in. TILE - COLUMNS = max(B, 128), so
-    that rows which read consecutive columns fit into one window of whole blocks wherever they begin.
+    [begin, end): the rows of all whole blocks that a tensor has a part in; the first `dense` windows are those from the
+    one of `begin` on, without gaps, `tails` more are the rest. Rows that read `columns` consecutive columns fit into
+    one window of whole blocks wherever they begin; of it no more than these blocks is read.
     """
-    j = tl.program_id(1)
-    seed = seed.to(tl.uint64)
+    CLIP: tl.constexpr = 1 << LOG if LOG > 4 else 16
+    STEP: tl.constexpr = CLIP if CLIP > _ALIGN else _ALIGN
+    j, k = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    seed = tl.load(seeds + k).to(tl.uint64, bitcast=True)
+    pointers += k * count
     begin, end, full = begin.to(tl.int64), end.to(tl.int64), full.to(tl.int64)
-    start, length = start.to(tl.int64), length.to(tl.int64)
-    c0 = tl.program_id(0) * COLUMNS
-    width = tl.minimum(d - c0, COLUMNS)
-    total = tl.zeros([_TILE], tl.float32)
+    c0 = tl.program_id(0) * columns
+    width = tl.minimum(d - c0, columns)
+    sums = tl.zeros([_TILE], tl.float32)
     if j < ranges:
         s0 = begin // d + j * each
-        count = tl.minimum(s0 + each, (end - 1) // d + 1) - s0
-        for number in range(2 * count.to(tl.int32)):  # the columns of a stretch are two runs of rows if they wrap
-            k = number + 0 * j
-            s = s0 + k // 2
+        stretches = tl.minimum(s0 + each, (end - 1) // d + 1) - s0
+        for number in range(2 * stretches.to(tl.int32)):  # the columns of a stretch are two runs of rows if they wrap
+            half = number + 0 * j
+            s = s0 + half // 2
             place = c0 - turns_of(seed, s, d)
             place = tl.where(place < 0, place + d, place)
-            wrapped = k % 2 == 1
+            wrapped = half % 2 == 1
             first = tl.where(wrapped, s * d, s * d + place)
             last = tl.where(wrapped, s * d + tl.maximum(place + width - d, 0), s * d + tl.minimum(place + width, d))
             first, last = tl.maximum(first, begin), tl.minimum(last, end)
             if last > first:
-                row = first - first % (_TILE - COLUMNS)
-                a, b = inside(row, 0, tl.minimum(full - row, _TILE), start, length)
-                x = _rows_of(g, False, 0, row - start, a, b)
-                y = _transformed(x, seed, row, LOG + 0 * j, LOG, g.dtype.element_ty == tl.bfloat16, UNITS)
+                row = first - first % STEP
+                lo = (first - first % CLIP - row).to(tl.int32)
+                hi = (tl.minimum((last + CLIP - 1) // CLIP * CLIP, full) - row).to(tl.int32)
+                head = begin // _TILE
+                t0 = tl.load(windows + ((row + lo) // _TILE - head) * 4 + 2)
+                t1 = tl.load(windows + ((row + hi - 1) // _TILE - head) * 4 + 3)
+                x = _gathered(tensors, pointers, t0, t1, row, lo, hi, DTYPE)
+                y = _transformed(x, seed, row, LOG + 0 * j, LOG, DTYPE.primitive_bitwidth < 32, UNITS)
                 lo, hi = (first - row).to(tl.int32), (last - row).to(tl.int32)
-                total += norm_of(LOG + 0 * j) * _collected(y, seed, d, row, lo, hi, s, c0, _TILE)
+                sums += _collected(y, seed, d, row, lo, hi, s, c0, _TILE)
     else:
-        for t in range(LOG):
-            row, lo, hi, log = window(t + 0 * j, 0, full, full, rest, LOG)
-            if hi > lo:
-                a, b = inside(row, lo, hi, start, length)
-                x = _rows_of(g, False, 0, row - start, a, b)
-                y = _transformed(x, seed, row, log, LOG, g.dtype.element_ty == tl.bfloat16, UNITS)
-                for k in range(2):
-                    total += norm_of(log) * _collected(y, seed, d, row, lo, hi, row // d + k, c0, _TILE)
+        for number in range(dense, dense + tails):
+            row, lo, hi, log, t0, t1 = window(windows, number + 0 * j)
+            x = _gathered(tensors, pointers, t0, t1, row, lo, hi, DTYPE)
+            y = _transformed(x, seed, row, log, LOG, DTYPE.primitive_bitwidth < 32, UNITS)
+            for s in range(2):
+                sums += _collected(y, seed, d, row, lo, hi, row // d + s, c0, _TILE)
     i = tl.arange(0, _TILE)
-    to = partial + j.to(tl.int64) * d + c0 + i
-    tl.store(to, tl.load(to, mask=i < width, other=0.0) + total, mask=i < width)
+    to = partial + (k * tl.num_programs(1) + j) * d + c0 + i
+    tl.store(to, sums, mask=i < width)

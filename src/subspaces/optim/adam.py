@@ -9,7 +9,7 @@ from torch import Tensor
 
 from subspaces.kernels import native_library
 from subspaces.kernels.native_adam import AdamMove, movable
-from subspaces.optim.watched import GLOBAL_HOOKS, check, native_lift, trained_by, watched_by
+from subspaces.optim.watched import GLOBAL_HOOKS, check, native_lift, stepped, trained_by, watched_by
 
 _PLAIN = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")  # must be off
 _MODULE = importlib.import_module("torch.optim.optimizer")
@@ -90,7 +90,7 @@ class Adam(torch.optim.Adam):
         if moves is None:
             _torch_step(self)
             for synced in trained_by(self):
-                synced.sync()
+                stepped(synced)
             return
         if not moves:
             list(trained_by(self))  # refuses an optimiser over nothing that trains

@@ -19,7 +19,7 @@ class Synced(Protocol):
     """Something that stands at the point its coordinates tell, as soon as it is told that they moved.
 
     One that can be rewritten by a native call may have `native_lift() -> (map, segments) | None` and `has_written()`
-    besides; one that knows the tensors which its coordinates stand for has `moves(parameter) -> bool`, and
+    besides, and `after_step()` for what is to follow a step instead of `sync`; one that knows the tensors which its coordinates stand for has `moves(parameter) -> bool`, and
     `look_for_exchanged()`, which raises where some of them are out of reach.
     """
 
@@ -99,6 +99,11 @@ def _check_that_it_trains(parameters: list[Any]) -> None:
             )
 
 
+def stepped(synced: Synced) -> None:
+    """w has moved by a step."""
+    getattr(synced, "after_step", synced.sync)()
+
+
 def check(synced: Synced) -> None:
     """Let it name what would train nothing, before the step."""
     look = getattr(synced, "look_for_exchanged", None)
@@ -136,4 +141,4 @@ def _after_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> 
     if getattr(optimizer, "writes_model", False):  # `subspaces.optim.Adam` has done it
         return
     for synced in trained_by(optimizer):
-        synced.sync()  # always: fused optimisers change w without raising its version counter
+        stepped(synced)  # always: fused optimisers change w without raising its version counter

@@ -14,6 +14,7 @@ from subspaces.projections.fastjl import FastJL, FastJLPublished
 from subspaces.projections.hadamard import Hadamard, OneHot
 from subspaces.projections.kronecker import Kronecker
 from subspaces.projections.sparse import Sparse
+from subspaces.projections.together import Together
 
 __all__ = [
     "ALLOCATIONS",
@@ -32,6 +33,7 @@ __all__ = [
     "Orthonormal",
     "Projection",
     "Sparse",
+    "Together",
     "allocate",
     "from_spec",
     "make_blocks",

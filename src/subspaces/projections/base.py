@@ -16,7 +16,7 @@ from torch import Tensor
 from subspaces.kernels import native_library, triton_library
 from subspaces.kernels.native_map import NativeMap, Segments
 from subspaces.kernels.random_bits import check_seed
-from subspaces.kernels.triton_library import TritonMap
+from subspaces.kernels.triton_map import TritonMap
 from subspaces.projections import operators
 
 SPEC_VERSION = 1  # docs/projection-spec.md
@@ -71,8 +71,8 @@ class Projection(abc.ABC):
         """The same map for the C kernels, or None where they have none; called once, and only if they are there."""
         return None
 
-    def _triton(self) -> TritonMap | None:
-        """The same map for the Triton kernels, or None where they have none."""
+    def _make_triton(self) -> TritonMap | None:
+        """The same map for the Triton kernels, or None where they have none; called once, if they are there."""
         return None
 
     @property
@@ -161,18 +161,21 @@ class Projection(abc.ABC):
             tensors: contiguous tensors of any shape and floating dtype.
             starts: first row of each tensor.
             w: coordinates, shape (d,).
-            origins: tensors of the same shapes as `tensors`.
+            origins: tensors of the same shapes as `tensors`, each on the device of its tensor.
         """
         native = self.native_segments(w, tensors, starts, origins)
         if native is not None:
             native[0].write_(native[1], w, torch.get_num_threads())
             return
-        if triton_library.takes(w, [*tensors, *(origins or ())]) and (device := self._triton()) is not None:
-            device.write_(tensors, starts, w, origins)
+        if parts := _by_device(w, tensors):
+            for device, members in parts:
+                mine = None if origins is None else [origins[i] for i in members]
+                self.write_([tensors[i] for i in members], [starts[i] for i in members], w.to(device), mine)
             return
-        for i, (tensor, start) in enumerate(zip(tensors, starts, strict=True)):
-            base = tensor if origins is None else origins[i]
-            rows = self._lift_chunked(w[None], start, start + tensor.numel())[0]
+        triton = self._triton(w)
+        for i in range(len(tensors)) if triton is None else triton.write_(tensors, starts, w, origins):
+            tensor, base = tensors[i], tensors[i] if origins is None else origins[i]
+            rows = self._lift_chunked(w[None], starts[i], starts[i] + tensor.numel())[0]
             if tensor.dtype == base.dtype == rows.dtype:
                 torch.add(base, rows.view(base.shape), out=tensor)
             else:  # one rounding to the tensor's dtype, from the sum in the dtype of w
@@ -182,11 +185,15 @@ class Projection(abc.ABC):
         """out += Σ_i P[rows of tensor i]ᵀ tensors[i], accumulated in the dtype of `out` (shape (d,))."""
         if self.native_fold_(out, tensors, starts):
             return
-        if triton_library.takes(out, tensors) and (device := self._triton()) is not None:
-            device.fold_(out, tensors, starts)
+        if parts := _by_device(out, tensors):
+            for device, members in parts:
+                part = torch.zeros_like(out, device=device)
+                self.fold_(part, [tensors[i] for i in members], [starts[i] for i in members])
+                out += part.to(out.device)
             return
-        for tensor, start in zip(tensors, starts, strict=True):
-            out += self._adjoint_chunked(tensor.reshape(1, -1).to(out.dtype), start)[0]
+        triton = self._triton(out)
+        for i in range(len(tensors)) if triton is None else triton.fold_(out, tensors, starts):
+            out += self._adjoint_chunked(tensors[i].reshape(1, -1).to(out.dtype), starts[i])[0]
 
     def native_fold_(self, out: Tensor, tensors: Sequence[Tensor], starts: Sequence[int]) -> bool:
         """`fold_` where the C kernels can do it, untouched by autograd; else nothing is done, and False."""
@@ -266,6 +273,14 @@ class Projection(abc.ABC):
             self._tables["native"] = self._make_native()
         return self._tables["native"]
 
+    def _triton(self, vector: Tensor) -> TritonMap | None:
+        """The form of this map for the Triton kernels, made at the first use; None where they cannot work."""
+        if not triton_library.takes(vector):
+            return None
+        if "triton" not in self._tables:
+            self._tables["triton"] = self._make_triton()
+        return self._tables["triton"]
+
     def _check(self, x: Tensor, name: str, length: int) -> None:
         if not x.is_floating_point():
             raise TypeError(f"`{name}` must be a floating-point tensor; got {x.dtype}.")
@@ -279,6 +294,10 @@ class Projection(abc.ABC):
             for one, row in zip(w, out, strict=True):
                 native.write_(Segments([row], [start]), one, torch.get_num_threads(), overwrite=True)
             return out
+        if (triton := self._triton(w)) is not None and stop > start:
+            out = w.new_empty(w.shape[0], stop - start)
+            if not any(triton.write_([row], [start], one, overwrite=True) for one, row in zip(w, out, strict=True)):
+                return out
         if stop - start <= _CHUNK_ROWS:
             return self._lift(w, start, stop)
         out = w.new_empty(w.shape[0], stop - start)
@@ -294,6 +313,10 @@ class Projection(abc.ABC):
             for one, row in zip(g.contiguous(), out, strict=True):
                 native.fold_(row, Segments([one], [start]), torch.get_num_threads())
             return out
+        if (triton := self._triton(g)) is not None and g.shape[1]:
+            out = g.new_zeros(g.shape[0], self.d)
+            if not any(triton.fold_(row, [one], [start]) for one, row in zip(g.contiguous(), out, strict=True)):
+                return out
         if g.shape[1] <= _CHUNK_ROWS:
             return self._adjoint(g, start)
         out = g.new_zeros(g.shape[0], self.d)
@@ -319,6 +342,17 @@ def _native_takes(vector: Tensor, tensors: Sequence[Tensor]) -> bool:
     if vector.dtype != torch.float32 or not native_library.accepts(vector):
         return False
     return all(map(native_library.accepts, tensors))
+
+
+def _by_device(vector: Tensor, tensors: Sequence[Tensor]) -> list[tuple[torch.device, list[int]]]:
+    """Numbers of the tensors on each device; empty if all are where the vector is, as they mostly are."""
+    here = vector.get_device()
+    if all(tensor.get_device() == here for tensor in tensors):
+        return []
+    places: dict[torch.device, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        places.setdefault(tensor.device, []).append(i)
+    return list(places.items())
 
 
 class _LinearMap(torch.autograd.Function):

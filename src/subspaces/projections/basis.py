@@ -149,7 +149,7 @@ class Orthonormal(Projection):
 
     def _on(self, like: Tensor) -> Tensor:
         key = (like.device, like.dtype)
-        return self._cached(key, self.D, lambda: self._rows_t.to(like.device, like.dtype))
+        return self._cached(key, 0, lambda: self._rows_t.to(like.device, like.dtype))
 
     def _lift(self, w: Tensor, start: int, stop: int) -> Tensor:
         return w @ self._on(w)[:, start:stop]

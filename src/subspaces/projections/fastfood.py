@@ -93,7 +93,8 @@ class Fastfood(Projection):
                 g = signs(self.seed, SIGNS_G, e, n, dtype=torch.int64)
             return order.to(device), sign.to(device), g.view(b - a, self.m).to(device)
 
-        return self._cached((a, b, device), 3 * (b - a) * self.m, make)
+        rows = 3 * (b - a) * self.m if device.type == "cpu" else 0  # not made anew in each step, however large
+        return self._cached((a, b, device), rows, make)
 
     def _divisor(self) -> float:
         """√(m·Σ‖G_k‖² + r·‖G_last‖²) with the sums exact in integers."""

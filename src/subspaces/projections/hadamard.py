@@ -9,7 +9,7 @@ from torch import Tensor
 from subspaces.kernels.hadamard import hadamard_transform, is_power_of_two
 from subspaces.kernels.native_map import MAX_BLOCK, NativeMap
 from subspaces.kernels.random_bits import ROTATION, SIGNS, signs, slots
-from subspaces.kernels.triton_library import TritonMap, supports
+from subspaces.kernels.triton_map import TritonMap, supports
 from subspaces.projections.base import Projection
 
 
@@ -50,8 +50,10 @@ class Hadamard(Projection):
     def _make_native(self) -> NativeMap | None:
         return NativeMap.hadamard(self.d, self.D, self.seed, self.block) if self.block <= MAX_BLOCK else None
 
-    def _triton(self) -> TritonMap | None:
-        return TritonMap(self.d, self.D, self.seed, self.block, self._scale) if supports(self.d, self.block) else None
+    def _make_triton(self) -> TritonMap | None:
+        if not supports(self.d, self.D, self.block):
+            return None
+        return TritonMap(self.d, self.D, [self.seed], self.block, lambda device: self._scale(device).float()[None])
 
     @property
     def multiply_adds(self) -> int:
@@ -103,7 +105,7 @@ class Hadamard(Projection):
             position = (torch.arange(self.d) - rotation) % self.d
             return (counts + (position < rest)).rsqrt().to(device)
 
-        return self._cached(("scale", device), self.d, make)
+        return self._cached(("scale", device), 0, make)  # kept at any size: it is as long as w, and asked for each step
 
     def _rows(self, first: int, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Columns (int64) and signs (int8) of a stretch of rows."""
@@ -150,9 +152,16 @@ class Hadamard(Projection):
             return
         z = torch.nn.functional.pad(z, (head, stretches * self.d - head - rows)).view(len(z), stretches, self.d)
         s0 = first // self.d
-        rotation = slots(self.seed, ROTATION, s0, self.d, stretches).to(z.device)
-        source = (torch.arange(self.d, device=z.device) - rotation[:, None]) % self.d
-        out += z.gather(2, source.expand(len(z), -1, -1)).sum(1)
+        out += z.gather(2, self._sources(s0, stretches, z.device).expand(len(z), -1, -1)).sum(1)
+
+    def _sources(self, s0: int, stretches: int, device: torch.device) -> Tensor:
+        """Where column c stands in each of some stretches, (stretches, d)."""
+
+        def make() -> Tensor:
+            rotation = slots(self.seed, ROTATION, s0, self.d, stretches).to(device)
+            return (torch.arange(self.d, device=device) - rotation[:, None]) % self.d
+
+        return self._cached(("sources", s0, stretches, device), stretches * self.d, make)
 
 
 class OneHot(Hadamard):

@@ -64,7 +64,12 @@ class Sparse(Projection):
 
     def _between(self, start: int, stop: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         rows, columns, sign = self._sorted(device)
-        a, b = torch.searchsorted(rows, torch.tensor([start, stop], device=device)).tolist()
+
+        def make() -> tuple[int, int]:
+            a, b = torch.searchsorted(rows, torch.tensor([start, stop]).to(device)).tolist()
+            return a, b
+
+        a, b = self._cached(("between", start, stop), 0, make)  # asking the device waits for it: once
         return rows[a:b] - start, columns[a:b], sign[a:b]
 
     def _lift(self, w: Float[Tensor, "k d"], start: int, stop: int) -> Tensor:

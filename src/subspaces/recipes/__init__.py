@@ -165,6 +165,9 @@ def _series(table: dict[str, Any], common: dict[str, Any]) -> Series:
         raise ValueError(f'{where}: `d` must be numbers, without `dimension`, with `source`; got "direct". Remove it.')
     if missing := [_typed(d) for d in series.published if d not in series.d]:
         raise ValueError(f"{where}: `published` must be at d of the series; got {missing} besides. Add them to `d`.")
+    known = {*map(_typed, series.published), f"d_int{100 * series.dimension.level:g}" if series.dimension else ""}
+    if strange := sorted(set(series.missed) - known):
+        raise ValueError(f"{where}: `missed` must be of published numbers, by d or quantity; got {strange}.")
     if series.coordinate_lr is not None and (series.dimension or "lr" in series.train):
         raise ValueError(f"{where}: `coordinate_lr` must stand without `lr` and `dimension`. Remove one.")
     for d in () if series.kind == "wells" else series.d or (1,):

@@ -111,6 +111,8 @@ class Series:
     panel: str = ""
     """Series of one panel share a part of the figure; its own name without it."""
     note: str = ""
+    missed: Mapping[str, str] = field(default_factory=dict)
+    """Why a published number was not reached, in one line: by d, or by the name of the quantity (`d_int90`)."""
     default: bool = True
     """Whether it runs without being named."""
 

@@ -85,6 +85,7 @@ def _section(recipe: Recipe, rows: list[Row], places: Places) -> str:
     if rows:
         parts.append(RESULTS[recipe.kind](recipe, rows))
         parts += [ACCOUNTS[recipe.kind](one, [row for row in rows if row["series"] == one.name]) for one in done]
+        parts += _reasons(recipe, rows)
         parts.append("\n" + _where(rows))
     missing = [one for one in recipe.series if one not in done]
     if missing:
@@ -126,6 +127,31 @@ def _measured(row: Row) -> str:
         extra = f" ({row['outcome']})" if row["outcome"] not in ("", "found") else ""
         return count(row["measured"]) + extra
     return row["outcome"] or "–"
+
+
+def unexplained(recipe: Recipe, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Rows that were not reached and have no reason in the recipe: (series, d or quantity)."""
+    reasons = {one.name: one.missed for one in recipe.series}
+    missed = [(row["series"], _place(row)) for row in rows if row["verdict"] == "not reached"]
+    return [(series, place) for series, place in missed if place not in reasons.get(series, {})]
+
+
+def _place(row: Row) -> str:
+    """What a reason is found by: d, or the quantity where a row is of all d."""
+    return row["d"] or row["quantity"]
+
+
+def _reasons(recipe: Recipe, rows: Sequence[Row]) -> list[str]:
+    """One line for each reason, with all the rows that it is the reason of."""
+    reasons = {one.name: one.missed for one in recipe.series}
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row["verdict"] == "not reached":
+            where = f"`{row['series']}`, " + (f"d = {count(row['d'])}" if row["d"] else row["quantity"])
+            reason = reasons.get(row["series"], {}).get(_place(row), "not known.")
+            found.setdefault(reason, []).append(where)
+    lines = [f"- {'; '.join(places)}: {reason}" for reason, places in found.items()]
+    return ["\n**Not reached, and why:**\n", *lines] if lines else []
 
 
 def _emphasis(verdict: str) -> str:

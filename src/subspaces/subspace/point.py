@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from subspaces.kernels.native_map import NativeMap, Segments
 from subspaces.layout import Layout, layout_of
@@ -112,6 +113,11 @@ class Point:
         """Whether a parameter lies elsewhere than at the last look (`.to()`, `.data = …`). Cost: 40 ns a tensor."""
         return self.disturbed or [p.data_ptr() for p in self.parameters] != self.pointers
 
+    def was_cast(self) -> bool:
+        """Whether parameters have changed their dtype or device since the last look."""
+        pairs = zip(self.parameters, self.memory, strict=True)
+        return any(real(p.data).dtype is not m.dtype or p.device != m.device for p, m in pairs)
+
     def was_written(self) -> bool:
         """Whether somebody else has written into a parameter. Cost: 40 ns a tensor."""
         return [p._version for p in self.parameters] != self.versions
@@ -179,14 +185,25 @@ class Point:
 
     # ---- w → θ
 
+    def w_has_moved(self) -> bool:
+        """Whether w is another one than θ was written for."""
+        return not torch.equal(self.w.detach(), self.written)
+
     def is_current(self) -> bool:
-        """Whether θ belongs to w, whoever wrote w and however."""
+        """Whether θ belongs to w, as far as can be seen without waiting for a device.
+
+        On the CPU whoever wrote w and however; on an accelerator a write through `.data` is not seen.
+        """
         w = self.w
-        return w._version == self.version and torch.equal(w.detach(), self.written)
+        return w._version == self.version and (not w.is_cpu or not self.w_has_moved())
 
     def write(self) -> None:
         """θ ← θ₀ + P w in the memory of the parameters; what lies elsewhere by now is followed first."""
         if self.loading:
+            return
+        if _functorch.peek_interpreter_stack() is not None:  # within jvp, jacrev, …, which see captured tensors
+            with temporarily_clear_interpreter_stack():
+                self.write()
             return
         if self.has_moved():
             self.follow()

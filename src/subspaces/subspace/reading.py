@@ -9,17 +9,21 @@ The parameters stay in `_parameters`, so that state dicts, names, `functional_ca
 a slot that holds something else than its parameter for a while (`functional_call`, FSDP) gives what it holds.
 """
 
+import copy
 import copyreg
 import functools
 from collections import OrderedDict
 from collections.abc import Iterable, Set
 from typing import Any
 
-from torch import is_grad_enabled, nn, no_grad
+import torch
+from torch import is_grad_enabled, nn
 from torch.compiler import is_dynamo_compiling
 
 from subspaces.layout import COORDINATES, SLOTS
 from subspaces.subspace.point import Point
+
+is_tracing = torch._C._is_tracing  # of torch.jit: the public one is a function of Python
 
 
 class Slot:
@@ -52,7 +56,7 @@ def _property(name: str) -> property:
             return point.tensor_at(slot.index, slot.table[COORDINATES])
         if w._version != point.version:
             point.write()
-        if is_grad_enabled() and w.requires_grad:
+        if is_grad_enabled() and w.requires_grad and not is_tracing():  # a trace wants leaves
             return point.shadows[slot.index]
         return own
 
@@ -93,13 +97,17 @@ class Reader:
 
     def get_parameter(self, target: str) -> nn.Parameter:
         """The parameter itself, not what autograd reads."""
-        with no_grad():
+        with torch.no_grad():
             return super().get_parameter(target)  # type: ignore[misc]
 
     def register_parameter(self, name: str, param: Any) -> None:
-        """Also `module.weight = nn.Parameter(…)` and `load_state_dict(assign=True)`."""
+        """Also `module.weight = nn.Parameter(…)` and `load_state_dict(assign=True)`; pruning gives other names."""
+        slots = self.__dict__[SLOTS]
+        for slot in slots.values():
+            if param is not None and param is slot.point.shadows[slot.index]:
+                param, slot.point.disturbed = slot.parameter, True
         super().register_parameter(name, param)  # type: ignore[misc]
-        slot = self.__dict__[SLOTS].get(name)
+        slot = slots.get(name)
         if slot is not None and param is not slot.parameter:
             slot.point.disturbed = True
 
@@ -126,6 +134,19 @@ class Reader:
 _FREED = "_subspace_freed"
 
 
+def _deepcopy_parametrized(module: Any, memo: dict[int, Any]) -> Any:
+    """Parametrized modules, which cannot be pickled, are deep-copied by torch with a function of their own: so here."""
+    reduce = module.__reduce_ex__
+    make, args, state = reduce(_BY_DICT)
+    made = memo[id(module)] = make(*args)
+    made.__setstate__(copy.deepcopy(state, memo))
+    return made
+
+
+_BY_DICT = "by dict"
+"""In place of a pickle protocol: the state is `__dict__`, whatever `__getstate__` says."""
+
+
 def plain_reduction(module: Any, protocol: Any, hook_ids: Set[int]) -> tuple[tuple, dict[str, Any]]:
     """Arguments of `_awaiting` and the state of a module without slots and hooks of ours.
 
@@ -133,13 +154,18 @@ def plain_reduction(module: Any, protocol: Any, hook_ids: Set[int]) -> tuple[tup
         TypeError: the class has a way of its own to be copied.
     """
     plain = module._plain_class
-    reduced: Any = super(Reader, module).__reduce_ex__(protocol)  # type: ignore[misc]
+    if protocol == _BY_DICT:
+        reduced: Any = (copyreg.__newobj__, (plain,), vars(module))  # type: ignore[attr-defined]
+    else:
+        reduced = super(Reader, module).__reduce_ex__(protocol)  # type: ignore[misc]
     if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
         raise TypeError(f"`model` must be copied by Python's usual protocol; {plain.__name__} has one of its own.")
     state = {key: value for key, value in reduced[2].items() if key != SLOTS}
     for key, hooks in list(state.items()):
         if "_hooks" in key and not hook_ids.isdisjoint(hooks):
             state[key] = OrderedDict((k, hook) for k, hook in hooks.items() if k not in hook_ids)
+    if isinstance(module, nn.RNNBase):
+        state["_flat_weights"] = [module._parameters.get(name) for name in module._flat_weights_names]
     return (plain, reduced[1][1:]), state
 
 
@@ -168,6 +194,8 @@ def _reading_class(plain: type[nn.Module], names: tuple[str, ...], mixin: type[R
     content: dict[str, Any] = {name: _property(name) for name in names}
     if issubclass(plain, nn.RNNBase) and names:
         content["_flat_weights"] = property(_flat_weights, lambda *_: None)
+    if getattr(getattr(plain, "__deepcopy__", None), "__module__", "") == "torch.nn.utils.parametrize":
+        content["__deepcopy__"] = _deepcopy_parametrized
     content |= {"_plain_class": plain, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
     content |= {"__doc__": plain.__doc__, **mixin.extra(plain)}
     return type(plain.__name__, (mixin, plain), content)
@@ -186,14 +214,23 @@ def equip(module: nn.Module, slots: dict[str, Slot], mixin: type[Reader] = Reade
     held.__class__ = _reading_class(type(module), tuple(slots), mixin)
 
 
+def _plain(kind: type) -> type:
+    """A class without our mixin, also where somebody has derived from it (parametrizations put on later do)."""
+    if "_plain_class" in vars(kind):
+        return kind._plain_class  # type: ignore[attr-defined]
+    if not issubclass(kind, Reader):
+        return kind
+    content = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
+    return type(kind.__name__, tuple(map(_plain, kind.__bases__)), content)
+
+
 def strip(module: nn.Module) -> None:
     """Make a module plain again; its parameters want gradients."""
     held: Any = module
     slots = held.__dict__.pop(SLOTS, None)
     if slots is None:
         return
-    if "_plain_class" in vars(type(module)):
-        held.__class__ = type(held)._plain_class
+    held.__class__ = _plain(type(module))
     for slot in slots.values():
         slot.parameter.requires_grad_(True)
     if isinstance(module, nn.RNNBase):

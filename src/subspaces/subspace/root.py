@@ -91,7 +91,7 @@ class BeforeForward:
     def __init__(self, subspace: "Subspace"):
         self.subspace = subspace
 
-    def __call__(self, *_: Any) -> None:
+    def __call__(self, model: nn.Module, *_: Any) -> None:
         subspace = self.subspace
         point = subspace.point
         if torch.compiler.is_compiling():
@@ -99,15 +99,15 @@ class BeforeForward:
                 refresh(point.w.detach(), point.refreshed, point.key)
             return
         point.loading = False  # a load that failed half-way has not said so
-        first = point.parameters[0]
-        if first.requires_grad:  # unfrozen with the whole model, or by PEFT after an adapter was off for a while
+        if point.parameters[0].requires_grad:  # unfrozen with the whole model, or by PEFT after an adapter was off
             for parameter in point.parameters:
                 parameter.requires_grad_(False)
-        if point.disturbed or first.device != point.device or first.dtype is not point.dtype:
+        if point.has_moved():
             subspace.settle_parameters()
         if point.was_written():
             subspace.settle_values()
-        if not point.is_current():
+        # on an accelerator steps leave writing to here, and looking for writes through `.data` would wait
+        if not point.is_current() or (model.training and not point.w.is_cpu):
             point.write()
         subspace.look_for_exchanged(within_call=True)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from subspaces.subspace.nearest import nearest_coordinates
+from subspaces.subspace.pins import pins_of
 from subspaces.subspace.point import Point, real
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def settle_parameters(subspace: "Subspace", came_with_w: bool | None = None) -> 
         new = next((one for one in held if one is not None and one is not point.parameters[i]), None)
         if new is None:
             subspace.places[i] = [_parametrized(subspace, i)]
+            _rename(subspace, i)
         elif new.shape != point.parameters[i].shape:
             raise RuntimeError(_exchanged(point.names[i], f"one of shape {tuple(new.shape)} stands there"))
         else:
@@ -42,20 +44,47 @@ def settle_parameters(subspace: "Subspace", came_with_w: bool | None = None) -> 
         if foreign and point.given is None:  # else it is done when the state dict is there as a whole
             subspace.settle_values(came_with_w)
     elif point.has_moved():
+        ours = point.disturbed or point.was_cast()
         point.follow()
+        if not ours:  # `.data = …`
+            subspace.settle_values(came_with_w)
 
 
 def _parametrized(subspace: "Subspace", i: int) -> tuple[nn.Module, str]:
-    """Where the original of a parametrization that came after wrapping stands: what it was given is the shadow."""
+    """Where a tensor stands that has another name since a parametrization or pruning came after wrapping.
+
+    What a parametrization was given is the shadow.
+    """
     point = subspace.point
     for module in subspace.model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is point.parameters[i]:
+                return module, name
         for name, buffer in module._buffers.items():
-            if buffer is not None and buffer is point.shadows[i]:
+            if buffer is point.shadows[i]:
+                if not getattr(module, "is_tensor", True):  # weight_norm: the others would be buffers
+                    raise RuntimeError(_exchanged(point.names[i], "a parametrization of several tensors holds it"))
+                assert buffer is not None  # a shadow is a tensor
                 point.parameters[i].data = buffer.data
                 del module._buffers[name]
                 module._parameters[name] = point.parameters[i]
                 return module, name
     raise RuntimeError(_exchanged(point.names[i], "it is not in its module any more"))
+
+
+def _rename(subspace: "Subspace", i: int) -> None:
+    """A tensor has the name under which a fresh model with the same parametrization has it."""
+    point, (module, leaf) = subspace.point, subspace.places[i][0]
+    path = next(prefix for prefix, one in subspace.model.named_modules() if one is module)
+    names = list(point.names)
+    names[i] = f"{path}.{leaf}".lstrip(".")
+    if names != sorted(names) or not point.groups.plain:
+        raise RuntimeError(
+            _exchanged(point.names[i], f"its name is {names[i]!r} now, which has another place or layer")
+        )
+    point.names = names
+    point.pins = pins_of(subspace.places)
+    point.pins.take(point.parameters)
 
 
 def _exchanged(name: str, told: str) -> str:
@@ -99,7 +128,7 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
         came_with_w: w was written with them, by a state dict that has both. None: not by `load_state_dict`.
     """
     point = subspace.point
-    averaged = came_with_w is None and not point.is_current()
+    averaged = came_with_w is None and point.w_has_moved()
     loaded = [tensor.clone() for tensor in point.memory]
     point.versions = [p._version for p in point.parameters]
     given = range(len(loaded)) if point.given is None else point.given

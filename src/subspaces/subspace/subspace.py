@@ -289,9 +289,16 @@ class Subspace:
         Needed by hand only before ``model.parameters()`` or a method other than ``forward`` is read after w was
         changed behind torch's back (``w.data.add_(…)``): everything else does it by itself.
         """
-        if self.point.disturbed:
+        if self.point.has_moved():
             self.settle_parameters()
         self.point.write()
+
+    def after_step(self) -> None:
+        """An optimiser has moved w: θ follows, on an accelerator before it is next read."""
+        if self.coordinates.is_cpu:
+            self.sync()
+        else:
+            self.point.version = -1
 
     def native_lift(self) -> Any:
         """What a native call needs to write θ₀ + P w; whoever does it calls `has_written` then. None: `sync` has to."""

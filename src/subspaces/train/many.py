@@ -154,7 +154,8 @@ class _Batch:
         self.optimizer = make_optimizer(states[0].config, self.many.parameters(), states[0].lr)
         self.shared = len({state.config.seed_data for state in states}) == 1
         self.sums = torch.zeros(2, len(states), dtype=torch.float64, device=self.many.coordinates.device)
-        self.trace = torch.zeros(len(states), self.clock.total_steps) if states[0].trace is not None else None
+        traced, size = states[0].trace is not None, (len(states), self.clock.total_steps)
+        self.trace = torch.zeros(size, device=self.sums.device) if traced else None
 
     @property
     def alive(self) -> list[int]:
@@ -198,7 +199,7 @@ class _Batch:
             self.sums[0] += losses.detach()
             self.sums[1] += torch.func.vmap(clock.task.score, in_dims=of_targets)(outputs.detach(), targets)
             if self.trace is not None:
-                self.trace[:, clock.step] = losses.detach().to(self.trace.device)
+                self.trace[:, clock.step] = losses.detach()
         clock.step += 1
         clock.summed += 1
 

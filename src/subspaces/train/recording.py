@@ -49,11 +49,13 @@ class RecordTrajectory(Callback):
 
     def step(self, state: "TrainState", loss: "Tensor") -> None:
         assert self.recorder is not None
-        if not bool(torch.isfinite(loss)):
+        at_end = state.step % state.steps_per_epoch == 0
+        due = at_end if self.every == "epoch" else state.step % int(self.every) == 0
+        if due and not bool(torch.isfinite(loss)):  # only a step with a sample waits for the device
             return  # the run is about to end as diverged; the samples so far are kept
         try:
             self.recorder.step()
-            if state.step % state.steps_per_epoch == 0:
+            if at_end:
                 self.recorder.epoch()
         except ValueError:  # the step itself led to NaN, which the next loss will show
             return

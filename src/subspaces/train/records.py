@@ -148,13 +148,24 @@ def _processor() -> str:
 
 
 def _git_commit() -> str | None:
-    """Commit of the source tree this package is run from, with ``-dirty`` if it was changed; None if installed."""
-    here = Path(__file__).resolve().parent
+    """Commit of the source tree this package is run from; None if installed."""
+    return commit_of(Path(__file__).resolve().parents[1])
+
+
+def commit_of(package: Path) -> str | None:
+    """Commit of the tree that a package lies in, with ``-dirty`` if the package itself was changed; None without one.
+
+    Rows and pages that a reproduction writes beside the package (results/, docs/) change nothing of what was run.
+    """
+
+    def git(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=10)
+
     try:
-        describe = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        tracked = ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name]
-        if subprocess.run(tracked, capture_output=True, timeout=10).returncode:
+        if git("ls-files", "--error-unmatch", "__init__.py").returncode:
             return None  # installed inside some other repository
-        return subprocess.run(describe, capture_output=True, text=True, timeout=10).stdout.strip() or None
+        name = git("describe", "--always", "--abbrev=12", "--exclude=*").stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=all", "--", ".").stdout.strip()
+        return f"{name}-dirty" if name and changed else name or None
     except (OSError, subprocess.SubprocessError):
         return None

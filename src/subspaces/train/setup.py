@@ -79,7 +79,7 @@ def begin(asked: TrainConfig, folder: Path | None, data_root: str | None) -> Tra
         generator=torch.Generator(config.device if config.device.startswith("cuda") else "cpu"),
     )
     if config.record_trace:
-        state.trace = torch.zeros(state.total_steps)
+        state.trace = torch.zeros(state.total_steps, device=config.device)
     saved = read_state(folder, asked) if folder is not None else None
     if config.d is not None:
         if saved is None:

@@ -41,15 +41,19 @@ class TrainState:
     """Steps taken."""
     bases: int = 0
     """Times that the basis was redrawn."""
-    loss_sum: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-    score_sum: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    loss_sum: Tensor = field(init=False)
+    score_sum: Tensor = field(init=False)
     summed: int = 0
-    """Steps in the two sums, which begin anew after each evaluation."""
+    """Steps in the two sums, which lie on the device and begin anew after each evaluation."""
     trace: Tensor | None = None
+    """Loss of every step, on the device; read at the end, so that no step waits."""
     curves: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     """Time spent by earlier processes."""
     started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.loss_sum, self.score_sum = torch.zeros((2,), dtype=torch.float64, device=self.config.device)
 
     @property
     def total_steps(self) -> int:

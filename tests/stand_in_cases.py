@@ -1,0 +1,209 @@
+"""What must hold on an accelerator, on the stand-in: functions that raise where it does not. See `test_stand_in`.
+
+Run as a script it works them off in one process (the stand-in must be there before the first backward pass) and prints
+one JSON object, name → traceback or "".
+"""
+
+import dataclasses
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+
+import stand_in
+import torch
+from training import Interrupt, curves
+
+from subspaces.projections import PROJECTIONS, make_projection
+from subspaces.train.callbacks import Callback
+from subspaces.train.config import TrainConfig
+from subspaces.train.loop import train
+from subspaces.train.many import train_many
+
+CASES: dict[str, Callable[[], None]] = {}
+
+
+def case(function: Callable[[], None]) -> Callable[[], None]:
+    CASES[function.__name__] = function
+    return function
+
+
+def _refuses(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except RuntimeError as error:
+        return "same device" in str(error)
+    return False
+
+
+# ---- the stand-in itself
+
+
+@case
+def tensors_of_two_devices_are_refused():
+    here, there, cpu = torch.ones(3, device="standin"), torch.ones(3, device="standin:1"), torch.ones(3)
+    assert _refuses(lambda: here + there)
+    assert _refuses(lambda: here + cpu)
+    assert _refuses(lambda: torch.zeros(()).add_(here.sum()))  # a number on the CPU may be read, not written
+    assert torch.equal((here + torch.tensor(2.0)).cpu(), torch.full((3,), 3.0))
+    assert torch.equal(cpu[torch.tensor([0, 2])], here[torch.tensor([0, 2])].cpu())
+
+
+@case
+def waits_and_copies_are_seen():
+    with stand_in.watched() as log:
+        x = torch.ones(3, device="standin")
+        y = (x * 2).sum()
+    assert log.waits == log.copies == []
+    with stand_in.watched() as log:
+        float(y)
+        torch.ones(3).to("standin").cpu()
+    assert log.copies == ["host to device", "device to host"]
+    assert len(log.waits) == 3
+
+
+# ---- training runs
+
+
+def _run(**options) -> list[dict]:
+    config = TrainConfig("digits-fc", **{"d": 100, "epochs": 2, **options})
+    return curves(train(config))
+
+
+def _close(rows: list[dict], expected: list[dict]) -> bool:
+    pairs = [(row[name], value) for row, right in zip(rows, expected, strict=True) for name, value in right.items()]
+    return all(a == b or abs(a - b) < 1e-4 * (1 + abs(b)) for a, b in pairs)
+
+
+@case
+def a_run_in_a_subspace_ends_as_on_the_cpu():
+    assert _close(_run(device="standin"), _run())
+
+
+@case
+def a_direct_run_ends_as_on_the_cpu():
+    assert _close(_run(device="standin", d=None), _run(d=None))
+
+
+@case
+def an_interrupted_run_goes_on():
+    config = TrainConfig("digits-fc", d=100, epochs=2, device="standin", record_trace=True)
+    whole = train(config)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            train(config, folder=folder, callbacks=[Interrupt(30)])
+            raise AssertionError("the run was not interrupted")
+        except KeyboardInterrupt:
+            resumed = train(config, folder=folder)
+    assert resumed.trace == whole.trace
+    assert curves(resumed) == curves(whole)
+
+
+@case
+def runs_in_a_batch_end_as_on_the_cpu():
+    configs = [TrainConfig("digits-fc", d=100, epochs=2, seed_projection=k, record_trace=True) for k in range(3)]
+    expected = train_many(configs)
+    found = train_many([dataclasses.replace(config, device="standin") for config in configs])
+    for one, other in zip(found, expected, strict=True):
+        assert _close(curves(one), curves(other))
+        assert len(one.trace) == len(other.trace) > 0
+
+
+@case
+def tensors_on_several_devices_are_written_and_folded_where_they_are():
+    P, sizes = make_projection("hadamard", 20, 600, 3), [100, 200, 300]
+    starts, w = [0, 100, 300], torch.randn(20)
+    places = ["standin", "standin:1", "standin"]
+    theta = [torch.randn(n).to(place) for n, place in zip(sizes, places, strict=True)]
+    origin = [t.clone() for t in theta]
+    out = torch.zeros(20, device="standin:1")
+    P.write_(theta, starts, w.to("standin"), origin)
+    P.fold_(out, theta, starts)
+    whole = torch.cat([t.cpu() for t in origin]) + P(w)
+    assert torch.allclose(torch.cat([t.cpu() for t in theta]), whole, atol=1e-6)
+    assert torch.allclose(out.cpu(), P.adjoint(whole), atol=1e-5)
+
+
+@case
+def coordinates_on_the_cpu_are_taken_to_the_tensors():
+    P, w, theta = make_projection("onehot", 20, 600, 3), torch.randn(20), torch.zeros(600, device="standin")
+    P.write_([theta], [0], w)
+    out = torch.zeros(20)
+    P.fold_(out, [theta], [0])
+    assert torch.allclose(out, w, atol=1e-6)
+
+
+@case
+def every_kind_of_projection_is_the_same_on_the_device():
+    for kind in PROJECTIONS:
+        P, w, g = make_projection(kind, 20, 400, 3, sizes=[100, 300]), torch.randn(20), torch.randn(400)
+        assert torch.allclose(P(w.to("standin")).cpu(), P(w), atol=1e-6), kind
+        assert torch.allclose(P.adjoint(g.to("standin")).cpu(), P.adjoint(g), atol=1e-5), kind
+
+
+class _Watch(Callback):
+    """Logs what happens between two steps in the middle of an epoch."""
+
+    def __init__(self) -> None:
+        self.log, self._block = None, None
+
+    def step(self, state, loss) -> None:
+        if state.step == 10:
+            self._block = stand_in.watched()
+            self.log = self._block.__enter__()
+        elif state.step == 15 and self._block is not None:
+            self._block.__exit__(None, None, None)
+            self._block = None
+
+
+def _watched(folder: str | None = None, **options) -> stand_in.Log:
+    watch = _Watch()
+    config = TrainConfig("digits-fc", **{"d": 100, "epochs": 1, "device": "standin", **options})
+    train(config, folder=folder, callbacks=[watch])
+    assert watch.log is not None
+    return watch.log
+
+
+@case
+def a_steady_step_waits_for_nothing():
+    log = _watched()
+    assert log.waits == [], log.waits
+    assert log.copies == []
+    assert len(log.calls) > 50  # five steps were seen
+
+
+@case
+def steps_between_two_samples_of_a_recording_wait_for_nothing():
+    with tempfile.TemporaryDirectory() as folder:
+        log = _watched(folder, d=None, record="20")
+    assert log.waits == [], log.waits
+
+
+@case
+def steps_with_other_kinds_wait_for_nothing():
+    for kind in ("onehot", "dense", "orthonormal", "sparse", "fastfood", "kronecker", "coordinates"):
+        log = _watched(projection=kind)
+        assert log.waits == [], (kind, log.waits)
+    for blocks in ("layer", "tensor"):
+        log = _watched(blocks=blocks)
+        assert log.waits == [], (blocks, log.waits)
+
+
+@case
+def a_trace_is_recorded_without_waiting():
+    log = _watched(record_trace=True)
+    assert log.waits == [], log.waits
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = {}
+    for name in sys.argv[1:] or CASES:
+        torch.manual_seed(0)
+        try:
+            CASES[name]()
+            found[name] = ""
+        except BaseException:
+            found[name] = traceback.format_exc()
+    print(json.dumps(found))
