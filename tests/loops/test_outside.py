@@ -100,3 +100,32 @@ def test_a_model_without_numbers_is_refused_by_name():
     with pytest.raises(ValueError, match=r"`model` must have its numbers; got '1.weight' on the meta device"):
         Subspace(model, d=2)
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_other_data_given_to_a_weight_is_taken_over(recorded):
+    subspace, plain = Subspace(small_network(), d=10), small_network()
+    given = torch.linspace(-1, 1, 21).view(3, 7)
+    with torch.set_grad_enabled(recorded):
+        subspace.model[5].weight.data = given.clone()
+    plain[5].weight.data = given.clone()
+    x, _ = small_batch()
+    assert torch.equal(subspace.model(x), plain(x))
+    assert torch.equal(subspace.origin["5.weight"], given)
+    small_loss(subspace.model).backward()
+    torch.optim.SGD(subspace.parameters(), lr=0.1).step()
+    assert not torch.equal(subspace.model[5].weight, given)
+    assert error_of(subspace) == 0
+
+
+def test_data_of_another_shape_given_to_a_weight_is_named_at_the_next_pass():
+    subspace = Subspace(small_network(), d=10)
+    subspace.model[5].weight.data = torch.zeros(4, 7)
+    with pytest.raises(RuntimeError, match=r"got '5.weight' exchanged after wrapping: one of shape \(4, 7\)"):
+        small_loss(subspace.model)
+
+
+def test_get_parameter_gives_the_parameters_of_a_model():
+    subspace = Subspace(small_network(), d=10)
+    for name, parameter in subspace.model.named_parameters():
+        assert subspace.model.get_parameter(name) is parameter

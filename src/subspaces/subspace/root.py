@@ -102,7 +102,7 @@ class BeforeForward:
         if point.parameters[0].requires_grad:  # unfrozen with the whole model, or by PEFT after an adapter was off
             for parameter in point.parameters:
                 parameter.requires_grad_(False)
-        if point.has_moved():
+        if point.has_moved() or point.given_data():
             subspace.settle_parameters()
         if point.was_written():
             subspace.settle_values()
