@@ -179,8 +179,8 @@ def _check(parameters: dict[str, nn.Parameter]) -> None:
             raise TypeError(f"`model` must have floating or complex parameters; got {name!r} of {parameter.dtype}.")
         if parameter.is_meta:
             raise ValueError(
-                f"`model` must have its numbers; got {name!r} on the meta device. Load or initialise the model first, and "
-                f"without offloading."
+                f"`model` must have its numbers; got {name!r} on the meta device. Load or initialise the "
+                f"model first, and without offloading."
             )
         if parameter.is_inference():
             raise ValueError(
