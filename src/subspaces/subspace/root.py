@@ -13,6 +13,7 @@ from subspaces.subspace.reading import Reader, _awaiting, plain_reduction
 if TYPE_CHECKING:
     from subspaces.subspace.subspace import Subspace
 
+is_exporting = getattr(torch.compiler, "is_exporting", torch.jit.is_scripting)  # torch 2.6 does not tell exports apart
 HOLDER = "_subspace"
 """Entry of the root's `__dict__` that holds its subspace."""
 
@@ -95,7 +96,7 @@ class BeforeForward:
         subspace = self.subspace
         point = subspace.point
         if torch.compiler.is_compiling():
-            if not torch.compiler.is_exporting():
+            if not is_exporting():
                 refresh(point.w.detach(), point.refreshed, point.key)
             return
         point.loading = False  # a load that failed half-way has not said so
