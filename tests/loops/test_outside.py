@@ -129,3 +129,18 @@ def test_get_parameter_gives_the_parameters_of_a_model():
     subspace = Subspace(small_network(), d=10)
     for name, parameter in subspace.model.named_parameters():
         assert subspace.model.get_parameter(name) is parameter
+
+
+def test_parameters_tell_the_point_of_w_but_leave_what_others_have_written():
+    """DistributedDataParallel broadcasts θ and w, and asks for `named_parameters` before the next pass."""
+    subspace, other = wrapped(), Subspace(small_network(seed=1), d=10)
+    moved = flat_of(subspace.model)
+    assert not torch.equal(moved, flat_of(small_network()))
+    with torch.no_grad():
+        for mine, theirs in zip(subspace.model.parameters(), other.model.parameters(), strict=True):
+            mine.detach().copy_(theirs)
+    assert torch.equal(flat_of(subspace.model), flat_of(other.model))
+    x, _ = small_batch()
+    subspace.model(x)
+    assert torch.equal(flat_of(subspace.model), flat_of(other.model))
+    assert error_of(subspace) == 0

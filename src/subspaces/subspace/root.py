@@ -37,8 +37,8 @@ class RootReader(Reader):
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
         """As in every module, at the w of the moment; `fully_shard`, which asks for the root's own, is not given w."""
         point = self.__dict__[HOLDER].point
-        if not torch.compiler.is_compiling() and point.w._version != point.version:
-            point.write()
+        if not torch.compiler.is_compiling() and point.w._version != point.version and not point.was_written():
+            point.write()  # what others have written (DDP broadcasts θ and w) is settled at the next pass
         found = super().named_parameters(prefix, recurse, remove_duplicate)  # type: ignore[misc]
         if not recurse and sys._getframe(1).f_globals.get("__name__", "").startswith("torch.distributed.fsdp."):
             w = self.__dict__["_parameters"].get(COORDINATES)
