@@ -37,7 +37,7 @@ class RootReader(Reader):
         """As in every module, at the w of the moment; `fully_shard`, which asks for the root's own, is not given w."""
         point = self.__dict__[HOLDER].point
         if not torch.compiler.is_compiling() and point.w._version != point.version:
-            point.write()
+            point.renew()
         found = super().named_parameters(prefix, recurse, remove_duplicate)
         if not recurse and asked_by_fsdp(2):
             point.disturbed = point.awaits_shards = True
@@ -175,5 +175,5 @@ def before_state_dict(module: Any, *_: Any) -> None:
     """State dicts tell the θ that belongs to w."""
     for slot in vars(module).get(SLOTS, {}).values():
         if not slot.point.is_current():
-            slot.point.write()
+            slot.point.renew()
         return
