@@ -14,6 +14,7 @@ interleaved rounds, one thread.
 """
 
 import argparse
+import functools
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -63,7 +64,7 @@ def hold_by_root(subspace: Subspace) -> None:
             module.__dict__[name] = shadows[i]
 
     def take(*_: Any) -> None:
-        for module, name, _ in places:
+        for module, name, i in places:  # noqa: B007
             del module.__dict__[name]
 
     subspace.model.register_forward_pre_hook(put)
@@ -75,8 +76,14 @@ def hold_by_modules(subspace: Subspace) -> None:
     for module, name, i in places_of(subspace):
         by_module.setdefault(id(module), (module, {}))[1][name] = subspace.point.shadows[i]
     for module, own in by_module.values():
-        module.register_forward_pre_hook(lambda m, _, own=own: vars(m).update(own) or None)
-        module.register_forward_hook(lambda m, *_, own=own: [m.__dict__.pop(n) for n in own] and None, always_call=True)
+        module.register_forward_pre_hook(lambda m, _, own=own: vars(m).update(own))
+        taken = list(own)
+        module.register_forward_hook(functools.partial(_take_out, taken), always_call=True)
+
+
+def _take_out(names: list[str], module: nn.Module, *_: Any) -> None:
+    for name in names:
+        del module.__dict__[name]
 
 
 def hold_by_hooks(subspace: Subspace) -> None:

@@ -111,4 +111,5 @@ def test_an_exported_model_stands_at_its_point():
     x = torch.randn(4, 6)
     program = torch.export.export(model, (x,))
     torch.testing.assert_close(program.module()(x), subspace.plain().eval()(x))
-    assert not any("refresh" in str(node.target) for node in program.graph.nodes)
+    if hasattr(torch.compiler, "is_exporting"):  # torch >= 2.7 tells exports apart
+        assert not any("refresh" in str(node.target) for node in program.graph.nodes)

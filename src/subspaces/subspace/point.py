@@ -21,12 +21,14 @@ from subspaces.subspace.wrappers import check_no_reentrant_checkpoint, is_distri
 
 MODES = ("auto", "fused", "stream")
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-_FUSED_BELOW = 1 << 22  # with fewer parameters all gradients are folded in one call
+# with fewer parameters all gradients are folded in one call: beyond the caches of a CPU that is slower, on a GPU (where
+# each call costs a launch) only memory speaks against it
+_FUSED_BELOW = {"cpu": 1 << 22, "cuda": 1 << 28}
 
 
-def is_fused(mode: str, D: int) -> bool:
+def is_fused(mode: str, D: int, device: str = "cpu") -> bool:
     """Whether a mode folds all gradients in one call at the end of backward, or each tensor's as it comes."""
-    return mode == "fused" or (mode == "auto" and D < _FUSED_BELOW)
+    return mode == "fused" or (mode == "auto" and D < _FUSED_BELOW.get(device, 1 << 22))
 
 
 class Point:

@@ -13,6 +13,7 @@ from subspaces.subspace.reading import Reader, _awaiting, asked_by_fsdp, plain_r
 if TYPE_CHECKING:
     from subspaces.subspace.subspace import Subspace
 
+is_exporting = getattr(torch.compiler, "is_exporting", torch.jit.is_scripting)  # torch 2.6 does not tell exports apart
 HOLDER = "_subspace"
 """Entry of the root's `__dict__` that holds its subspace."""
 
@@ -106,7 +107,7 @@ class BeforeForward:
         if torch.compiler.is_compiling():
             if point.awaits_shards:  # torch.compile leaves a call that raises uncompiled
                 raise RuntimeError("`model` must be called once before it is compiled; got fully_shard after wrapping.")
-            if not torch.compiler.is_exporting():
+            if not is_exporting():
                 refresh(point.w.detach(), point.refreshed, point.key)
             return
         point.loading = False  # a load that failed half-way has not said so

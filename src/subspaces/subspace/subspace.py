@@ -130,7 +130,8 @@ class Subspace:
             if origin is not None:
                 self._load_origin(origin, parameters)
             self.coordinates = _make_coordinates(list(parameters.values()), made.d, scales)
-            self.point = self._make_point(parameters, made, is_fused(gradients, layout.D))
+            fused = is_fused(gradients, layout.D, self.coordinates.device.type)
+            self.point = self._make_point(parameters, made, fused)
             self.set_origin()
             attach(self)
             self.buffers_at_start = checkpoint.Buffers(self.model)
