@@ -248,7 +248,6 @@ def a_graph_of_an_older_point_says_so(order: str, folder: Path) -> None:
     subspace.sync()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-    model.reset_iter_state()
 
 
 @life

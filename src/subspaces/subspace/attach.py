@@ -1,5 +1,6 @@
 """A subspace put on its model and taken off again: w registered, modules that read θ from it, hooks."""
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -50,6 +51,7 @@ def attach(subspace: "Subspace") -> None:
 def put_in_places(subspace: "Subspace") -> None:
     """Equip every module that holds tensors of θ, and the root."""
     model, point = subspace.model, subspace.point
+    point.owner = weakref.ref(subspace)
     table = vars(model)["_parameters"]
     slots: dict[int, tuple[nn.Module, dict[str, Slot]]] = {id(model): (model, {})}
     for i, places in enumerate(subspace.places):

@@ -29,7 +29,7 @@ def know(point: Any) -> str:
 def _refresh(w: Tensor, refreshed: Tensor, point: str) -> None:
     found = _POINTS.get(point)
     if found is not None and not found.is_current():
-        found.write()
+        found.renew()
         refreshed.add_(1)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,8 @@ class Point:
         """Which tensors of θ a state dict has written that is being settled; what it lacks follows w."""
         self.disturbed = False
         """Something was moved or exchanged since the memory was looked at."""
+        self.owner: Callable[[], Any] = lambda: None
+        """Gives the subspace, as long as it lives."""
         self.awaits_shards = False
         """`fully_shard` has asked for the parameters, and will exchange them."""
         self.bounded: set[int] = set()
@@ -236,6 +238,12 @@ class Point:
         """
         w = self.w
         return w._version == self.version and (not w.is_cpu or not self.w_has_moved())
+
+    def renew(self) -> None:
+        """Bring θ to w for somebody who reads; values that were written into θ meanwhile are settled first."""
+        if self.was_written() and not self.loading and (owner := self.owner()) is not None:
+            owner.settle_values()
+        self.write()
 
     def write(self, looked: bool = False) -> None:
         """θ ← θ₀ + P w in the memory of the parameters; what lies elsewhere by now is followed first.

@@ -71,7 +71,7 @@ def _property(name: str) -> property:
         if slot.table.get(COORDINATES, w) is not w and not point.loading:  # `functional_call` with other coordinates
             return point.tensor_at(slot.index, slot.table[COORDINATES])
         if w._version != point.version:
-            point.write()
+            point.renew()
         if is_grad_enabled() and w.requires_grad and not is_tracing():  # a trace wants leaves
             return point.shadows[slot.index]
         return own.data if slot.bounded else own  # `.data`: with a version of its own

@@ -48,8 +48,8 @@ class RootReader(Reader):
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
         """As in every module, at the w of the moment; `fully_shard`, which asks for the root's own, is not given w."""
         point = self.__dict__[HOLDER].point
-        if not torch.compiler.is_compiling() and point.w._version != point.version and not point.was_written():
-            point.write()  # what others have written (DDP broadcasts θ and w) is settled at the next pass
+        if not torch.compiler.is_compiling() and point.w._version != point.version:
+            point.renew()
         found = super().named_parameters(prefix, recurse, remove_duplicate)
         if not recurse and asked_by_fsdp(2):
             point.disturbed = point.awaits_shards = True
@@ -187,5 +187,5 @@ def before_state_dict(module: Any, *_: Any) -> None:
     """State dicts tell the θ that belongs to w."""
     for slot in vars(module).get(SLOTS, {}).values():
         if not slot.point.is_current():
-            slot.point.write()
+            slot.point.renew()
         return
