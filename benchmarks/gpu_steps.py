@@ -43,7 +43,8 @@ def _design(bench: Bench, case: Case, about: dict, base: dict[str, float]) -> No
     with bench.device:  # a billion numbers are drawn there
         model = case.make()
     x, y = case.data(bench.device, about["batch"])
-    D = sum(p.numel() for p in model.parameters())
+    sizes = [p.numel() for p in model.parameters()]
+    D = sum(sizes)
     optimizer = _optimizer(model, about["design"], case.d)
     activations = 0
 
@@ -67,7 +68,7 @@ def _design(bench: Bench, case: Case, about: dict, base: dict[str, float]) -> No
     held = bench.held()
     seconds = _median(bench, step)
     base.setdefault(about["design"], seconds)
-    row = {**about, "D": D, "d": case.d, "tensors": len(list(model.parameters())), "ms": 1e3 * seconds}
+    row = {**about, "D": D, "d": case.d, "tensors": len(sizes), "ms": 1e3 * seconds}
     if "adamw fused" in base:
         row["of_adamw"] = seconds / base["adamw fused"]
     row |= {"peak_GB": peak / 1e9, "activations_GB": activations / 1e9, "bytes_per_parameter": (peak - activations) / D}

@@ -21,6 +21,8 @@ CASES = {
     "resnet20": "ResNet-20",
     "resnet18": "ResNet-18",
     "encoder": "transformer encoder, 10 M",
+    "narrow": "60 narrow layers",
+    "minilm": "MiniLM, 22.7 M",
 }
 
 
@@ -85,6 +87,25 @@ def _by_case(name: str, column: str, title: str, form: str, without: tuple[str, 
     return markdown([title, *(CASES[case] + isa[case] for case in cases)], lines) if found else ""
 
 
+def ways() -> str:
+    """Ways to hold w: a whole step over direct training, and what each gets wrong."""
+    found = rows("step-ways")
+    cases = list(dict.fromkeys(row["case"] for row in found))
+    table = {(row["case"], row["way"]): f"{float(row['of_direct']):.3f}" for row in found}
+    wrong = {row["way"]: row["wrong"] or "–" for row in found if row["way"] != "direct"}
+    lines = [[way, *(table[case, way] for case in cases), told] for way, told in wrong.items()]
+    return markdown(["way", *(CASES[case] for case in cases), "wrong"], lines) if found else ""
+
+
+def imports() -> str:
+    """What imports cost over that of torch."""
+    lines = [
+        [row["import"], *(f"{float(row[key]):.2f}" for key in ("cpu_s", "time_of_torch", "memory_of_torch"))]
+        for row in rows("import-time")
+    ]
+    return markdown(["import", "processor seconds", "time of torch's", "memory of torch's"], lines) if lines else ""
+
+
 def projection(name: str = "projection-times") -> str:
     """Time of lift and adjoint of one thread, in ns per parameter and over the floor of memory."""
     found = [row for row in rows(name) if row["threads"] == "1"]
@@ -126,6 +147,8 @@ TABLES = {
     "dimensions": dimensions,
     "step": step,
     "memory": memory,
+    "ways": ways,
+    "imports": imports,
     "projection": projection,
     "chosen": chosen,
     "scale": scale,

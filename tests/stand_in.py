@@ -8,7 +8,9 @@
 
 It refuses what CUDA refuses: operations on tensors of two devices, except for a number on the CPU among the operands
 and for copies. Autograd runs the backward pass of its tensors on a thread of their own, as for CUDA. It has no views of
-changed dtype, no generator and no streams. Torch's support for backends in Python must be there (torch 2.9, say).
+changed dtype, no generator and no streams; a parameter can be moved in place from one of the two to the other, but not
+between them and the CPU. Backward passes know the first of the two only. Torch's support for backends in Python must
+be there (torch 2.9, say).
 """
 
 import contextlib
@@ -76,6 +78,18 @@ class StandIn(torch.Tensor):
 
     def __repr__(self, *_: Any, **__: Any) -> str:
         return f"StandIn({self.held!r}, device={self.device})"
+
+    @property
+    def data(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As of every tensor; set, the numbers go along, also to the other device."""
+        return torch.Tensor.data.__get__(self)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @data.setter
+    def data(self, new: torch.Tensor) -> None:
+        if not isinstance(new, StandIn):
+            raise RuntimeError("a tensor of the stand-in can be given the data of another one of the stand-in only")
+        torch.Tensor.data.__set__(self, new)  # pyright: ignore[reportAttributeAccessIssue]
+        self.held = new.held
 
     def tolist(self) -> Any:
         """As of every tensor; torch refuses subclasses."""

@@ -13,8 +13,10 @@ from collections.abc import Callable
 
 import stand_in
 import torch
+from small_network import small_batch, small_network
 from training import Interrupt, curves
 
+from subspaces import Subspace
 from subspaces.projections import PROJECTIONS, make_projection
 from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
@@ -140,6 +142,63 @@ def every_kind_of_projection_is_the_same_on_the_device():
         P, w, g = make_projection(kind, 20, 400, 3, sizes=[100, 300]), torch.randn(20), torch.randn(400)
         assert torch.allclose(P(w.to("standin")).cpu(), P(w), atol=1e-6), kind
         assert torch.allclose(P.adjoint(g.to("standin")).cpu(), P.adjoint(g), atol=1e-5), kind
+
+
+def _moved(act: Callable[[Subspace], object]) -> None:
+    """What is done first after the model went to the other device, without a forward pass: θ = θ₀ + P w holds there."""
+    subspace = Subspace(small_network().to("standin"), 20)
+    with torch.no_grad():
+        subspace.coordinates.copy_(torch.randn(20).to("standin"))
+    expected = {name: tensor.detach().cpu() for name, tensor in subspace.theta(subspace.coordinates).items()}
+    subspace.model.to("standin:1")
+    act(subspace)
+    named = dict(subspace.model.named_parameters())
+    for name, tensor in expected.items():
+        assert str(named[name].device) == "standin:1", name
+        assert torch.allclose(named[name].detach().cpu(), tensor, atol=1e-5), name
+
+
+@case
+def a_moved_model_can_be_synced():
+    _moved(lambda subspace: subspace.sync())
+
+
+@case
+def a_moved_model_can_be_removed_from_its_subspace():
+    _moved(lambda subspace: subspace.remove())
+
+
+@case
+def a_moved_model_can_have_its_origin_moved():
+    _moved(lambda subspace: subspace.move_origin())
+
+
+@case
+def a_moved_model_can_be_saved():
+    with tempfile.TemporaryDirectory() as folder:
+        _moved(lambda subspace: subspace.save(f"{folder}/subspace.safetensors"))
+
+
+@case
+def a_moved_model_can_be_run():
+    _moved(lambda subspace: subspace.model(small_batch()[0].to("standin:1")))
+
+
+@case
+def a_model_on_two_devices_is_written_where_it_is():
+    layers = list(small_network().children())
+    for number, layer in enumerate(layers):
+        layer.to("standin" if number < 4 else "standin:1")
+    subspace, plain, w = Subspace(torch.nn.Sequential(*layers), 20), Subspace(small_network(), 20), torch.randn(20)
+    with torch.no_grad():
+        subspace.coordinates.copy_(w.to(subspace.coordinates.device))
+        plain.coordinates.copy_(w)
+    subspace.sync()
+    plain.sync()
+    named = dict(subspace.model.named_parameters())
+    for name in plain.layout.names:
+        expected = dict(plain.model.named_parameters())[name]
+        assert torch.allclose(named[name].detach().cpu(), expected.detach(), atol=1e-5), name
 
 
 class _Watch(Callback):

@@ -73,6 +73,23 @@ def test_a_part_that_fails_or_hangs_is_a_row_and_the_next_goes_on(tmp_path, scri
     assert rows[1]["reason"] == "limit of 2 s"
 
 
+def test_what_a_part_lacks_is_told_in_its_row(tmp_path, scripts, monkeypatch):
+    """The machine with the GPU has no tyro, which training runs need; steps are checked all the same."""
+    monkeypatch.setenv("OUT", str(tmp_path))
+    import gpu_checks
+    import gpu_common
+
+    found = gpu_checks.importlib.util.find_spec
+    monkeypatch.setattr(gpu_checks.importlib.util, "find_spec", lambda name: None if name == "tyro" else found(name))
+    gpu_checks.train(gpu_common.Bench("train", rehearse=True))
+    rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    assert [(row["check"], row["status"]) for row in rows] == [
+        ("steps without waiting", "ok"),
+        ("digits-fc", "not run"),
+    ]
+    assert rows[1]["reason"] == "needs tyro, not there"
+
+
 def test_parts_for_which_no_time_is_left_are_rows(tmp_path, scripts, monkeypatch):
     import gpu
 

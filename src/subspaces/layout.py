@@ -4,13 +4,14 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from subspaces.errors import unknown_name
+from subspaces.spread import whole
 
 GROUPINGS = ("layer", "tensor", "type")
 COORDINATES = "subspace_coordinates"
@@ -138,11 +139,11 @@ def layout_of(parameters: dict[str, nn.Parameter]) -> Layout:
     )
 
 
-def digest_of(tensors: Sequence[Tensor]) -> str:
-    """A hash of the exact bits of tensors, in order."""
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """A hash of the exact bits of tensors, in order; of spread ones (DTensor) every process has to ask."""
     total = hashlib.sha256()
     for tensor in tensors:
-        flat = tensor.detach().reshape(-1).contiguous().cpu()
+        flat = whole(tensor.detach()).reshape(-1).contiguous().cpu()
         total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()[:32]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from subspaces.batched_linear import map_linears_
 from subspaces.layout import layout_of, select
 from subspaces.optim.watched import watch
-from subspaces.projections import Projection, make_projection
+from subspaces.projections import Projection, Together, make_projection
 from subspaces.subspace import Subspace
 
 
@@ -78,6 +78,7 @@ class ManySubspaces:
         self._slices = [[s.detach()[k] for s in self.stacks.values()] for k in range(self.K)]
         self._origin_slices = [[o[k] for o in self._origins.values()] for k in range(self.K)]
         self._synced = self.coordinates._version
+        self._together = Together(self.projections)
         self._attach()
 
     def _make_projections(
@@ -137,8 +138,7 @@ class ManySubspaces:
     def sync(self) -> None:
         """Write θ₀_k + P_k w_k for every k; optimisers do it by themselves after each step."""
         w, starts = self.coordinates.detach(), self.layout.starts
-        for k, projection in enumerate(self.projections):
-            projection.write_(self._slices[k], starts, w[k], self._origin_slices[k])
+        self._together.write_(self._slices, starts, w, self._origin_slices)
         self._synced = self.coordinates._version
 
     def __call__(self, x: Shaped[Tensor, "..."], shared: bool = True) -> Tensor:
@@ -189,8 +189,7 @@ class ManySubspaces:
             self.coordinates.grad = torch.zeros_like(self.coordinates)
         starts = [start for start, _, _ in held]
         parts = [gradient.contiguous().unbind(0) for _, _, gradient in held]
-        for k, projection in enumerate(self.projections):
-            projection.fold_(self.coordinates.grad[k], [part[k] for part in parts], starts)
+        self._together.fold_(self.coordinates.grad, [[part[k] for part in parts] for k in range(self.K)], starts)
         for _, stack, _ in held:
             stack.grad = None
 

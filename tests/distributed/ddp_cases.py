@@ -11,6 +11,7 @@ from torch import distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from subspaces import Subspace
 from subspaces.layout import COORDINATES
@@ -38,6 +39,29 @@ def plain() -> nn.Module:
 
 def batchnorm() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 3))
+
+
+class Checkpointed(nn.Module):
+    """Layers that are run again in backward."""
+
+    def __init__(self, reentrant: bool):
+        super().__init__()
+        self.first, self.last, self.reentrant = nn.Linear(6, 9), nn.Linear(9, 3), reentrant
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(9, 9), nn.Tanh()) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for layer in self.layers:
+            x = checkpoint(layer, x, use_reentrant=self.reentrant)
+        return self.last(x)
+
+
+def checkpointed() -> nn.Module:
+    return Checkpointed(False)
+
+
+def checkpointed_reentrant() -> nn.Module:
+    return Checkpointed(True)
 
 
 def wide() -> nn.Module:
@@ -74,6 +98,12 @@ CASES |= {
     "without a stored origin": {"subspace": {"store_origin": False}},
     "tied": {"model": Tied},
     "BatchNorm": {"model": batchnorm},
+    "checkpointing": {"model": checkpointed},
+    "checkpointing, ddp first": {"order": "ddp first", "model": checkpointed},
+    "checkpointing, reentrant, static_graph": {"model": checkpointed_reentrant, "ddp": {"static_graph": True}},
+    "checkpointing, reentrant, static_graph, ddp first": {
+        "order": "ddp first", "model": checkpointed_reentrant, "ddp": {"static_graph": True}
+    },
     "compiled": {"compile": "aot_eager"},
     "compiled, ddp first": {"order": "ddp first", "compile": "aot_eager"},
 }  # fmt: skip
@@ -96,7 +126,8 @@ def wrapped(case: dict[str, Any], model: nn.Module, counted: Any) -> tuple[Subsp
     options, order = {"d": 12, "seed": 3, **case.get("subspace", {})}, case.get("order", "subspace first")
     subspace = Subspace(model, **options) if order == "subspace first" else None
     ddp = DistributedDataParallel(model, **case.get("ddp", {}))
-    ddp.register_comm_hook(dist.group.WORLD, counted)
+    if counted is not None:
+        ddp.register_comm_hook(dist.group.WORLD, counted)
     if subspace is not None:
         return subspace, ddp
     return Subspace(ddp if order == "ddp first" else ddp.module, **options), ddp
@@ -166,6 +197,17 @@ def after_removal(rank: int, world: int, keep: bool) -> dict[str, Any]:
     return {"found": gradients, "whole": {n: p.grad for n, p in model.named_parameters()}, "forwards": len(forwards)}
 
 
+def reentrant(rank: int, order: str) -> str:
+    """What reentrant checkpointing says, whose passes within the pass DDP does not expect."""
+    torch.manual_seed(1)
+    _, ddp = wrapped({"order": order}, checkpointed_reentrant(), None)
+    try:
+        ddp(batch()[0][0]).sum().backward()
+    except RuntimeError as error:
+        return str(error)
+    return "nothing"
+
+
 def state_of(subspace: Subspace) -> dict[str, Any]:
     """w, θ and buffers by name."""
     named = {n: p.detach().clone() for n, p in subspace.model.named_parameters() if n != COORDINATES}
@@ -186,6 +228,8 @@ def all_cases(rank: int, world: int, folder: Path) -> dict[str, Any]:
     found = _tried(list(CASES), rank, world, folder)
     for keep in (True, False):
         found["removed", keep] = after_removal(rank, world, keep)
+    for order in ("subspace first", "ddp first"):
+        found["reentrant", order] = reentrant(rank, order)
     return found
 
 

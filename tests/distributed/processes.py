@@ -1,5 +1,6 @@
 """Processes that talk by gloo: a function run in each of them, started once for all that is to be tried."""
 
+import os
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -24,7 +25,7 @@ def _run(rank: int, world: int, work: Callable[[int, int, Path], Any], folder: s
     warnings.filterwarnings("ignore", ".torch.jit.script")  # as in pyproject.toml
     place = Path(folder)
     dist.init_process_group("gloo", init_method=f"file://{place / 'meeting'}", rank=rank, world_size=world)
-    try:
-        torch.save(work(rank, world, place), place / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    torch.save(work(rank, world, place), place / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)  # threads of gloo that still end abort an interpreter that ends

@@ -46,3 +46,9 @@ def test_a_subspace_that_was_removed_leaves_an_ordinary_replica(keep):
         )
         for name, whole in part["whole"].items():
             assert (part["found"][name] - whole).norm() <= 1e-6 * whole.norm()
+
+
+@pytest.mark.parametrize("order", ["subspace first", "ddp first"])
+def test_reentrant_checkpointing_is_refused_where_replicas_would_drift_apart(order):
+    for one in ran(2):
+        assert "`model` must be checkpointed with use_reentrant=False" in one["reentrant", order]

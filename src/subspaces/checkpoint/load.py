@@ -11,6 +11,7 @@ from subspaces.checkpoint.parts import buffers_of, unchanged_digest
 from subspaces.checkpoint.save import data_of, unpacked
 from subspaces.layout import Layout, digest_of, layout_of
 from subspaces.projections import Basis, Coordinates, Orthonormal, Projection, from_spec
+from subspaces.spread import put_
 
 
 def load(cls: Any, model: nn.Module, path: str | Path, projection: Projection | None = None) -> Any:
@@ -88,7 +89,7 @@ def _put(subspace: Any, w: Tensor, buffers: dict[str, Tensor], also: dict[str, T
     for name, buffer in buffers.items():
         own[name].copy_(buffer)
     for name, tensor in also.items():
-        parameters[name].copy_(tensor)
+        put_(parameters[name], tensor)
     subspace.move_to(w)
 
 

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from subspaces.layout import COORDINATES, SLOTS
+from subspaces.spread import whole
 
 
 def _hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
     total = hashlib.blake2b(digest_size=16)
     for name, tensor in tensors:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        total.update(tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy().data)
+        total.update(whole(tensor.detach()).reshape(-1).contiguous().cpu().view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

@@ -12,6 +12,7 @@ from subspaces.checkpoint.container import pack, write
 from subspaces.checkpoint.parts import buffers_of, chosen, unchanged_digest
 from subspaces.errors import unknown_name
 from subspaces.projections import Basis, Coordinates, Orthonormal, Projection
+from subspaces.spread import whole
 
 DTYPES = ("full", "float16", "bfloat16", "int8")
 
@@ -69,7 +70,9 @@ def save(
     }
     if form := subspace.form():
         header["form"] = form
-    write(Path(path), header, {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()})
+    gathered = {name: whole(t.detach()).cpu().clone().contiguous() for name, t in tensors.items()}
+    if subspace.point.writes_files:
+        write(Path(path), header, gathered)
 
 
 def _beside(subspace: Any, also: str | Sequence[str] | None) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ class Tables:
         self.D, self.block, self.K, self.wide = D, block, K, wide
         self._kept: dict[Any, Launches] = {}
         self._plans: dict[Any, tuple[Any, Tensor, Tensor]] = {}
-        self._host: dict[Any, list[Tensor]] = {}
+        self._captured: list[Any] = []  # what captured graphs will read again
 
     def of(
         self,
@@ -89,15 +89,21 @@ class Tables:
         itself = origins is tensors
         key = (use, itself, len(tensors), starts[0] if starts else 0)
         known = self._kept.get(key)
-        here = known is not None and (itself or known.origins is origins) and known.stream == stream
-        if known is not None and here and known.facts == facts and known.starts == starts:
-            return known
+        same = known is not None and (itself or known.origins is origins) and known.starts == starts
+        if known is not None and same and known.facts == facts:
+            if known.stream == stream:
+                return known
+            if _capturing(stream):  # else what was uploaded for another stream may still be on its way
+                self._captured.append(known)
+                return known
         _check(tensors, starts, origins, self.K)
         if len(self._plans) + len(self._kept) > _KEPT:  # pieces of ever other rows
             self._plans.clear()
             self._kept.clear()
         made = self._make(use, tensors, list(starts), origins, facts, stream)
-        if not made.copies:  # copies of the moment are at another place the next time
+        if _capturing(stream):  # what a graph uploads is there when it is replayed, from the memory that it knows
+            self._captured.append(made)
+        elif not made.copies:  # copies of the moment are at another place the next time
             self._kept[key] = made
         return made
 
@@ -132,7 +138,7 @@ class Tables:
             if use == "write":
                 of = [0 if of_origin is None or origins is None else origins[i].data_ptr() for i in numbers]
                 addresses = [address for pair in zip(addresses, of, strict=True) for address in pair]
-            pointers = self._upload(addresses, windows.device, (use, dtype, of_origin, *members[:1]))
+            pointers = self._upload(addresses, windows.device, _capturing(stream))
             span = (plan.begin, plan.end, plan.full)
             launches.append(
                 Launch(
@@ -150,15 +156,19 @@ class Tables:
             self._plans[key] = plan, plan.windows.to(device), plan.tensors.to(device)
         return self._plans[key]
 
-    def _upload(self, addresses: list[int], device: torch.device, key: Any) -> Tensor:
-        """Addresses on the device, without waiting. Host memory that a captured graph will read again is kept."""
+    def _upload(self, addresses: list[int], device: torch.device, capturing: bool) -> Tensor:
+        """Addresses on the device, without waiting."""
         host = torch.tensor(addresses)
         if device.type != "cuda":
             return host
         host = host.pin_memory()
-        captured = self._host.get(key, []) if torch.cuda.is_current_stream_capturing() else []
-        self._host[key] = [*captured, host]
+        if capturing:
+            self._captured.append(host)
         return host.to(device, non_blocking=True)
+
+
+def _capturing(stream: int | None) -> bool:
+    return stream is not None and torch.cuda.is_current_stream_capturing()
 
 
 def _check(tensors: Sequence[Tensor], starts: Sequence[int], origins: Sequence[Tensor] | None, K: int) -> None:

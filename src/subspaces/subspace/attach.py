@@ -53,7 +53,7 @@ def put_in_places(subspace: "Subspace") -> None:
     table = vars(model)["_parameters"]
     slots: dict[int, tuple[nn.Module, dict[str, Slot]]] = {id(model): (model, {})}
     for i, places in enumerate(subspace.places):
-        slot = Slot(point, i, table, [module for module, _ in places])
+        slot = (point.slot_type or Slot)(point, i, table, [module for module, _ in places])
         for module, name in places:
             slots.setdefault(id(module), (module, {}))[1][name] = slot
             vars(module)["_parameters"][name] = point.parameters[i]
@@ -88,6 +88,7 @@ def _remember_hooks(subspace: "Subspace") -> None:
 def detach(subspace: "Subspace") -> None:
     """Make the model plain again, where it stands."""
     model = subspace.model
+    subspace.point.close()
     for handle in subspace.handles:
         handle.remove()
     subspace.handles = []
@@ -102,6 +103,7 @@ def detach(subspace: "Subspace") -> None:
                 slot.parameter.requires_grad_(False)
     for parameter in subspace.point.parameters:
         parameter.grad = None
+    subspace.point.let_go()
     unwatch(subspace)
 
 

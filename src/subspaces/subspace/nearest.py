@@ -1,18 +1,18 @@
 """Coordinates of a given point, by least squares."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from subspaces.projections import Projection
-
 
 @torch.no_grad()
-def nearest_coordinates(projection: Projection, delta: Tensor, iterations: int = 60) -> tuple[Tensor, float]:
+def nearest_coordinates(projection: Any, delta: Tensor, iterations: int = 60) -> tuple[Tensor, float]:
     """The w that brings P w nearest to a vector, by conjugate gradients on PᵀP w = Pᵀδ (one step for an isometry).
 
     Args:
-        projection: P.
-        delta: δ, of shape (D,).
+        projection: P, or what maps w to rows and has `adjoint`.
+        delta: δ, of as many rows.
         iterations: at most so many, each a lift and an adjoint.
 
     Returns:

@@ -1,6 +1,6 @@
 """Entries of θ that ordinary training never moves, and that P w must not move either."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,9 @@ class Pins:
 
     def __bool__(self) -> bool:
         return bool(self._pins)
+
+    def __iter__(self) -> Iterator[Pin]:
+        return iter(self._pins)
 
     def take(self, tensors: Sequence[Tensor]) -> None:
         """Remember the values of the pinned parts."""

@@ -11,20 +11,24 @@ from torch import Tensor, nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from subspaces.kernels.native_map import NativeMap, Segments
-from subspaces.layout import Layout, layout_of
+from subspaces.layout import Layout, digest_of, layout_of
 from subspaces.projections import Projection
 from subspaces.subspace.compiled import know
 from subspaces.subspace.groups import Group, Groups
+from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import Pins
+from subspaces.subspace.wrappers import check_no_reentrant_checkpoint, is_distributed
 
 MODES = ("auto", "fused", "stream")
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-_FUSED_BELOW = 1 << 22  # with fewer parameters all gradients are folded in one call
+# with fewer parameters all gradients are folded in one call: beyond the caches of a CPU that is slower, on a GPU (where
+# each call costs a launch) only memory speaks against it
+_FUSED_BELOW = {"cpu": 1 << 22, "cuda": 1 << 28}
 
 
-def is_fused(mode: str, D: int) -> bool:
+def is_fused(mode: str, D: int, device: str = "cpu") -> bool:
     """Whether a mode folds all gradients in one call at the end of backward, or each tensor's as it comes."""
-    return mode == "fused" or (mode == "auto" and D < _FUSED_BELOW)
+    return mode == "fused" or (mode == "auto" and D < _FUSED_BELOW.get(device, 1 << 22))
 
 
 class Point:
@@ -43,6 +47,14 @@ class Point:
         pins: entries that stay where they are.
     """
 
+    spread = False
+    """θ is spread over processes: `subspaces.subspace.sharded`."""
+    writes_files = True
+    """This process is the one that writes what all of them save."""
+    slot_type: Any = None
+    _shadows_version = 0
+    """What modules read through, where it is not a `Slot`."""
+
     def __init__(
         self,
         w: nn.Parameter,
@@ -55,7 +67,7 @@ class Point:
         self.w, self.projection, self.fused, self.pins = w, projection, fused, pins
         self.names, self.parameters = list(parameters), list(parameters.values())
         self.groups = Groups(self.names, projection.d, layer_scale)
-        self.starts = layout_of(parameters).starts
+        self.starts = self.rows = layout_of(parameters).starts
         self.origins: list[Tensor] | None = None
         self.hook_ids: set[int] = set()
         """Of the hooks in modules, which copies do not keep."""
@@ -69,11 +81,14 @@ class Point:
         """Something was moved or exchanged since the memory was looked at."""
         self.bounded: set[int] = set()
         """Tensors that their own modules write into as they read them (`max_norm`)."""
+        self.awaits_shards = False
+        """`fully_shard` has asked for the parameters, and will exchange them."""
         self.recast: set[int] = set()
         """Ids of new parameter objects that a cast has made of old ones."""
         self._explained: set[frozenset[int]] = set()  # tensors without a gradient in some pass, and why is known
         self._seen: set[int] = set()
         self._seen_all = False
+        self._looked_for_passes = False
         self.key = know(self)
         self.refreshed = torch.zeros((), dtype=torch.int64)  # what the operator of compiled models says that it writes
         self.take_memory()
@@ -85,12 +100,17 @@ class Point:
 
     # ---- memory
 
+    def here(self) -> list[Tensor]:
+        """What of θ is in this process, from row `rows[i]` of P on: all of it, but for a sharded model."""
+        return [p.data for p in self.parameters]  # `.data`: with a version of its own
+
     def take_memory(self) -> None:
         """Look where the parameters lie, and hang new shadows there."""
         self._native: dict[Any, tuple[NativeMap, Segments]] = {}
-        self.pointers = [p.data_ptr() for p in self.parameters]
+        held = self.here()
+        self.pointers = [tensor.data_ptr() for tensor in held]
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
-        self.memory = [real(p.data) for p in self.parameters]  # `.data`: with a version of its own
+        self.memory = [real(tensor) for tensor in held]
         self.versions = [p._version for p in self.parameters]
         for parameter in self.parameters:
             parameter.requires_grad_(False)
@@ -106,6 +126,9 @@ class Point:
             wants, _ = self.w.requires_grad, self.w.requires_grad_(True)
             self.shadows = [s for group in groups for s in _Reading.apply(self.w, self, group)]  # type: ignore[union-attr]
             self.w.requires_grad_(wants)
+        if not self.fused:
+            for shadow in self.shadows:  # autograd runs the latest nodes first; these are older than any pass
+                shadow.grad_fn._set_sequence_nr(1 << 63)  # type: ignore[union-attr]
         for shadow, ones in zip(self.shadows, hooks, strict=True):
             if ones:
                 shadow._backward_hooks = ones
@@ -162,7 +185,7 @@ class Point:
             self.set_origins([origin.to(parameter.device, parameter.dtype) for origin, parameter in pairs])
         self.written = self.written.to(device)
         self.pins.to(self.parameters)
-        self.disturbed = False
+        self.disturbed = self.awaits_shards = False
         self.recast.clear()
         self.take_memory()
         self.version = -1
@@ -173,9 +196,10 @@ class Point:
         d = self.projection.d
         self.w[:d] = 0
         self.w[d:] = 1
-        self.set_origins([p.detach().clone() for p in self.parameters] if store_origin else None)
+        held = self.here()
+        self.set_origins([tensor.clone() for tensor in held] if store_origin else None)
         self.written = self.w.detach().clone()
-        self.pins.take(self.parameters)
+        self.pins.take(held)
         self.versions = [p._version for p in self.parameters]
         self.version = self.w._version
 
@@ -183,7 +207,7 @@ class Point:
         """Take up a copied point: θ stands where `written` says."""
         self.set_origins(origins)
         self.written, self.version = written, -1
-        self.pins.take(self.parameters)
+        self.pins.take(self.here())
 
     def set_origins(self, origins: list[Tensor] | None) -> None:
         """θ₀; always another list, since the C kernels hold pointers into the old one."""
@@ -246,7 +270,7 @@ class Point:
 
     def _rows_of(self, group: Group) -> tuple[list[Tensor], list[int], list[Tensor] | None]:
         origins = self._real_origins
-        return group.pick(self.memory), group.pick(self.starts), None if origins is None else group.pick(origins)
+        return group.pick(self.memory), group.pick(self.rows), None if origins is None else group.pick(origins)
 
     def _native_of(
         self, key: Any, vector: Tensor, tensors: list[Tensor], starts: list[int], origins: list[Tensor] | None = None
@@ -284,7 +308,43 @@ class Point:
         """
         if self.origins is None or not self.groups.plain or self.pins or self._signed_zeros or self.has_moved():
             return None
-        return self._native_of(("write", None), self.w, self.memory, self.starts, self._real_origins)
+        return self._native_of(("write", None), self.w, self.memory, self.rows, self._real_origins)
+
+    # ---- what several processes do together where θ is spread over them
+
+    def close(self) -> None:
+        """Let the modules hold the parameters themselves."""
+
+    def let_go(self) -> None:
+        """The parameters are trained themselves from now on."""
+
+    def need_whole(self, what: str) -> None:
+        """Refuse what needs all of θ in one process, where it is not."""
+
+    def everywhere(self, flag: bool) -> bool:
+        """Whether something is so in every process."""
+        return flag
+
+    def norm(self, tensors: Sequence[Tensor]) -> float:
+        """‖·‖ over the rows of all tensors."""
+        return float(torch.stack([tensor.double().norm() for tensor in tensors]).norm())
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """The sum over all rows of what this process has summed over its own."""
+        return numbers
+
+    def nearest(self, deltas: Sequence[Tensor], iterations: int = 60) -> tuple[Tensor, float]:
+        """The w that brings P w nearest to a change of θ, and the relative distance; see `nearest_coordinates`."""
+        flat = torch.cat([delta.to(self.w.dtype).reshape(-1) for delta in deltas])
+        return nearest_coordinates(MovedRows(self) if self.pins else self.projection, flat, iterations)
+
+    def origin_tensors(self) -> list[Tensor]:
+        """θ₀, for a caller that knows that it is stored."""
+        return list(self.origins or ())
+
+    def digest(self) -> str:
+        """A hash of the exact bits of θ₀, or where it is not stored of θ at the start."""
+        return digest_of(self.parameters if self.origins is None else self.origins)
 
     # ---- θ as a function of w
 
@@ -308,6 +368,8 @@ class Point:
 
     def pulled_back(self, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> Tensor | None:
         """The gradient of w from those of some tensors; None where none came."""
+        if not self._looked_for_passes and is_distributed():
+            self._looked_for_passes = check_no_reentrant_checkpoint(self.w)
         found = [(i, g) for i, g in zip(indices, gradients, strict=True) if g is not None]
         if len(found) == len(self.names):
             self._seen_all = True
@@ -369,6 +431,38 @@ class Point:
             return frozenset()
         self._explained.add(absent)
         return absent
+
+
+class MovedRows:
+    """P without the rows of pinned entries: of those tensors that this process counts, the adjoint summed over all.
+
+    Args:
+        point: gives the rows.
+        counted: whether a tensor is among them; None for all.
+    """
+
+    def __init__(self, point: Point, counted: Sequence[bool] | None = None):
+        self.point = point
+        self.indices = [i for i in range(len(point.names)) if counted is None or counted[i]]
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """Rows of P w."""
+        point, parts = self.point, [w.new_zeros(0)]
+        for i in self.indices:
+            start, shape = point.rows[i], point.memory[i].shape
+            rows = point.projection.lift_rows(w, start, start + shape.numel())
+            parts.append(point.pins.masked(i, rows.view(shape)).reshape(-1))
+        return torch.cat(parts)
+
+    def adjoint(self, flat: Tensor) -> Tensor:
+        """Pᵀ of a vector of these rows."""
+        point, out, at = self.point, flat.new_zeros(self.point.projection.d), 0
+        for i in self.indices:
+            shape = point.memory[i].shape
+            rows = point.pins.masked(i, flat[at : at + shape.numel()].view(shape))
+            out += point.projection.adjoint_rows(rows.reshape(-1), point.rows[i])
+            at += shape.numel()
+        return point.total(out)
 
 
 class _Reading(torch.autograd.Function):

@@ -12,6 +12,7 @@ a slot that holds something else than its parameter for a while (`functional_cal
 import copy
 import copyreg
 import functools
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Set
 from typing import Any
@@ -46,6 +47,10 @@ class Slot:
         self.point, self.index, self.parameter = point, index, point.parameters[index]
         self.table = table  # `_parameters` of the root: where the coordinates stand
 
+    def other(self, own: Any) -> Any:
+        """What is read where something else stands in the place of the parameter: that."""
+        return own
+
 
 def _property(name: str) -> property:
     def read(module: Any) -> Any:
@@ -57,9 +62,9 @@ def _property(name: str) -> property:
                 return module.__dict__[name]
             raise AttributeError(name) from None
         slot = module._subspace_slots[name]
-        if own is not slot.parameter:
-            return own
         point = slot.point
+        if own is not slot.parameter or point.spread:
+            return slot.other(own)
         w = point.w
         if is_dynamo_compiling():  # versions would break the graph; the root is called outside of it, or after a step
             return point.shadows[slot.index] if is_grad_enabled() and w.requires_grad else own
@@ -106,11 +111,18 @@ class Reader:
                 slot.point.take_cast(slot.index, parameter)
         return self
 
+    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
+        """As in every module; `fully_shard`, which asks for a module's own, will exchange them."""
+        if not recurse and asked_by_fsdp(2):
+            for slot in self.__dict__[SLOTS].values():
+                slot.point.disturbed = slot.point.awaits_shards = True
+        return super().named_parameters(prefix, recurse, remove_duplicate)  # type: ignore[misc]
+
     def register_parameter(self, name: str, param: Any) -> None:
         """Also `module.weight = nn.Parameter(…)` and `load_state_dict(assign=True)`; pruning gives other names."""
         slots = self.__dict__[SLOTS]
         for slot in slots.values():
-            if param is not None and param is slot.point.shadows[slot.index]:
+            if param is not None and not slot.point.spread and param is slot.point.shadows[slot.index]:
                 param, slot.point.disturbed = slot.parameter, True
         super().register_parameter(name, param)  # type: ignore[misc]
         slot = slots.get(name)
@@ -138,6 +150,11 @@ class Reader:
 
 
 _FREED = "_subspace_freed"
+
+
+def asked_by_fsdp(depth: int) -> bool:
+    """Whether a method is called by FSDP2 itself, so many calls above."""
+    return sys._getframe(depth).f_globals.get("__name__", "").startswith("torch.distributed.fsdp.")
 
 
 def _deepcopy_parametrized(module: Any, memo: dict[int, Any]) -> Any:

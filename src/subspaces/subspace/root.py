@@ -8,7 +8,7 @@ from torch import nn
 
 from subspaces.layout import COORDINATES, SLOTS
 from subspaces.subspace.compiled import refresh
-from subspaces.subspace.reading import Reader, _awaiting, plain_reduction
+from subspaces.subspace.reading import Reader, _awaiting, asked_by_fsdp, plain_reduction
 
 if TYPE_CHECKING:
     from subspaces.subspace.subspace import Subspace
@@ -50,11 +50,20 @@ class RootReader(Reader):
         point = self.__dict__[HOLDER].point
         if not torch.compiler.is_compiling() and point.w._version != point.version:
             point.write()
-        found = super().named_parameters(prefix, recurse, remove_duplicate)  # type: ignore[misc]
-        if not recurse and sys._getframe(1).f_globals.get("__name__", "").startswith("torch.distributed.fsdp."):
+        found = super().named_parameters(prefix, recurse, remove_duplicate)
+        if not recurse and asked_by_fsdp(2):
+            point.disturbed = point.awaits_shards = True
             w = self.__dict__["_parameters"].get(COORDINATES)
             return iter([item for item in found if item[1] is not w])
         return found
+
+    def register_forward_pre_hook(self, hook: Any, *, prepend: bool = False, with_kwargs: bool = False) -> Any:
+        """As in every module, but that θ is brought to w first of all (FSDP gathers it in a hook of its own)."""
+        handle = super().register_forward_pre_hook(hook, prepend=prepend, with_kwargs=with_kwargs)  # type: ignore[misc]
+        hooks: Any = self.__dict__["_forward_pre_hooks"]
+        for key in [key for key, one in hooks.items() if isinstance(one, BeforeForward)]:
+            hooks.move_to_end(key, last=False)
+        return handle
 
     @staticmethod
     def extra(plain: Any) -> dict[str, Any]:
@@ -107,6 +116,8 @@ class BeforeForward:
         subspace = self.subspace
         point = subspace.point
         if torch.compiler.is_compiling():
+            if point.awaits_shards:  # torch.compile leaves a call that raises uncompiled
+                raise RuntimeError("`model` must be called once before it is compiled; got fully_shard after wrapping.")
             if not is_exporting():
                 refresh(point.w.detach(), point.refreshed, point.key)
             return
@@ -115,13 +126,22 @@ class BeforeForward:
             for parameter in point.parameters:
                 parameter.requires_grad_(False)
         if point.has_moved():
-            subspace.settle_parameters()
+            without_dynamo(subspace.settle_parameters)
+            point = subspace.point  # another one where the model was sharded
         if point.was_written():
             subspace.settle_values()
         # on an accelerator steps leave writing to here, and looking for writes through `.data` would wait
         if not point.is_current() or (model.training and not point.w.is_cpu):
             point.write()
         subspace.look_for_exchanged(within_call=True)
+
+
+def without_dynamo(call: Any) -> None:
+    """Run something eagerly, also where a compiled model calls its hooks."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.disable(call)()  # pyright: ignore[reportCallIssue]
+    else:
+        call()
 
 
 class BeforeLoad:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from subspaces.subspace.nearest import nearest_coordinates
+from subspaces.spread import is_spread
 from subspaces.subspace.pins import pins_of
 from subspaces.subspace.point import Point, real
 
@@ -24,6 +24,12 @@ def settle_parameters(subspace: "Subspace", came_with_w: bool | None = None) -> 
         RuntimeError: one was exchanged for something that cannot take its place.
     """
     point, exchanged, foreign = subspace.point, False, False
+    point.close()
+    if not point.spread and (shards := _shards_in_place(subspace)):
+        from subspaces.subspace.sharded import take_over
+
+        take_over(subspace, shards)
+        return
     for i, places in enumerate(subspace.places):
         held = [module._parameters.get(name) for module, name in places]
         if all(one is point.parameters[i] for one in held):
@@ -48,6 +54,14 @@ def settle_parameters(subspace: "Subspace", came_with_w: bool | None = None) -> 
         point.follow()
         if not ours:  # `.data = …`
             subspace.settle_values(came_with_w)
+
+
+def _shards_in_place(subspace: "Subspace") -> list[nn.Parameter]:
+    """What stands in the places of the parameters, if `fully_shard` has put it there after wrapping; else nothing."""
+    held = [module._parameters.get(name) for module, name in (places[0] for places in subspace.places)]
+    if not any(map(is_spread, held)):
+        return []
+    return [p if one is None else one for one, p in zip(held, subspace.point.parameters, strict=True)]
 
 
 def _parametrized(subspace: "Subspace", i: int) -> tuple[nn.Module, str]:
@@ -116,7 +130,7 @@ def look_for_exchanged(subspace: "Subspace", within_call: bool) -> None:
         held = [module._parameters.get(name) for module, name in subspace.places[i] if module in modules]
         if not held:
             raise RuntimeError(_exchanged(point.names[i], "its module is not in the model any more"))
-        if not within_call and all(one is not point.parameters[i] for one in held):
+        if not within_call and not point.spread and all(one is not point.parameters[i] for one in held):
             raise RuntimeError(_exchanged(point.names[i], "its module holds another tensor"))
 
 
@@ -144,12 +158,12 @@ def settle_values(subspace: "Subspace", came_with_w: bool | None = None) -> None
         return
     point.write()
     loaded = [tensor if i in given else point.memory[i].clone() for i, tensor in enumerate(loaded)]
-    if _same(loaded, point.memory):
+    if point.everywhere(_same(loaded, point.memory)):
         return
     if came_with_w:
         if not _agree(point, loaded, subspace.length()):
             _move_origin_under(point, loaded)
-    elif averaged and _distance(loaded, point.memory) <= _allowed_in_averages(loaded):
+    elif averaged and _distance(point, loaded, point.memory) <= _allowed_in_averages(point, loaded):
         return  # w and θ were written alike: what w says is the exact one
     elif averaged and _stands_at(point, loaded, old_w):
         return  # θ was written with the values that it had: w is what changed
@@ -163,19 +177,19 @@ def _same(loaded: list[Tensor], memory: list[Tensor]) -> bool:
 
 def _agree(point: Point, loaded: list[Tensor], length: float = 0.0) -> bool:
     """Whether the loaded values are θ₀ + P w, but for rounding; where w is known, also that of a vector of `length`."""
-    missed = _distance(loaded, point.memory)
+    missed = _distance(point, loaded, point.memory)
     dtypes = {t.dtype for t in loaded}
     if length:  # the file may be of a lower precision than the model is now
         dtypes |= {dtype.to_real() for dtype in point.loaded_dtypes if dtype.is_floating_point or dtype.is_complex}
     low = not dtypes.isdisjoint((torch.float16, torch.bfloat16))
     share = 1e-2 if low else 1e-3
-    allowed = share * _distance(loaded, [real(origin) for origin in point.origins or ()])
+    allowed = share * _distance(point, loaded, [real(origin) for origin in point.origins or ()])
     return missed <= allowed + max(torch.finfo(dtype).eps for dtype in dtypes) * length
 
 
-def _allowed_in_averages(loaded: list[Tensor]) -> float:
+def _allowed_in_averages(point: Point, loaded: list[Tensor]) -> float:
     """How far a running mean of θ may be from θ₀ + P of that of w: each of its steps rounds."""
-    return max(min(1024 * torch.finfo(t.dtype).eps, 1e-2) for t in loaded) * _distance(loaded, None)
+    return max(min(1024 * torch.finfo(t.dtype).eps, 1e-2) for t in loaded) * _distance(point, loaded, None)
 
 
 def _stands_at(point: Point, loaded: list[Tensor], w: Tensor) -> bool:
@@ -183,16 +197,16 @@ def _stands_at(point: Point, loaded: list[Tensor], w: Tensor) -> bool:
     now = point.w.detach().clone()
     point.w.copy_(w)
     point.write()
-    found = _same(loaded, point.memory)
+    found = point.everywhere(_same(loaded, point.memory))
     point.w.copy_(now)
     point.write()
     return found
 
 
-def _distance(a: list[Tensor], b: list[Tensor] | None) -> float:
+def _distance(point: Point, a: list[Tensor], b: list[Tensor] | None) -> float:
     """‖a − b‖ over all tensors, or ‖a‖."""
-    wide = [t.double() if b is None else t.double() - o.double() for t, o in zip(a, b or a, strict=True)]
-    return float(torch.stack([t.norm() for t in wide]).norm())
+    pairs = zip(a, a if b is None else b, strict=True)
+    return point.norm([t.double() if b is None else t.double() - o.double() for t, o in pairs])
 
 
 def _find(point: Point, loaded: list[Tensor]) -> bool:
@@ -200,8 +214,7 @@ def _find(point: Point, loaded: list[Tensor]) -> bool:
     before = point.w.detach().clone()
     origins = [real(origin) for origin in point.origins or ()]
     pairs = zip(loaded, origins, strict=True)
-    delta = torch.cat([(a.to(before.dtype) - b.to(before.dtype)).reshape(-1) for a, b in pairs])
-    point.w.copy_(nearest_coordinates(point.projection, delta)[0])
+    point.w.copy_(point.nearest([a.to(before.dtype) - b.to(before.dtype) for a, b in pairs])[0])
     point.write()
     if _agree(point, loaded):
         return True

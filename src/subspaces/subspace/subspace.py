@@ -14,9 +14,9 @@ from subspaces import checkpoint
 from subspaces.errors import unknown_name
 from subspaces.layout import COORDINATES, Layout, digest_of, layout_of, select
 from subspaces.projections import PROJECTIONS, Blocks, Projection, make_blocks, make_projection, part_seed
+from subspaces.spread import is_spread, put_
 from subspaces.subspace.attach import Shared, attach, detach, put_in_places
 from subspaces.subspace.groups import layers_of
-from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import pins_of
 from subspaces.subspace.point import MODES, Point, is_fused, real
 from subspaces.subspace.reading import places_of
@@ -130,9 +130,8 @@ class Subspace:
             if origin is not None:
                 self._load_origin(origin, parameters)
             self.coordinates = _make_coordinates(list(parameters.values()), made.d, scales)
-            self.point = Point(
-                self.coordinates, parameters, made, layer_scale, is_fused(gradients, layout.D), pins_of(self.places)
-            )
+            fused = is_fused(gradients, layout.D, self.coordinates.device.type)
+            self.point = self._make_point(parameters, made, fused)
             self.set_origin()
             attach(self)
             self.buffers_at_start = checkpoint.Buffers(self.model)
@@ -162,10 +161,25 @@ class Subspace:
         groups = list(layout.groups(blocks).values())
         return make_blocks(projection, d - scales, groups, seed, allocation=allocation, **options)
 
+    def _make_point(self, parameters: dict[str, nn.Parameter], projection: Projection, fused: bool) -> Point:
+        w, pins = self.coordinates, pins_of(self.places)
+        if any(map(is_spread, parameters.values())):
+            from subspaces.subspace.sharded import ShardedPoint, refused_form
+
+            if self.kind is not None:
+                raise RuntimeError(refused_form(self.kind))
+            return ShardedPoint(w, parameters, projection, self._layer_scale, pins, self.places)
+        return Point(w, parameters, projection, self._layer_scale, fused, pins)
+
     def set_origin(self) -> None:
         """θ₀ is where the model stands, with w back at its start."""
         self.point.start_here(self.store_origin)
-        self._origin_digest = None if self.store_origin else digest_of(self.point.parameters)
+        self.take_digest()
+
+    def take_digest(self) -> None:
+        """Hash θ₀ now where that cannot wait: nobody stores it, or all processes have to ask for it together."""
+        at_once = self.point.spread or not self.store_origin
+        self._origin_digest = self.point.digest() if at_once else None
 
     @torch.no_grad()
     def _load_origin(self, origin: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
@@ -175,7 +189,7 @@ class Subspace:
                 got = tuple(given[name].shape) if name in given else "nothing"
                 raise ValueError(f"`origin` must have {name!r} of shape {tuple(parameter.shape)}; got {got}.")
         for name, parameter in parameters.items():
-            parameter.copy_(given[name])
+            put_(parameter, given[name])
         for name, buffer in self.model.named_buffers():  # BatchNorm statistics that belong to the point
             if name in origin:
                 buffer.copy_(origin[name])
@@ -236,7 +250,7 @@ class Subspace:
         """θ₀ by name (copies are not made: do not write into it)."""
         if self.point.origins is None:
             raise RuntimeError("`origin` must be stored to be read; got store_origin=False.")
-        return dict(zip(self.point.names, self.point.origins, strict=True))
+        return dict(zip(self.point.names, self.point.origin_tensors(), strict=True))
 
     def lr(self, native: float, optimizer: str = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training: native·√(D/d)/c.
@@ -322,7 +336,7 @@ class Subspace:
 
     def length(self) -> float:
         """‖θ‖, which the rounding of values that come from outside is in proportion to."""
-        return float(torch.stack([tensor.double().norm() for tensor in self.point.memory]).norm())
+        return self.point.norm(self.point.memory)
 
     def put_in_places(self) -> None:
         """Let the modules read the present parameters."""
@@ -359,6 +373,7 @@ class Subspace:
     def theta(self, w: Shaped[Tensor, "d"]) -> dict[str, Tensor]:
         """θ₀ + P w by name, as differentiable functions of w."""
         point = self.point
+        point.need_whole("theta")
         offset = self.projection(w) if point.groups.plain else None
         return {name: point.tensor_at(i, w, offset) for i, name in enumerate(point.names)}
 
@@ -367,6 +382,7 @@ class Subspace:
 
         Neither parameters nor buffers of the model change: BatchNorm in train mode updates a copy.
         """
+        self.point.need_whole("functional")
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         return torch.func.functional_call(self.model, {**buffers, **self.theta(w)}, args, kwargs)
 
@@ -404,6 +420,7 @@ class Subspace:
         Returns:
             w, and ‖θ − θ₀ − P w‖ / ‖θ − θ₀‖ (0 when θ = θ₀).
         """
+        self.point.need_whole("coordinates_of")
         if not self.point.groups.plain:
             raise RuntimeError("`coordinates_of` must have a linear map; got layer scales (SAID).")
         origin, dtype = self.origin, self.coordinates.dtype
@@ -411,7 +428,7 @@ class Subspace:
         if missing := [name for name in self.point.names if name not in given]:
             raise ValueError(f"`tensors` must have every tensor of θ; got none at {', '.join(missing[:4])}.")
         pairs = [(real(given[n]).to(dtype), real(origin[n]).to(dtype)) for n in self.point.names]
-        return nearest_coordinates(self.projection, torch.cat([(a - b).reshape(-1) for a, b in pairs]), iterations)
+        return self.point.nearest([a - b for a, b in pairs], iterations)
 
     def remove(self, keep: bool = True) -> nn.Module:
         """Take the subspace off: the model is a plain one again. Returns the model.
@@ -457,9 +474,7 @@ class Subspace:
         projection, origins = saved["shared"].value
         self.places = places_of(self.model, parameters.values())
         vars(self.model)["_parameters"][COORDINATES] = self.coordinates
-        self.point = Point(
-            self.coordinates, parameters, projection, self._layer_scale, saved["fused"], pins_of(self.places)
-        )
+        self.point = self._make_point(parameters, projection, saved["fused"])
         self.point.resume(origins, saved["written"])
         attach(self)
 

@@ -1,6 +1,7 @@
 """Models that come within wrappers: which module is meant, what cannot be supported, what must look again."""
 
 import gc
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,11 +58,18 @@ def _check_members(model: nn.Module) -> None:
                 f"`model` must not be in FullyShardedDataParallel (FSDP1), which flattens its parameters; got one at "
                 f"{name or 'its root'!r}. Use torch.distributed.fsdp.fully_shard."
             )
+        if any(base.__name__ == "FSDPModule" for base in type(module).__mro__):
+            module.reshard()  # type: ignore[operator]  # so that it holds its own parameters, not gathered ones
         if type(module).__name__ == "AdaLoraModel":
             raise RuntimeError(
                 f"`model` must not be in PEFT's AdaLoRA, whose penalty and pruning read and write its tensors by name, "
                 f"past the subspace; got one at {name or 'its root'!r}. Use LoraConfig."
             )
+
+
+def is_distributed() -> bool:
+    """Whether this is one of several processes that talk."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def check_free(model: nn.Module, places: Iterable[Iterable[tuple[nn.Module, str]]]) -> None:
@@ -100,8 +108,35 @@ def _renew_at_forward(wrapper: DistributedDataParallel) -> None:
     handle = wrapper.register_forward_pre_hook(renew)
 
 
+def check_no_reentrant_checkpoint(w: nn.Parameter) -> bool:
+    """Refuse backward passes within the pass (reentrant checkpointing) under DistributedDataParallel: it sends w once.
+
+    Returns:
+        Whether this is such a pass: one look is enough.
+    """
+    frame: Any = sys._getframe(1)
+    while frame is not None and not (
+        frame.f_code.co_name == "backward" and frame.f_globals.get("__name__") == "torch.utils.checkpoint"
+    ):
+        frame = frame.f_back
+    if frame is None:
+        return False
+    for one in gc.get_objects():
+        if (
+            type(one) is DistributedDataParallel
+            and any(p is w for p in one._module_parameters)
+            and not one.static_graph
+        ):
+            raise RuntimeError(
+                "`model` must be checkpointed with use_reentrant=False under DistributedDataParallel, since reentrant "
+                "checkpointing brings the gradient of w in several passes; got use_reentrant=True. With "
+                "DistributedDataParallel(…, static_graph=True) it may be."
+            )
+    return True
+
+
 def _holders(given: nn.Module, model: nn.Module) -> list[DistributedDataParallel]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not is_distributed():
         return []
     holders = [given] if isinstance(given, DistributedDataParallel) else []
     holders += [one for one in gc.get_objects() if type(one) is DistributedDataParallel and one is not given]
