@@ -179,7 +179,10 @@ def _check(parameters: dict[str, nn.Parameter]) -> None:
         if not (parameter.is_floating_point() or parameter.is_complex()):
             raise TypeError(f"`model` must have floating or complex parameters; got {name!r} of {parameter.dtype}.")
         if parameter.is_meta:
-            raise ValueError(f"`model` must have its values; got {name!r} on the meta device. Load them first.")
+            raise ValueError(
+                f"`model` must have its numbers; got {name!r} on the meta device. Load or initialise the "
+                f"model first, and without offloading."
+            )
         if parameter.is_inference():
             raise ValueError(
                 f"`model` must be made outside torch.inference_mode(), whose tensors cannot be trained; got {name!r}."

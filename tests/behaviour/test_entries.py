@@ -238,5 +238,5 @@ def test_lazy_modules_are_refused_by_name_until_they_have_seen_a_batch():
 
 def test_models_without_values_are_refused_by_name():
     model = nn.Sequential(nn.Linear(2, 2, device="meta"))
-    with pytest.raises(ValueError, match=r"must have its values; got '0\.(weight|bias)' on the meta device"):
+    with pytest.raises(ValueError, match=r"must have its numbers; got '0\.(weight|bias)' on the meta device"):
         Subspace(model, d=1)

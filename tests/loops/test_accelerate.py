@@ -83,6 +83,19 @@ def test_mixed_precision_trains_to_the_bits_of_autocast():
     assert torch.equal(Loop(mixed_precision="bf16").run(), by_hand(autocast=True))
 
 
+def test_a_model_that_was_prepared_before_it_was_wrapped_has_the_same_gradient():
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    first = Subspace(accelerator.prepare(tiny_gpt()), d=D_SUBSPACE)
+    last = Subspace(tiny_gpt(), d=D_SUBSPACE)
+    accelerator.prepare(last.model)
+    for subspace in (first, last):
+        accelerator.backward(losses()[0][0](subspace.model))
+    assert torch.equal(first.coordinates.grad, last.coordinates.grad)
+    assert bool(first.coordinates.grad.any())
+
+
 def test_the_norm_that_clipping_returns_is_that_of_w():
     loop = Loop()
     loop.accelerator.backward(loop.model(**next(iter(loop.data))).loss)

@@ -78,13 +78,71 @@ def test_load_from_checkpoint_gives_the_trained_module(tmp_path, root):
     assert loaded.subspace.coordinates is loaded.w
 
 
-@pytest.mark.parametrize("root", ["network", "self"])
-def test_averages_of_weights_are_those_of_w(root):
-    from lightning.pytorch.callbacks import EMAWeightAveraging
+def test_manual_optimisation_gives_the_bits_of_the_loop_by_hand():
     from lit import Classifier, by_hand, fit
 
+    class Manual(Classifier):
+        def __init__(self):
+            super().__init__("self")
+            self.automatic_optimization = False
+
+        def training_step(self, batch, index):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, index))
+            self.clip_gradients(optimizer, 0.02, "norm")
+            optimizer.step()
+
+    module = Manual()
+    fit(module)
+    assert torch.equal(module.w, by_hand(clip=lambda ps: nn.utils.clip_grad_norm_(ps, 0.02)))
+
+
+def test_a_subspace_made_in_configure_model_is_trained():
+    from lit import Classifier, by_hand, fit, network
+
+    class Late(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def configure_model(self):
+            if not hasattr(self, "subspace"):
+                self.subspace = Subspace(self.net, d=20)
+
+    module = Late()
+    fit(module)
+    assert torch.equal(module.w, by_hand())
+
+
+def test_fabric_trains_saves_and_loads(tmp_path):
+    from lightning.fabric import Fabric
+    from lit import BATCH, EPOCHS, RATE, by_hand, examples, network
+
+    fabric, (x, y) = Fabric(accelerator="cpu", devices=1), examples()
+    subspace, other = Subspace(network(), d=20), Subspace(network(), d=20)
+    optimizer = torch.optim.Adam(subspace.model.parameters(), lr=RATE)
+    model, optimizer = fabric.setup(subspace.model, optimizer)
+    for start in [*range(0, len(x), BATCH)] * EPOCHS:
+        rows = slice(start, start + BATCH)
+        fabric.backward(nn.functional.cross_entropy(model(x[rows]), y[rows]))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.equal(subspace.coordinates, by_hand())
+    fabric.save(tmp_path / "state", {"model": model})
+    fabric.load(tmp_path / "state", {"model": fabric.setup(other.model)})
+    assert torch.equal(other.coordinates, subspace.coordinates)
+
+
+@pytest.mark.parametrize("average", ["EMA", "SWA"])
+@pytest.mark.parametrize("root", ["network", "self"])
+def test_averages_of_weights_are_those_of_w(root, average):
+    from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+    from lit import Classifier, by_hand, fit
+
+    swa = StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1, annealing_epochs=1)
     module = Classifier(root, held=True)
-    fit(module, callbacks=[EMAWeightAveraging(decay=0.5)])
+    fit(module, callbacks=[EMAWeightAveraging(decay=0.5) if average == "EMA" else swa])
     averaged = module.w.detach().clone()
     assert not torch.equal(averaged, by_hand())
     theta = {name: tensor.clone() for name, tensor in module.net.named_parameters()}

@@ -93,3 +93,54 @@ def test_a_write_without_a_trace_is_seen_by_the_next_pass_and_after_sync():
     assert torch.equal(flat_of(other.model), flat_of(subspace.model))
     part = nn.Sequential(*list(other.model)[:4])
     assert torch.equal(part(x), nn.Sequential(*list(half.model)[:4])(x))
+
+
+def test_a_model_without_numbers_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, device="meta"))
+    with pytest.raises(ValueError, match=r"`model` must have its numbers; got '1.weight' on the meta device"):
+        Subspace(model, d=2)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_other_data_given_to_a_weight_is_taken_over(recorded):
+    subspace, plain = Subspace(small_network(), d=10), small_network()
+    given = torch.linspace(-1, 1, 21).view(3, 7)
+    with torch.set_grad_enabled(recorded):
+        subspace.model[5].weight.data = given.clone()
+    plain[5].weight.data = given.clone()
+    x, _ = small_batch()
+    assert torch.equal(subspace.model(x), plain(x))
+    assert torch.equal(subspace.origin["5.weight"], given)
+    small_loss(subspace.model).backward()
+    torch.optim.SGD(subspace.parameters(), lr=0.1).step()
+    assert not torch.equal(subspace.model[5].weight, given)
+    assert error_of(subspace) == 0
+
+
+def test_data_of_another_shape_given_to_a_weight_is_named_at_the_next_pass():
+    subspace = Subspace(small_network(), d=10)
+    subspace.model[5].weight.data = torch.zeros(4, 7)
+    with pytest.raises(RuntimeError, match=r"got '5.weight' exchanged after wrapping: one of shape \(4, 7\)"):
+        small_loss(subspace.model)
+
+
+def test_get_parameter_gives_the_parameters_of_a_model():
+    subspace = Subspace(small_network(), d=10)
+    for name, parameter in subspace.model.named_parameters():
+        assert subspace.model.get_parameter(name) is parameter
+
+
+def test_parameters_tell_the_point_of_w_but_leave_what_others_have_written():
+    """DistributedDataParallel broadcasts θ and w, and asks for `named_parameters` before the next pass."""
+    subspace, other = wrapped(), Subspace(small_network(seed=1), d=10)
+    moved = flat_of(subspace.model)
+    assert not torch.equal(moved, flat_of(small_network()))
+    with torch.no_grad():
+        for mine, theirs in zip(subspace.model.parameters(), other.model.parameters(), strict=True):
+            mine.detach().copy_(theirs)
+    assert torch.equal(flat_of(subspace.model), flat_of(other.model))
+    x, _ = small_batch()
+    subspace.model(x)
+    assert torch.equal(flat_of(subspace.model), flat_of(other.model))
+    assert error_of(subspace) == 0

@@ -111,6 +111,11 @@ class Reader:
                 slot.point.take_cast(slot.index, parameter)
         return self
 
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """The parameter itself, not what autograd reads."""
+        with torch.no_grad():
+            return super().get_parameter(target)  # type: ignore[misc]
+
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
         """As in every module; `fully_shard`, which asks for a module's own, will exchange them."""
         if not recurse and asked_by_fsdp(2):

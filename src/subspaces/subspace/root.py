@@ -48,8 +48,8 @@ class RootReader(Reader):
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
         """As in every module, at the w of the moment; `fully_shard`, which asks for the root's own, is not given w."""
         point = self.__dict__[HOLDER].point
-        if not torch.compiler.is_compiling() and point.w._version != point.version:
-            point.write()
+        if not torch.compiler.is_compiling() and point.w._version != point.version and not point.was_written():
+            point.write()  # what others have written (DDP broadcasts θ and w) is settled at the next pass
         found = super().named_parameters(prefix, recurse, remove_duplicate)
         if not recurse and asked_by_fsdp(2):
             point.disturbed = point.awaits_shards = True
@@ -125,7 +125,7 @@ class BeforeForward:
         if point.parameters[0].requires_grad:  # unfrozen with the whole model, or by PEFT after an adapter was off
             for parameter in point.parameters:
                 parameter.requires_grad_(False)
-        if point.has_moved():
+        if point.has_moved() or point.given_data():
             without_dynamo(subspace.settle_parameters)
             point = subspace.point  # another one where the model was sharded
         if point.was_written():

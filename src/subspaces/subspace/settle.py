@@ -30,6 +30,10 @@ def settle_parameters(subspace: "Subspace", came_with_w: bool | None = None) -> 
 
         take_over(subspace, shards)
         return
+    for i in [] if point.has_moved() else point.given_data():
+        if point.shadows[i].shape != point.parameters[i].shape:
+            raise RuntimeError(_exchanged(point.names[i], f"one of shape {tuple(point.shadows[i].shape)} stands there"))
+        point.parameters[i].data = point.shadows[i].data
     for i, places in enumerate(subspace.places):
         held = [module._parameters.get(name) for module, name in places]
         if all(one is point.parameters[i] for one in held):
