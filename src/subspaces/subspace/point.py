@@ -53,6 +53,7 @@ class Point:
     """This process is the one that writes what all of them save."""
     slot_type: Any = None
     """What modules read through, where it is not a `Slot`."""
+    _shadows_version = 0
 
     def __init__(
         self,

@@ -127,7 +127,7 @@ class Reader:
         """Also `module.weight = nn.Parameter(…)` and `load_state_dict(assign=True)`; pruning gives other names."""
         slots = self.__dict__[SLOTS]
         for slot in slots.values():
-            if param is not None and param is slot.point.shadows[slot.index]:
+            if param is not None and not slot.point.spread and param is slot.point.shadows[slot.index]:
                 param, slot.point.disturbed = slot.parameter, True
         super().register_parameter(name, param)  # type: ignore[misc]
         slot = slots.get(name)
