@@ -1,5 +1,6 @@
 """A subspace put on its model and taken off again: w registered, modules that read θ from it, hooks."""
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -34,6 +35,7 @@ def attach(subspace: "Subspace") -> None:
     """Make w a parameter of the model and let its modules read θ from it."""
     model = subspace.model
     vars(model)[HOLDER] = subspace
+    subspace.point.owner = weakref.ref(subspace)
     vars(model)["_parameters"][COORDINATES] = subspace.coordinates
     subspace.handles = []
     put_in_places(subspace)

@@ -28,9 +28,16 @@ def know(point: Any) -> str:
 
 def _refresh(w: Tensor, refreshed: Tensor, point: str) -> None:
     found = _POINTS.get(point)
-    if found is not None and not found.is_current():
+    if found is None:
+        return
+    subspace = found.owner()
+    if subspace is not None and found.was_written():  # by others, such as DistributedDataParallel before its first pass
+        subspace.settle_values()
+    elif not found.is_current():
         found.write()
-        refreshed.add_(1)
+    else:
+        return
+    refreshed.add_(1)
 
 
 _LIBRARY.impl("refresh", _refresh, "CompositeExplicitAutograd")
