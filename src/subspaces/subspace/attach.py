@@ -35,6 +35,7 @@ def attach(subspace: "Subspace") -> None:
     """Make w a parameter of the model and let its modules read θ from it."""
     model = subspace.model
     vars(model)[HOLDER] = subspace
+    subspace.point.owner = weakref.ref(subspace)
     vars(model)["_parameters"][COORDINATES] = subspace.coordinates
     subspace.handles = []
     put_in_places(subspace)

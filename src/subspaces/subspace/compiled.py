@@ -28,8 +28,8 @@ def know(point: Any) -> str:
 
 def _refresh(w: Tensor, refreshed: Tensor, point: str) -> None:
     found = _POINTS.get(point)
-    if found is not None and not found.is_current():
-        found.renew()
+    if found is not None and (found.was_written() or not found.is_current()):
+        found.renew()  # also values of others, such as DistributedDataParallel's before its first pass
         refreshed.add_(1)
 
 

@@ -77,6 +77,8 @@ class Point:
         """Of the tensors of θ in the last state dict."""
         self.given: set[int] | None = None
         """Which tensors of θ a state dict has written that is being settled; what it lacks follows w."""
+        self.owner: Callable[[], Any] = lambda: None
+        """The subspace, as long as it lives."""
         self.disturbed = False
         """Something was moved or exchanged since the memory was looked at."""
         self.owner: Callable[[], Any] = lambda: None

@@ -261,7 +261,7 @@ def take_over(subspace: "Subspace", parameters: Sequence[nn.Parameter]) -> None:
     )
     pairs = None if old.origins is None else zip(old.origins, parameters, strict=True)
     point.resume(None if pairs is None else [part(p, origin).clone() for origin, p in pairs], old.written)
-    subspace.point = point
+    subspace.point, point.owner = point, old.owner
     subspace.put_in_places()
     _settle(subspace)
     if point.origins is not None:
