@@ -11,10 +11,8 @@ import torch
 from fsdp_cases import Counting, Net, batch, network, optimizer_of, sharded, subspace_of
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from subspaces import Subspace
@@ -329,73 +327,6 @@ def a_factor_of_the_mean_is_respected(order: str, folder: Path) -> None:
     model.set_gradient_divide_factor(3.0)
     with pytest.raises(RuntimeError, match="must be the same for all layers"):
         F.cross_entropy(model(ids[0]), labels[0]).backward()
-
-
-def refused(match: str, model: nn.Module, shard: Callable[[nn.Module], Any], first: bool, **options: Any) -> None:
-    """Both before and after wrapping: in the constructor, or at the first pass."""
-    if first:
-        shard(model)
-        with pytest.raises(RuntimeError, match=match):
-            Subspace(model, d=4, **options)
-        assert all(p.requires_grad for p in model.parameters())
-        assert COORDINATES not in dict(model.named_parameters())
-    else:
-        Subspace(model, d=4, **options)
-        shard(model)
-        with pytest.raises(RuntimeError, match=match):
-            model(torch.ones(2, 8))
-
-
-def perceptron(width: int = 16) -> nn.Module:
-    return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 8))
-
-
-@life
-def tensor_parallelism_is_refused(order: str, folder: Path) -> None:
-    mesh = init_device_mesh("cpu", (2,))
-    refused(
-        "alone to be in a subspace; got '0.bias' spread in another way too",
-        perceptron(),
-        lambda model: parallelize_module(model, mesh, {"0": ColwiseParallel()}),
-        order == "fully_shard first",
-    )
-
-
-@life
-def other_axes_are_refused(order: str, folder: Path) -> None:
-    refused(
-        "along axis 0 to be in a subspace; got '0.weight'",
-        perceptron(),
-        lambda model: fully_shard(model, shard_placement_fn=lambda p: Shard(p.dim() - 1)),
-        order == "fully_shard first",
-    )
-
-
-@life
-def offloading_is_refused(order: str, folder: Path) -> None:
-    refused(
-        "without CPUOffloadPolicy",
-        perceptron(),
-        lambda model: fully_shard(model, offload_policy=CPUOffloadPolicy(pin_memory=False)),
-        order == "fully_shard first",
-    )
-
-
-@life
-def layer_kronecker_is_refused(order: str, folder: Path) -> None:
-    options = {"projection": "layer-kronecker", "rank": 4}
-    refused(
-        "'layer-kronecker' for a model sharded", perceptron(64), fully_shard, order == "fully_shard first", **options
-    )
-
-
-@once
-def fsdp1_is_refused(folder: Path) -> None:
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    model = FullyShardedDataParallel(perceptron(), device_id=torch.device("cpu"), use_orig_params=True)
-    with pytest.raises(RuntimeError, match=r"FullyShardedDataParallel \(FSDP1\)"):
-        Subspace(model, d=4)
 
 
 @once

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from fsdp_cases import CASES, MANY, VOCABULARY, all_cases, many_cases
-from fsdp_life import LIFE, all_of_life
+from fsdp_life import LIFE
+from fsdp_refusals import life_and_refusals
 from processes import in_processes
 
 
@@ -19,7 +20,7 @@ def ran(world: int) -> list[dict[Any, Any]]:
 
 @functools.cache
 def lived() -> list[dict[str, str]]:
-    return in_processes(2, all_of_life)
+    return in_processes(2, life_and_refusals)
 
 
 def case_of(world: int, name: str) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:

@@ -4,9 +4,6 @@ FSDP gathers the tensors of a layer before it runs, and the modules read from th
 each, whose backward is Pᵀ on the gradient of the whole tensor. So no gradient of θ is kept or sent: the d numbers of
 w are averaged over the processes when a backward pass has brought them, unless `set_requires_gradient_sync(False)`
 was called. After a step each process rewrites its own rows of θ.
-
-What FSDP knows of a parameter is private to it: `_module_info` (where it stands), `_unsharded_param` (the gathered
-one), `reduce_grads` and `gradient_divide_factor` of its group are what is read here.
 """
 
 import weakref
@@ -17,14 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.compiler import is_dynamo_compiling
-from torch.distributed._composable_state import _module_state_mapping
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from subspaces.layout import COORDINATES, digest_of
-from subspaces.spread import here, is_spread, part, rows_here
+from subspaces.spread import here, is_spread, part
+from subspaces.subspace.fsdp import check_sharding, managed_of, numbers_before, pins_here, replicated, spread_like
 from subspaces.subspace.nearest import nearest_coordinates
-from subspaces.subspace.pins import Pin, Pins, pins_of
+from subspaces.subspace.pins import Pins, pins_of
 from subspaces.subspace.point import MovedRows, Point
 from subspaces.subspace.reading import Slot
 
@@ -54,35 +49,35 @@ class ShardedPoint(Point):
         pins: Pins,
         places: Sequence[Sequence[tuple[nn.Module, str]]],
     ):
-        self.managed, self.fsdp_groups = _managed(places)
+        self.managed, self.fsdp_groups = managed_of(places)
         for name, parameter, managed in zip(parameters, parameters.values(), self.managed, strict=True):
-            _check(name, parameter, managed)
+            check_sharding(name, parameter, managed)
         meshes = [p.device_mesh for p in parameters.values() if is_spread(p)]  # type: ignore[attr-defined]
         if any(mesh != meshes[0] for mesh in meshes):
             raise RuntimeError("`model` must be sharded over one mesh; got several. Give each `fully_shard` the same.")
         self.mesh = meshes[0]
         self.writes_files = all(self.mesh.get_local_rank(axis) == 0 for axis in range(self.mesh.ndim))
         self.counted = self._counted(list(parameters.values()))
-        super().__init__(w, parameters, projection, layer_scale, False, _pins_here(pins, parameters))
+        super().__init__(w, parameters, projection, layer_scale, False, pins_here(pins, parameters))
         _average_gradients_of(w, self)
 
     def _counted(self, parameters: list[nn.Parameter]) -> list[bool]:
         """Which tensors this process counts in sums over all rows, so that each row is counted once."""
         first = [self.mesh.get_local_rank(axis) == 0 for axis in range(self.mesh.ndim)]
-        return [all(a or not r for a, r in zip(first, _replicated(p, self.mesh.ndim), strict=True)) for p in parameters]
+        return [all(a or not r for a, r in zip(first, replicated(p, self.mesh.ndim), strict=True)) for p in parameters]
 
     # ---- memory
 
     def take_memory(self) -> None:
         """Look where the rows of this process lie."""
         for name, parameter, managed in zip(self.names, self.parameters, self.managed, strict=True):
-            _check(name, parameter, managed)
+            check_sharding(name, parameter, managed)
         super().take_memory()
         for managed in self.managed:
             gathered = getattr(managed, "_unsharded_param", None)
             if gathered is not None:
                 gathered.requires_grad_(False)
-        self.rows = [start + _numbers_before(p) for start, p in zip(self.starts, self.parameters, strict=True)]
+        self.rows = [start + numbers_before(p) for start, p in zip(self.starts, self.parameters, strict=True)]
 
     def has_moved(self) -> bool:
         """Whether the rows lie elsewhere than at the last look."""
@@ -185,7 +180,7 @@ class ShardedPoint(Point):
     def origin_tensors(self) -> list[Tensor]:
         """θ₀ as tensors of all processes together; `full_tensor()` of one, asked by all, is all of it."""
         pairs = zip(self.origins or (), self.parameters, strict=True)
-        return [_spread_like(p, origin) if is_spread(p) else origin for origin, p in pairs]
+        return [spread_like(p, origin) if is_spread(p) else origin for origin, p in pairs]
 
     def digest(self) -> str:
         """A hash of the exact bits of the whole θ₀, or of θ at the start; every process has to ask."""
@@ -239,9 +234,6 @@ def _average_gradients_of(w: nn.Parameter, point: ShardedPoint) -> None:
     w.register_post_accumulate_grad_hook(average)
 
 
-# ---- what FSDP knows
-
-
 def take_over(subspace: "Subspace", parameters: Sequence[nn.Parameter]) -> None:
     """Put a subspace whose model was sharded after wrapping upon the shards; θ₀ and w stay.
 
@@ -285,101 +277,3 @@ def refused_form(kind: str) -> str:
         f"`projection` must not be {kind!r} for a model sharded by fully_shard, whose weights are not whole in any "
         f"process; got one that is. Take a map of all parameters, such as 'hadamard'."
     )
-
-
-# ---- what FSDP knows
-
-
-def _groups() -> list[Any]:
-    """All groups of parameters that FSDP gathers together."""
-    found: dict[int, Any] = {}
-    for module in list(_module_state_mapping):
-        if isinstance(module, FSDPModule):
-            state: Any = module._get_fsdp_state()
-            several = getattr(state, "_fsdp_param_groups", None)
-            several = [state._fsdp_param_group] if several is None else several  # one of them before torch 2.11
-            found |= {id(group): group for group in several if group is not None}
-    return list(found.values())
-
-
-def _managed(places: Sequence[Sequence[tuple[nn.Module, str]]]) -> tuple[list[Any], list[Any]]:
-    """For each parameter what FSDP knows of it (None: nothing), and the groups that these are in."""
-    known: dict[tuple[int, str], tuple[Any, Any]] = {}
-    for group in _groups():
-        for managed in group.fsdp_params:
-            about = managed._module_info
-            known[id(about.module), about.param_name] = managed, group
-            for module, name in zip(about.shared_modules, about.shared_param_names, strict=True):
-                known[id(module), name] = managed, group
-    found = [next((known[id(m), n] for m, n in users if (id(m), n) in known), (None, None)) for users in places]
-    groups = {id(group): group for _, group in found if group is not None}
-    return [managed for managed, _ in found], list(groups.values())
-
-
-def _check(name: str, parameter: Any, managed: Any) -> None:
-    """Refuse what is not sharded by rows, by FSDP alone."""
-    if not is_spread(parameter):
-        return
-    if managed is None or managed.is_dtensor:
-        raise RuntimeError(
-            f"`model` must be sharded by torch.distributed.fsdp.fully_shard alone to be in a subspace; got {name!r} "
-            f"spread in another way too, such as tensor parallelism by parallelize_module. Leave that out."
-        )
-    shards = [placement for placement in parameter.placements if type(placement) is Shard]
-    others = [placement for placement in parameter.placements if type(placement) is not Shard]
-    if len(shards) != 1 or shards[0].dim != 0 or not all(type(one) is Replicate for one in others):
-        raise RuntimeError(
-            f"`model` must be sharded along axis 0 to be in a subspace; got {name!r} with {parameter.placements}. Call "
-            f"fully_shard without `shard_placement_fn`."
-        )
-    if managed.offload_to_cpu:
-        raise RuntimeError(
-            f"`model` must be sharded without CPUOffloadPolicy to be in a subspace; got {name!r} with it. θ and θ₀ are "
-            f"sharded already, and gradients are not kept."
-        )
-
-
-# ---- where rows are
-
-
-def _replicated(parameter: Any, axes: int) -> list[bool]:
-    """For each axis of the mesh whether all processes along it have the same rows."""
-    return [p.is_replicate() for p in parameter.placements] if is_spread(parameter) else [True] * axes
-
-
-def _numbers_before(parameter: Any) -> int:
-    """Real numbers of a tensor that are in processes before this one."""
-    if not is_spread(parameter) or parameter.numel() == 0:
-        return 0
-    entries = rows_here(parameter)[0] * (parameter.numel() // parameter.shape[0])
-    return entries * (2 if parameter.is_complex() else 1)
-
-
-def _spread_like(parameter: Any, rows: Tensor) -> Tensor:
-    return DTensor.from_local(
-        rows,
-        parameter.device_mesh,
-        parameter.placements,
-        run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    )
-
-
-def _pins_here(pins: Pins, parameters: dict[str, nn.Parameter]) -> Pins:
-    """The pinned rows that are in this process, counted from its first."""
-    found, names = [], list(parameters)
-    for pin in pins:
-        parameter = parameters[names[pin.index]]
-        if not is_spread(parameter):
-            found.append(pin)
-        elif pin.row is None:
-            raise RuntimeError(
-                f"`model` must not have orthogonal parametrizations by Householder reflections when it is sharded by "
-                f"fully_shard; got {names[pin.index]!r}. Use orthogonal_map='cayley', or leave it out with `exclude`."
-            )
-        else:
-            first, stop = rows_here(parameter)
-            row = pin.row % parameter.shape[0]
-            found += [Pin(pin.index, row - first)] if first <= row < stop else []
-    return Pins(found)
