@@ -97,7 +97,7 @@ def hold_by_hooks(subspace: Subspace) -> None:
             parameter.grad = None
         if point.w.grad is None:
             point.w.grad = torch.zeros_like(point.w)
-        point._add_pulled_back(point.w.grad, gradients, point.starts, (0,))  # type: ignore[arg-type]
+        point.add_pulled_back(point.w.grad, gradients, point.starts, (0,))  # type: ignore[arg-type]
 
     def queue(_: torch.Tensor) -> None:
         task = torch._C._current_graph_task_id()  # pyright: ignore[reportAttributeAccessIssue]

@@ -19,7 +19,8 @@ class Synced(Protocol):
     """Something that stands at the point its coordinates tell, as soon as it is told that they moved.
 
     One that can be rewritten by a native call may have `native_lift() -> (map, segments) | None` and `has_written()`
-    besides, and `after_step()` for what is to follow a step instead of `sync`; one that knows the tensors which its coordinates stand for has `moves(parameter) -> bool`, and
+    besides, and `after_step()` for what is to follow a step instead of `sync`; one that knows the tensors which its
+    coordinates stand for has `moves(parameter) -> bool`, and
     `look_for_exchanged()`, which raises where some of them are out of reach.
     """
 

@@ -1,12 +1,10 @@
 """θ = θ₀ + P w in the memory of a model's tensors: written from w, read by autograd, gradients folded back into Pᵀg."""
 
-import math
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
@@ -14,9 +12,10 @@ from subspaces.kernels.native_map import NativeMap, Segments
 from subspaces.layout import Layout, digest_of, layout_of
 from subspaces.projections import Projection
 from subspaces.subspace.compiled import know
-from subspaces.subspace.groups import Group, Groups
+from subspaces.subspace.groups import Groups
 from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import Pins
+from subspaces.subspace.rows import MovedRows, Rows, flat, real
 from subspaces.subspace.wrappers import check_no_reentrant_checkpoint, is_distributed
 
 MODES = ("auto", "fused", "stream")
@@ -28,10 +27,10 @@ _FUSED_BELOW = {"cpu": 1 << 22, "cuda": 1 << 28}
 
 def is_fused(mode: str, D: int, device: str = "cpu") -> bool:
     """Whether a mode folds all gradients in one call at the end of backward, or each tensor's as it comes."""
-    return mode == "fused" or (mode == "auto" and D < _FUSED_BELOW.get(device, 1 << 22))
+    return mode == "fused" or (mode == "auto" and _FUSED_BELOW.get(device, 1 << 22) > D)
 
 
-class Point:
+class Point(Rows):
     """The tensors of θ, without the modules that they belong to.
 
     The parameters want no gradient. What modules read in their place are `shadows`: tensors in the same memory that
@@ -220,14 +219,6 @@ class Point:
         self.written, self.version = written, -1
         self.pins.take(self.here())
 
-    def set_origins(self, origins: list[Tensor] | None) -> None:
-        """θ₀; always another list, since the C kernels hold pointers into the old one."""
-        self.origins = origins
-        self._native = {}
-        self._real_origins = None if self.origins is None else [real(origin) for origin in self.origins]
-        # −0.0 + 0.0 is +0.0: where θ₀ has such zeros, w = 0 needs a look
-        self._signed_zeros = any(bool(((o == 0) & torch.signbit(o)).any()) for o in self._real_origins or ())
-
     # ---- w → θ
 
     def w_has_moved(self) -> bool:
@@ -268,47 +259,9 @@ class Point:
             for tensor, origin in zip(self.memory, self._real_origins or (), strict=True):
                 tensor.copy_(origin)
         else:
-            self._write_rows(w)
+            self.write_rows(w)
         self.pins.restore(self.memory)
         self.has_written()
-
-    def _write_rows(self, w: Tensor) -> None:
-        d, origins = self.projection.d, self._real_origins
-        for group in self.groups:
-            v = group.multiple(w, d)
-            if origins is None:
-                v = v - group.multiple(self.written, d)
-            native = self._native_of(("write", group.scale), v, *self._rows_of(group))
-            if native is not None:
-                native[0].write_(native[1], v, torch.get_num_threads())
-            else:
-                tensors, starts, given = self._rows_of(group)
-                self.projection.write_(tensors, starts, v, given)
-
-    def _rows_of(self, group: Group) -> tuple[list[Tensor], list[int], list[Tensor] | None]:
-        origins = self._real_origins
-        return group.pick(self.memory), group.pick(self.rows), None if origins is None else group.pick(origins)
-
-    def _native_of(
-        self, key: Any, vector: Tensor, tensors: list[Tensor], starts: list[int], origins: list[Tensor] | None = None
-    ) -> tuple[NativeMap, Segments] | None:
-        """Map and arrays for the C kernels, kept from step to step; gradients are pointed to anew."""
-        held = self._native.get(key)
-        if held is not None and (key[0] == "write" or held[1].take(tensors, starts)):
-            return held
-        made = self.projection.native_segments(vector, tensors, starts, origins)
-        if made is not None:
-            self._native[key] = made
-        return made
-
-    def _add_pulled_back(self, out: Tensor, tensors: list[Tensor], starts: list[int], key: Any) -> None:
-        """out += Σ P[rows of i]ᵀ tensors[i]."""
-        native = self._native_of(("fold", *key), out, tensors, starts)
-        if native is None:
-            self.projection.fold_(out, tensors, starts)
-            return
-        native[0].fold_(out, native[1], torch.get_num_threads())
-        native[1].release()
 
     def has_written(self) -> None:
         """Remember that θ belongs to the present w."""
@@ -325,7 +278,7 @@ class Point:
         """
         if self.origins is None or not self.groups.plain or self.pins or self._signed_zeros or self.has_moved():
             return None
-        return self._native_of(("write", None), self.w, self.memory, self.rows, self._real_origins)
+        return self.native_of(("write", None), self.w, self.memory, self.rows, self._real_origins)
 
     # ---- what several processes do together where θ is spread over them
 
@@ -346,10 +299,6 @@ class Point:
         """‖·‖ over the rows of all tensors."""
         return float(torch.stack([tensor.double().norm() for tensor in tensors]).norm())
 
-    def total(self, numbers: Tensor) -> Tensor:
-        """The sum over all rows of what this process has summed over its own."""
-        return numbers
-
     def nearest(self, deltas: Sequence[Tensor], iterations: int = 60) -> tuple[Tensor, float]:
         """The w that brings P w nearest to a change of θ, and the relative distance; see `nearest_coordinates`."""
         flat = torch.cat([delta.to(self.w.dtype).reshape(-1) for delta in deltas])
@@ -363,24 +312,6 @@ class Point:
         """A hash of the exact bits of θ₀, or where it is not stored of θ at the start."""
         return digest_of(self.parameters if self.origins is None else self.origins)
 
-    # ---- θ as a function of w
-
-    def tensor_at(self, i: int, w: Shaped[Tensor, "d"], offset: Tensor | None = None) -> Tensor:
-        """Tensor i of θ₀ + P w, differentiable in w; `offset` is P w where it is there already."""
-        if self.origins is None:
-            raise RuntimeError("`origin` must be stored to be read; got store_origin=False.")
-        group, origin = self.groups.of(i), self.origins[i]
-        base = real(origin)
-        start, stop = self.starts[i], self.starts[i] + base.numel()
-        if offset is None:
-            rows = self.projection.lift_rows(group.multiple(w, self.projection.d), start, stop)
-        else:
-            rows = offset[start:stop]
-        rows = self.pins.masked(i, rows.view(base.shape))
-        wide = torch.promote_types(rows.dtype, base.dtype)
-        total = (base.to(wide) + rows.to(wide)).to(base.dtype)
-        return torch.view_as_complex(total) if origin.is_complex() else total
-
     # ---- g → Pᵀg
 
     def pulled_back(self, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> Tensor | None:
@@ -393,44 +324,13 @@ class Point:
         else:
             self._seen.update(i for i, _ in found)
         if torch.is_grad_enabled() or _is_batched(found):
-            return self._pulled_back_with_graph(found)
+            return self.pulled_back_with_graph(found)
         out = torch.zeros_like(self.w)
         if self.groups.plain and len(found) == len(self.starts):
-            self._add_pulled_back(out, [_flat(g) for _, g in found], self.starts, (0,))
+            self.add_pulled_back(out, [flat(g) for _, g in found], self.starts, (0,))
             return out
-        self._fold(found, out)
+        self.fold(found, out)
         return out if found else None
-
-    def _fold(self, found: list[tuple[int, Tensor]], out: Tensor) -> None:
-        """SAID: dL/dw = Σ λ_i a_i and dL/dλ_i = ⟨a_i, w⟩ with a_i = P_iᵀg_i; else λ = 1."""
-        d, w, by_index = self.projection.d, self.w.detach(), dict(found)
-        for group in self.groups:
-            members = [i for i in group.indices if i in by_index]
-            if not members:
-                continue
-            tensors, starts = [_flat(by_index[i]) for i in members], [self.starts[i] for i in members]
-            if group.scale is None:
-                self._add_pulled_back(out, tensors, starts, (members[0], len(members)))
-            else:
-                a = torch.zeros_like(out[:d])
-                self._add_pulled_back(a, tensors, starts, (members[0], len(members)))
-                out[:d] += w[group.scale] * a
-                out[group.scale] += a @ w[:d]
-
-    def _pulled_back_with_graph(self, found: list[tuple[int, Tensor]]) -> Tensor | None:
-        """The same for derivatives of higher order and batches of gradients: by differentiable maps."""
-        d, w, total = self.projection.d, self.w, None
-        for i, gradient in found:
-            group = self.groups.of(i)
-            a = self.projection.adjoint_rows(_flat(gradient).reshape(-1).to(w.dtype), self.starts[i])
-            if group.scale is None:
-                part = torch.cat([a, a.new_zeros(w.numel() - d)]) if w.numel() > d else a
-            else:
-                scales = [torch.zeros_like(a[:1])] * (w.numel() - d)
-                scales[group.scale - d] = (a @ w[:d])[None]
-                part = torch.cat([w[group.scale] * a, *scales])
-            total = part if total is None else total + part
-        return total
 
     # ---- tensors that no gradient reaches
 
@@ -448,38 +348,6 @@ class Point:
             return frozenset()
         self._explained.add(absent)
         return absent
-
-
-class MovedRows:
-    """P without the rows of pinned entries: of those tensors that this process counts, the adjoint summed over all.
-
-    Args:
-        point: gives the rows.
-        counted: whether a tensor is among them; None for all.
-    """
-
-    def __init__(self, point: Point, counted: Sequence[bool] | None = None):
-        self.point = point
-        self.indices = [i for i in range(len(point.names)) if counted is None or counted[i]]
-
-    def __call__(self, w: Tensor) -> Tensor:
-        """Rows of P w."""
-        point, parts = self.point, [w.new_zeros(0)]
-        for i in self.indices:
-            start, shape = point.rows[i], point.memory[i].shape
-            rows = point.projection.lift_rows(w, start, start + shape.numel())
-            parts.append(point.pins.masked(i, rows.view(shape)).reshape(-1))
-        return torch.cat(parts)
-
-    def adjoint(self, flat: Tensor) -> Tensor:
-        """Pᵀ of a vector of these rows."""
-        point, out, at = self.point, flat.new_zeros(self.point.projection.d), 0
-        for i in self.indices:
-            shape = point.memory[i].shape
-            rows = point.pins.masked(i, flat[at : at + shape.numel()].view(shape))
-            out += point.projection.adjoint_rows(rows.reshape(-1), point.rows[i])
-            at += shape.numel()
-        return point.total(out)
 
 
 class _Reading(torch.autograd.Function):
@@ -504,22 +372,3 @@ def _is_batched(found: list[tuple[int, Tensor]]) -> bool:
     if _functorch.peek_interpreter_stack() is not None:
         return True
     return bool(found) and _functorch.is_legacy_batchedtensor(found[0][1])
-
-
-def real(tensor: Tensor) -> Tensor:
-    """The same memory as real numbers: two for each complex one."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def _flat(gradient: Tensor) -> Tensor:
-    """A gradient as the kernels take it: dense, real, contiguous."""
-    if gradient.is_sparse:
-        gradient = gradient.to_dense()
-    if gradient.is_complex():
-        gradient = torch.view_as_real(gradient.resolve_conj())
-    return gradient if gradient.is_contiguous() else gradient.contiguous()
-
-
-def rows_of(tensor: Tensor) -> int:
-    """Rows of P that a tensor takes."""
-    return math.prod(real(tensor).shape)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from subspaces.spread import is_spread
 from subspaces.subspace.pins import pins_of
-from subspaces.subspace.point import Point, real
+from subspaces.subspace.point import Point
+from subspaces.subspace.rows import real
 
 if TYPE_CHECKING:
     from subspaces.subspace.subspace import Subspace

@@ -20,8 +20,9 @@ from subspaces.spread import here, is_spread, part
 from subspaces.subspace.fsdp import check_sharding, managed_of, numbers_before, pins_here, replicated, spread_like
 from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import Pins, pins_of
-from subspaces.subspace.point import MovedRows, Point
+from subspaces.subspace.point import Point
 from subspaces.subspace.reading import Slot
+from subspaces.subspace.rows import MovedRows
 
 if TYPE_CHECKING:
     from subspaces.subspace.subspace import Subspace

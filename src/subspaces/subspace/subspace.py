@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from subspaces import checkpoint
 from subspaces.errors import unknown_name
 from subspaces.layout import COORDINATES, Layout, digest_of, layout_of, select
-from subspaces.projections import PROJECTIONS, Blocks, Projection, make_blocks, make_projection, part_seed
+from subspaces.projections import Projection
 from subspaces.spread import is_spread, put_
 from subspaces.subspace.attach import Shared, attach, detach, put_in_places
+from subspaces.subspace.construct import by_layout_names, make_coordinates, projection_for, redrawn
 from subspaces.subspace.groups import layers_of
 from subspaces.subspace.pins import pins_of
-from subspaces.subspace.point import MODES, Point, is_fused, real
+from subspaces.subspace.point import MODES, Point, is_fused
 from subspaces.subspace.reading import places_of
 from subspaces.subspace.root import HOLDER
+from subspaces.subspace.rows import real
 from subspaces.subspace.settle import look_for_exchanged, settle_parameters, settle_values
 from subspaces.subspace.wrappers import check_free, inner_model, renew_wrappers, renew_wrappers_later
 
@@ -123,13 +125,13 @@ class Subspace:
             parameters = select(self.model, only, exclude)
             layout = layout_of(parameters)
             scales = len(layers_of(list(parameters))) if layer_scale else 0
-            made = self._make_projection(layout, d, projection, seed, scales, blocks, allocation, options)
+            made = projection_for(layout, d, projection, seed, scales, blocks, allocation, options, self.forms)
             self.store_origin, self._layer_scale = store_origin, layer_scale
             self.places = places_of(self.model, parameters.values())
             check_free(self.model, self.places)
             if origin is not None:
                 self._load_origin(origin, parameters)
-            self.coordinates = _make_coordinates(list(parameters.values()), made.d, scales)
+            self.coordinates = make_coordinates(list(parameters.values()), made.d, scales)
             fused = is_fused(gradients, layout.D, self.coordinates.device.type)
             self.point = self._make_point(parameters, made, fused)
             self.set_origin()
@@ -139,27 +141,6 @@ class Subspace:
         renew_wrappers(model, self.model)
 
     # ---- construction
-
-    def _make_projection(self, layout, d, projection, seed, scales, blocks, allocation, options) -> Projection:
-        if isinstance(projection, Projection):
-            if projection.D != layout.D:
-                raise ValueError(
-                    f"`projection` must have D = {layout.D}, the number of trainable parameters; "
-                    f"got D = {projection.D}."
-                )
-            if d not in (None, projection.d + scales) or options or blocks:
-                raise ValueError(f"`d`, `blocks` and options belong to the projection object; got d={d}, {options}.")
-            return projection
-        if projection not in PROJECTIONS:
-            raise unknown_name("projection", projection, [*PROJECTIONS, *self.forms])
-        if d is None:
-            raise ValueError("`d` must be given, the dimension of the subspace; got None. Try d=100.")
-        if scales and d <= scales:
-            raise ValueError(f"`d` must exceed the {scales} layer scales that count in it; got {d}.")
-        if blocks is None:
-            return make_projection(projection, d - scales, layout.D, seed, sizes=layout.sizes, **options)
-        groups = list(layout.groups(blocks).values())
-        return make_blocks(projection, d - scales, groups, seed, allocation=allocation, **options)
 
     def _make_point(self, parameters: dict[str, nn.Parameter], projection: Projection, fused: bool) -> Point:
         w, pins = self.coordinates, pins_of(self.places)
@@ -183,7 +164,7 @@ class Subspace:
 
     @torch.no_grad()
     def _load_origin(self, origin: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
-        given = self._by_layout_names(origin, list(parameters))
+        given = by_layout_names(self.model, self.places, origin, list(parameters))
         for name, parameter in parameters.items():
             if name not in given or given[name].shape != parameter.shape:
                 got = tuple(given[name].shape) if name in given else "nothing"
@@ -193,16 +174,6 @@ class Subspace:
         for name, buffer in self.model.named_buffers():  # BatchNorm statistics that belong to the point
             if name in origin:
                 buffer.copy_(origin[name])
-
-    def _by_layout_names(self, tensors: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-        """Tensors by the names of the layout; a shared one may be given under any of its names."""
-        found = dict(tensors)
-        paths = {id(module): prefix for prefix, module in self.model.named_modules()}
-        for name, places in zip(names, self.places, strict=True):
-            if name not in found:
-                aliases = [f"{paths[id(m)]}.{leaf}".lstrip(".") for m, leaf in places if id(m) in paths]
-                found.update((name, t) for alias, t in tensors.items() if alias in aliases)
-        return found
 
     # ---- what a user reads
 
@@ -398,7 +369,7 @@ class Subspace:
         """
         self.sync()
         if seed is not None:
-            projection = _redrawn(self.projection, seed)
+            projection = redrawn(self.projection, seed)
         if projection is not None:
             if (projection.d, projection.D) != (self.projection.d, self.projection.D):
                 raise ValueError(
@@ -424,7 +395,7 @@ class Subspace:
         if not self.point.groups.plain:
             raise RuntimeError("`coordinates_of` must have a linear map; got layer scales (SAID).")
         origin, dtype = self.origin, self.coordinates.dtype
-        given = self._by_layout_names(tensors, self.point.names)
+        given = by_layout_names(self.model, self.places, tensors, self.point.names)
         if missing := [name for name in self.point.names if name not in given]:
             raise ValueError(f"`tensors` must have every tensor of θ; got none at {', '.join(missing[:4])}.")
         pairs = [(real(given[n]).to(dtype), real(origin[n]).to(dtype)) for n in self.point.names]
@@ -528,19 +499,3 @@ class Subspace:
         if self._hashed is None or self._hashed[0] is not self.point.origins:
             self._hashed = self.point.origins, digest_of(origins)
         return self._hashed[1]
-
-
-def _make_coordinates(parameters: list[nn.Parameter], d: int, scales: int) -> nn.Parameter:
-    wide = any(p.dtype in (torch.float64, torch.complex128) for p in parameters)
-    w = torch.zeros(d + scales, dtype=torch.float64 if wide else torch.float32, device=parameters[0].device)
-    w[d:] = 1.0
-    return nn.Parameter(w)
-
-
-def _redrawn(projection: Projection, seed: int) -> Projection:
-    """The same kind with another seed."""
-    if isinstance(projection, Blocks):
-        parts = [_redrawn(part, part_seed(seed, p)) for p, part in enumerate(projection.parts)]
-        return Blocks(parts, projection.ranges, seed)
-    kind: Any = type(projection)
-    return kind(projection.d, projection.D, seed, **projection.options)

@@ -1,0 +1,79 @@
+"""What a subspace is made of: its map, its coordinates, tensors by the names of its layout."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subspaces.errors import unknown_name
+from subspaces.layout import Layout
+from subspaces.projections import PROJECTIONS, Blocks, Projection, make_blocks, make_projection, part_seed
+
+
+def projection_for(
+    layout: Layout,
+    d: int | None,
+    projection: str | Projection,
+    seed: int,
+    scales: int,
+    blocks: str | None,
+    allocation: str,
+    options: dict[str, Any],
+    forms: Iterable[str],
+) -> Projection:
+    """P for d numbers, `scales` of which are layer scales, over the rows of a layout.
+
+    Raises:
+        ValueError: one that does not fit, or an unknown kind; `forms` are other names that may have been meant.
+    """
+    if isinstance(projection, Projection):
+        if projection.D != layout.D:
+            raise ValueError(
+                f"`projection` must have D = {layout.D}, the number of trainable parameters; got D = {projection.D}."
+            )
+        if d not in (None, projection.d + scales) or options or blocks:
+            raise ValueError(f"`d`, `blocks` and options belong to the projection object; got d={d}, {options}.")
+        return projection
+    if projection not in PROJECTIONS:
+        raise unknown_name("projection", projection, [*PROJECTIONS, *forms])
+    if d is None:
+        raise ValueError("`d` must be given, the dimension of the subspace; got None. Try d=100.")
+    if scales and d <= scales:
+        raise ValueError(f"`d` must exceed the {scales} layer scales that count in it; got {d}.")
+    if blocks is None:
+        return make_projection(projection, d - scales, layout.D, seed, sizes=layout.sizes, **options)
+    groups = list(layout.groups(blocks).values())
+    return make_blocks(projection, d - scales, groups, seed, allocation=allocation, **options)
+
+
+def by_layout_names(
+    model: nn.Module,
+    places: Sequence[Sequence[tuple[nn.Module, str]]],
+    tensors: dict[str, Tensor],
+    names: Sequence[str],
+) -> dict[str, Tensor]:
+    """Tensors by the names of the layout; a shared one may be given under any of its names."""
+    found = dict(tensors)
+    paths = {id(module): prefix for prefix, module in model.named_modules()}
+    for name, users in zip(names, places, strict=True):
+        if name not in found:
+            aliases = [f"{paths[id(m)]}.{leaf}".lstrip(".") for m, leaf in users if id(m) in paths]
+            found.update((name, t) for alias, t in tensors.items() if alias in aliases)
+    return found
+
+
+def make_coordinates(parameters: list[nn.Parameter], d: int, scales: int) -> nn.Parameter:
+    wide = any(p.dtype in (torch.float64, torch.complex128) for p in parameters)
+    w = torch.zeros(d + scales, dtype=torch.float64 if wide else torch.float32, device=parameters[0].device)
+    w[d:] = 1.0
+    return nn.Parameter(w)
+
+
+def redrawn(projection: Projection, seed: int) -> Projection:
+    """The same kind with another seed."""
+    if isinstance(projection, Blocks):
+        parts = [redrawn(part, part_seed(seed, p)) for p, part in enumerate(projection.parts)]
+        return Blocks(parts, projection.ranges, seed)
+    kind: Any = type(projection)
+    return kind(projection.d, projection.D, seed, **projection.options)
