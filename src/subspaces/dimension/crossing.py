@@ -1,22 +1,27 @@
-"""What a set of runs says about where the score crosses the threshold: bracket, fit, interval, and the next run."""
+"""What a set of runs says about where the score crosses the threshold: bracket, fit, interval, outcome."""
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 
 import numpy as np
 
-from subspaces.dimension.curve import Curve, Threshold
-from subspaces.dimension.estimate import COLLAPSE, Outcome, Run, judge
+from subspaces.dimension.curve import Array, Curve, Threshold
+from subspaces.dimension.estimate import Baseline, DimensionEstimate, Outcome, Run, literal_rule
+from subspaces.dimension.witness import DOUBTED, SEEN, Bounds, bounds, clamped
+from subspaces.dimension.groups import COLLAPSE, are_real, judge, low_outliers, two_outcomes
 
 WINDOW = 4.0  # runs within this factor of the crossing enter the fit
+REACH = 2.0  # d_int is the smallest d that passes and is followed by no dip up to so many times as large a d
+DIP = 0.01  # a dip is a fall below the threshold by more than this share of it
 FEWEST = 10  # runs in the fit below which nothing is called found
-LOOKS = 0.75  # looking after every run and stopping when narrow costs coverage: tails are cut by this × FEWEST / runs
+LOOKS = 0.9  # share of the tails that is left after paying for looks at the interval while runs come in
 EXACT_SPAN, EXACT_RUNS = 3, 3  # an interval of at most 3 integers is settled by up to 3 runs at each
 OWN = 2.0  # beside a cliff the scatter of all runs weighs as much as so many more runs at the same d
 MOST_FAILED = 6  # from this many runs on, the search ends when more than half have failed
+SHARE_NOISE = 0.4  # standard deviation of a success or failure where both are likely
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,11 @@ class Plan:
     ratio: float
     confidence: float
     looks: bool = True  # False for runs chosen beforehand: nothing is paid for looking after each
+    noise: float | None = None  # standard deviation of a score near the threshold, where it is known beforehand
 
 
 class Crossing:
-    """What the runs so far say about the crossing of the threshold, and which run should come next.
+    """What the runs so far say about the crossing of the threshold.
 
     A value: made anew when a result arrives, everything worked out once, when it is first read.
 
@@ -44,7 +50,14 @@ class Crossing:
 
     def __init__(self, runs: Iterable[Run], threshold: Threshold, plan: Plan) -> None:
         self.threshold, self.plan = threshold, plan
-        self.runs = judge(runs, threshold.value)
+        self.suspects: list[int] = []
+        self._sort(judge(runs, threshold.value))
+        if self.by_d:
+            self._set_outliers_aside()
+
+    def _sort(self, runs: Iterable[Run]) -> None:
+        """Runs by d; what is known of every d tried."""
+        self.runs = tuple(runs)
         self.by_d: dict[int, list[float]] = {}
         for run in self.runs:
             if run.status == "ok":
@@ -56,8 +69,23 @@ class Crossing:
                 lost.setdefault(run.d, []).append(run)
         self.suspects = [d for d, all_ in lost.items() if len(all_) == 1 and all_[0].status == "failed"]
         # Stopped early, or failed twice over: counts as not passing while bracketing, never enters the fit.
-        worst = min([threshold.value, *self.means.values()])
+        worst = min([self.threshold.value, *self.means.values()])
         self.means.update({d: worst for d in lost if d not in self.suspects})
+        for name in ("bracket", "centre", "window"):
+            self.__dict__.pop(name, None)
+
+    def _set_outliers_aside(self) -> None:
+        """Runs too low for the curve and the noise of the others failed, unless their repeats are as low."""
+        near = set(self.window)
+        inside = [run for run in self.runs if run.status == "ok" and run.d in near]
+        low = low_outliers(inside, self.threshold.value, self.plan.noise)
+        failed, alone = are_real(inside, low, sum(run.status == "failed" for run in self.runs))
+        if failed:
+            lost = {inside[i] for i in failed}
+            self._sort(replace(run, status="failed") if run in lost else run for run in self.runs)
+            self.suspects = sorted({*self.suspects, *(inside[i].d for i in alone)})
+
+    # ---- where to look
 
     @cached_property
     def bracket(self) -> tuple[int | None, int | None]:
@@ -93,37 +121,75 @@ class Crossing:
         near = [k for k in d if self.centre / WINDOW <= k <= self.centre * WINDOW]
         return sorted({*near, *left[-2:], *right[:2]})
 
+    # ---- the fit
+
+    @cached_property
+    def pairs(self) -> tuple[Array, Array]:
+        """(d, score) of every run with a score around the crossing, failed ones too."""
+        low, high = self.centre / WINDOW, self.centre * WINDOW
+        kept = [r for r in self.runs if low <= r.d <= high and r.status != "stopped" and math.isfinite(r.score)]
+        return np.array([r.d for r in kept], float), np.array([r.score for r in kept])
+
+    @cached_property
+    def two_outcomes(self) -> bool:
+        """Whether runs near the crossing succeed or fail: then the share that passes is fitted, not the score."""
+        return bool(self.by_d) and two_outcomes(*self.pairs, self.threshold.value)
+
     @cached_property
     def curve(self) -> Curve | None:
         if not math.isfinite(self.threshold.value):  # a baseline without a single score
             return None
+        if self.two_outcomes:
+            d, score = self.pairs
+            return Curve(d, (score > self.threshold.value).astype(float), scale=1.0, noise=SHARE_NOISE)
         pairs = [(d, score) for d in self.window for score in self.by_d[d]]
-        return Curve(*zip(*pairs, strict=True), scale=self.threshold.value) if pairs else None
-
-    @cached_property
-    def grid(self) -> np.ndarray:
-        """Integers at which the probability of passing is read: all of them where they are few, else log-spaced."""
-        plan = self.plan
-        low = max(plan.d_min, min(self.centre / WINDOW, self.window[0]))
-        high = min(plan.d_max, max(self.centre * WINDOW, self.window[-1]))
-        return np.unique(np.rint(np.geomspace(low, max(high, low), 72)).astype(int))
+        if not pairs:
+            return None
+        return Curve(*zip(*pairs, strict=True), scale=self.threshold.value, noise=self.plan.noise)
 
     @property
-    def tail(self) -> float:
-        """Probability beyond either end of the interval; the smaller, the more often the search has looked."""
-        runs = 0 if self.curve is None else self.curve.y.size
-        paid = LOOKS * FEWEST / max(runs, FEWEST) if self.plan.looks else 1.0
-        return paid * (1 - self.plan.confidence) / 2
+    def fitted_threshold(self) -> Threshold:
+        """What the fitted quantity has to pass: the threshold, or half of the runs."""
+        return Threshold(0.5) if self.two_outcomes else self.threshold
 
     @cached_property
-    def chance(self) -> np.ndarray:
+    def grid(self) -> Array:
+        """Integers at which the probability of passing is read: all of them where they are few, else log-spaced."""
+        plan = self.plan
+        low = max(plan.d_min, min(self.window[0], self.centre))
+        high = min(plan.d_max, max(self.window[-1], self.centre * 1.5))
+        return np.unique(np.rint(np.geomspace(low, max(high, low), 72)).astype(int))
+
+    @cached_property
+    def tail(self) -> float:
+        """Probability beyond either end of the interval."""
+        return (LOOKS if self.plan.looks else 1.0) * (1 - self.plan.confidence) / 2
+
+    @cached_property
+    def passing(self) -> Array:
         """Probability that the expected score passes, at every d of the grid."""
-        return np.zeros(self.grid.size) if self.curve is None else self.curve.passing(self.grid, self.threshold)
+        return np.zeros(self.grid.size) if self.curve is None else self.curve.passing(self.grid, self.fitted_threshold)
+
+    @cached_property
+    def chance(self) -> Array:
+        """Probability that it passes at every d of the grid and that no dip follows up to REACH times that d."""
+        if self.curve is None:
+            return self.passing
+        wanted = self.fitted_threshold
+        lower = replace(wanted, value=wanted.value * (1 - DIP))
+        steady = self.curve.passing(self.grid, lower)
+        chance, end = self.passing.copy(), np.searchsorted(self.grid, self.grid * REACH, side="right")
+        tried = int(np.searchsorted(self.grid, max(self.window), side="right"))
+        for i in range(chance.size):
+            chance[i] = min(chance[i], steady[i : max(i + 1, min(int(end[i]), tried))].min())
+        return chance
+
+    # ---- the interval
 
     @cached_property
     def interval(self) -> tuple[int | None, int | None, int | None]:
         """(low, d_int, high): the smallest integers that pass surely not, more likely than not, and surely."""
-        low, middle, high = self._fitted
+        low, middle, high = clamped(self._fitted, self.bounds, self.plan.d_min)
         if self.cliff is None:
             return low, middle, high
         a, b = self.cliff
@@ -133,18 +199,40 @@ class Crossing:
         return below, middle, above
 
     @cached_property
+    def bounds(self) -> Bounds:
+        """What the runs in the fit show by themselves."""
+        curve = self.curve
+        if curve is None:
+            return Bounds(None, None, None, None)
+        threshold = self.fitted_threshold
+        d = np.rint(np.exp(curve.x))
+        return bounds(d, curve.y, threshold, curve.noise_sd, REACH, DIP, self.contradicted)
+
+    @cached_property
+    def contradicted(self) -> bool:
+        """Whether a run far below the threshold lies above one far above it: failures, or chance at a steep rise."""
+        d, score = self.pairs
+        gap = max(COLLAPSE / 2 * self.threshold.value, 5 * (self.curve.noise_sd if self.curve else 0.0))
+        near = (d > self.centre / REACH) & (d < self.centre * REACH)
+        low, high = d[near & (score < self.threshold.value - gap / 2)], d[near & (score > self.threshold.value)]
+        return bool(low.size and high.size and low.max() >= high.min())
+
+    @cached_property
     def cliff(self) -> tuple[int, int] | None:
         """The neighbouring d tried between which the score jumps over the threshold by 15 % of it, if it does.
 
         Such a jump is not interpolated: the crossing may be anywhere in between, and the interval covers all of it.
+        No cliff is where runs below it passed or runs above it did not: that is chance.
         """
         a, b = self.bracket
-        if a not in self.by_d or b not in self.by_d:
+        if a not in self.by_d or b not in self.by_d or self.two_outcomes:
             return None
-        return (a, b) if self.means[b] - self.means[a] > COLLAPSE * self.threshold.value else None
+        if self.means[b] - self.means[a] <= COLLAPSE * self.threshold.value:
+            return None
+        return (a, b)
 
     def _clear(self, d: int) -> bool:
-        """Whether the mean of at least two runs at d is 4 standard errors away from the threshold.
+        """Whether the mean of three runs at d (of five, where others contradict them) is 4 standard errors away from the threshold.
 
         The variance is that of the fit, shared by all d, as if seen in OWN runs more, and that of the runs at d: beside
         a cliff scores scatter far more below than above it.
@@ -154,27 +242,24 @@ class Crossing:
         squares = sum((score - self.means[d]) ** 2 for score in scores)
         variance = (OWN * noise**2 + squares) / (OWN + len(scores) - 1)
         error = math.hypot(math.sqrt(variance / len(scores)), self.threshold.sd)
-        return len(scores) > 1 and abs(self.means[d] - self.threshold.value) > 4 * error
+        return len(scores) >= self.believed and abs(self.means[d] - self.threshold.value) > 4 * error
+
+    @property
+    def believed(self) -> int:
+        """Runs at one d that are believed to be no chance."""
+        return DOUBTED if self.contradicted else SEEN
 
     @cached_property
     def _fitted(self) -> tuple[int | None, int | None, int | None]:
         """The interval of the fit alone: where the probability of passing is the tail, one half, 1 − the tail."""
         if self.curve is None:
             return None, None, None
-        chance, tail = self.chance, self.tail
-        above = np.flatnonzero(chance > 0.5)
-        if not above.size:
+        first = [np.flatnonzero(self.chance >= level) for level in (self.tail, 0.5, 1 - self.tail)]
+        if not first[1].size:
             return int(self.grid[-1]), None, None
-        rising = [i for i in above if i == 0 or chance[i - 1] <= 0.5]
-        middle = int(min(rising, key=lambda i: abs(math.log(self.grid[i] / self.centre))))
-        left = right = middle
-        while left > 0 and chance[left - 1] >= tail:
-            left -= 1
-        while right < len(chance) - 1 and chance[right] < 1 - tail:
-            right += 1
-        low = self._between(left, tail) if left else self._nearest_below()
-        high = self._between(right, 1 - tail) if chance[right] >= 1 - tail else None
-        return low, self._between(middle, 0.5), high
+        low, middle, high = (int(found[0]) if found.size else None for found in first)
+        below = self._between(low, self.tail) if low else self._nearest_below()
+        return below, self._between(middle or 0, 0.5), None if high is None else self._between(high, 1 - self.tail)
 
     def _between(self, i: int, level: float) -> int:
         """Smallest integer of (grid[i − 1], grid[i]] passing with probability `level`; log-odds are linear in ln d."""
@@ -190,11 +275,13 @@ class Crossing:
         """Where the fit gives no lower end: the largest d tried below it, which did not pass, or d_min."""
         return max([d for d in self.means if d < self.grid[0]], default=self.plan.d_min)
 
+    # ---- the end
+
     @cached_property
     def outcome(self) -> Outcome:
         """How the search would end on these runs; ``running`` while it should go on."""
         failed = sum(run.status == "failed" for run in self.runs)
-        if len(self.runs) >= MOST_FAILED and 2 * failed > len(self.runs):
+        if len(self.runs) >= MOST_FAILED and 2 * failed > len(self.runs) and not self.two_outcomes:
             return "runs failed"
         if self.curve is None or self.suspects:
             return "running"
@@ -205,11 +292,25 @@ class Crossing:
         if len(self.by_d.get(least, [])) > 1 and self._passing(least) > 1 - self.tail:
             return "always reached"
         if self.narrow:
-            return "found" if self.enough and not self.unconfirmed else "running"
+            return "found" if self.enough and not self.unconfirmed and not self.unseen else "running"
         return "baseline unstable" if self._baseline_decides else "running"
 
     def _passing(self, d: int) -> float:
-        return 0.0 if self.curve is None else float(self.curve.passing([d], self.threshold)[0])
+        return 0.0 if self.curve is None else float(self.curve.passing([d], self.fitted_threshold)[0])
+
+    @cached_property
+    def untold(self) -> int | None:
+        """Where the fit is narrow but runs do not show its ends: the d beside it at which a run would."""
+        low, _, high = self.interval
+        fit_low, middle, fit_high = self._fitted
+        room = self.plan.ratio * (fit_low or 0) / (fit_high or math.inf)
+        if self.narrow or middle is None or room < 1 or self.cliff is not None:
+            return None
+        a, b = math.ceil((fit_low or 1) / math.sqrt(room)), math.floor((fit_high or 1) * math.sqrt(room))
+        below, above = (low or 0) < a, (high or math.inf) > b
+        if below and above:  # the end that lacks more
+            below = a / max(low or 1, 1) > (high or math.inf) / b
+        return max(a, self.plan.d_min) if below else min(b, self.plan.d_max)
 
     @property
     def narrow(self) -> bool:
@@ -231,11 +332,28 @@ class Crossing:
         return self.threshold.sd > 3 * float(self.curve.mean_sd([middle])[1][0])
 
     @cached_property
+    def unseen(self) -> list[int]:
+        """The d at which a run is wanted so that both sides are known: twice d_int, and a quarter of it.
+
+        A dip below the threshold, a lower crossing, and the slope show there.
+        """
+        middle, plan = self.interval[1], self.plan
+        if middle is None:
+            return []
+        tried = np.array(sorted(self.means))
+        wanted = []
+        if 1.5 * middle < plan.d_max and not ((tried >= 1.5 * middle) & (tried <= 3 * middle)).any():
+            wanted.append(min(plan.d_max, 2 * middle))
+        if middle / 3 > plan.d_min and not ((tried >= middle / 6) & (tried <= middle / 2.4)).any():
+            wanted.append(max(plan.d_min, round(middle / 3.5)))
+        return wanted
+
+    @cached_property
     def unconfirmed(self) -> list[int]:
         """The d at which one more run is wanted before the interval is believed, the most wanted first."""
         low, middle, high = self.interval
         count = {d: len(scores) for d, scores in self.by_d.items()}
-        wanted = [d for d in self.cliff or () if count[d] < 2]  # a cliff is not believed to one run
+        wanted = [d for d in self.cliff or () if count[d] < self.believed]  # a cliff is not believed to one run
         if low and middle and high and high - low < EXACT_SPAN:  # few integers: each is run, rather than interpolated
             span = [d for d in range(low - 1, high + 1) if d >= self.plan.d_min]
             wanted += [d for d in span if not count.get(d)]
@@ -247,6 +365,25 @@ class Crossing:
     def enough(self) -> bool:
         """Whether as many runs entered the fit as are needed before anything is called found."""
         return self.curve is not None and (self.curve.y.size >= FEWEST or self.cliff is not None)
+
+    # ---- what is told
+
+    def estimate(self, outcome: Outcome, level: float, base: Baseline) -> DimensionEstimate:
+        """The values of all this, for an outcome."""
+        low, d_int, high = self.interval
+        if outcome == "runs failed" or not base.stable:
+            low = d_int = high = None
+        elif outcome == "not reached":
+            low, d_int, high = self.plan.d_max, None, None
+        elif outcome == "always reached":
+            low = d_int = high = self.plan.d_min
+        return DimensionEstimate(
+            outcome=outcome, d_int=d_int, low=low, high=high, threshold=self.threshold.value,
+            threshold_sd=self.threshold.sd, level=level, baseline=base.mean, baseline_sd=base.sd,
+            baseline_runs=base.runs, confidence=self.plan.confidence, d_min=self.plan.d_min, d_max=self.plan.d_max,
+            literal=literal_rule(self.runs, self.threshold.value), runs=self.runs, fit=self.fit(d_int),
+            curve=self.points(),
+        )  # fmt: skip
 
     def fit(self, d_int: int | None) -> dict[str, float]:
         """Noise, slope and bend of the fitted curve; empty without one."""

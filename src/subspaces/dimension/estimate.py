@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Literal
 
@@ -13,7 +13,6 @@ Outcome = Literal[
 ]
 Status = Literal["ok", "failed", "stopped"]
 
-COLLAPSE = 0.15  # a run this share of the threshold below its peers is suspected to have failed
 UNSTABLE_SD, UNSTABLE_FAILED = 0.05, 0.25  # sd / mean, and share of failed runs, above which a baseline is unstable
 
 
@@ -85,40 +84,6 @@ def _require_positive(mean: float) -> None:
             f"`baseline` must be above 0; got {mean}. Shift rewards so that their minimum is 0, "
             "and turn losses into scores (higher is better), before taking a share of them."
         )
-
-
-def judge(runs: Iterable[Run], threshold: float) -> tuple[Run, ...]:
-    """The same runs, sorted by (d, seed), each with its status settled from its peers.
-
-    A run is ``failed`` when its score is not finite, or when it lies 15 % of the threshold below
-
-    * the best run at the same d, and at most half of the runs at that d do; or,
-    * where it is the only run at its d, the median of the runs at d/4 … d.
-
-    When most repeats at one d are low, they are real (a dip), and none is set aside.
-
-    Args:
-        runs: any order.
-        threshold: the score to pass, > 0, the unit of the 15 %.
-    """
-    ordered = sorted(runs, key=lambda run: (run.d, run.seed))
-    usable = [run for run in ordered if run.status != "stopped" and math.isfinite(run.score)]
-    d, score = np.array([run.d for run in usable]), np.array([run.score for run in usable])
-    gap = COLLAPSE * threshold
-
-    def settled(run: Run) -> Status:
-        if run.status == "stopped":
-            return "stopped"
-        if not math.isfinite(run.score):
-            return "failed"
-        peers = score[d == run.d]
-        if peers.size > 1:
-            low = peers < peers.max() - gap
-            return "failed" if run.score < peers.max() - gap and 2 * low.sum() <= peers.size else "ok"
-        below = score[(d < run.d) & (4 * d >= run.d)]
-        return "failed" if below.size and run.score < np.median(below) - gap else "ok"
-
-    return tuple(replace(run, status=settled(run)) for run in ordered)
 
 
 def literal_rule(runs: Iterable[Run], threshold: float) -> int | None:
