@@ -126,10 +126,31 @@ def test_unstable_baselines():
     lost = search(toy, baseline=[math.nan, math.nan], d_max=100)
     assert lost.outcome == "baseline unstable"
     json.dumps(lost.to_dict(), allow_nan=False)
-    few = search(noisy(rising, 0.002), baseline=[1.0], d_max=100_000)  # one run: nobody knows how good it is
-    assert few.outcome == "baseline unstable"
-    assert few.d_int is not None
-    assert len(few.runs) < 30
+
+
+def test_a_baseline_of_few_runs_ends_with_an_interval_and_says_how_many_would_do():
+    one = search(noisy(rising, 0.002), baseline=[1.0], d_max=100_000)  # nobody knows how good it is
+    three = search(noisy(rising, 0.002), baseline=[0.985, 1.0, 1.015], d_max=100_000)
+    for few in (one, three):
+        assert few.outcome == "limited by baseline"
+        assert holds(few, 691)
+        assert len(few.runs) < 30
+        assert (few.baseline_runs_wanted or 0) > few.baseline_runs
+        assert f"({few.baseline_runs_wanted} would do)" in str(few)
+    assert three.high is not None
+    enough = np.linspace(0.985, 1.015, three.baseline_runs_wanted or 0).tolist()
+    assert search(noisy(rising, 0.002), baseline=enough, d_max=100_000).outcome == "found"
+
+
+def test_where_runs_succeed_or_fail_half_of_them_have_to_pass():
+    def flips(d, seed):
+        return 0.95 if np.random.default_rng([seed, 5]).random() < 1 / (1 + (500 / d) ** 4) else 0.7
+
+    found = search(flips, baseline=1.0, d_max=100_000, max_runs=60)
+    assert found.by == "passing"
+    assert found.d_int == pytest.approx(500, rel=0.3)
+    assert found.share_passing is not None
+    assert 0.3 < found.share_passing < 1
 
 
 def test_baseline_scores():

@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
 from subspaces.dimension.curve import Array, Curve, Threshold
 from subspaces.dimension.estimate import Baseline, DimensionEstimate, Outcome, Run, literal_rule
-from subspaces.dimension.witness import DOUBTED, SEEN, Bounds, bounds, clamped
 from subspaces.dimension.groups import COLLAPSE, are_real, judge, low_outliers, two_outcomes
+from subspaces.dimension.witness import DOUBTED, SEEN, Bounds, bounds, clamped
 
 WINDOW = 4.0  # runs within this factor of the crossing enter the fit
 REACH = 2.0  # d_int is the smallest d that passes and is followed by no dip up to so many times as large a d
@@ -21,6 +22,7 @@ LOOKS = 0.9  # share of the tails that is left after paying for looks at the int
 EXACT_SPAN, EXACT_RUNS = 3, 3  # an interval of at most 3 integers is settled by up to 3 runs at each
 OWN = 2.0  # beside a cliff the scatter of all runs weighs as much as so many more runs at the same d
 MOST_FAILED = 6  # from this many runs on, the search ends when more than half have failed
+BASELINE_SHARE = 0.6  # of the wanted interval's standard deviation that may be the baseline's
 SHARE_NOISE = 0.4  # standard deviation of a success or failure where both are likely
 
 
@@ -232,7 +234,7 @@ class Crossing:
         return (a, b)
 
     def _clear(self, d: int) -> bool:
-        """Whether the mean of three runs at d (of five, where others contradict them) is 4 standard errors away from the threshold.
+        """Whether the mean of enough runs at d is 4 standard errors away from the threshold.
 
         The variance is that of the fit, shared by all d, as if seen in OWN runs more, and that of the runs at d: beside
         a cliff scores scatter far more below than above it.
@@ -293,7 +295,7 @@ class Crossing:
             return "always reached"
         if self.narrow:
             return "found" if self.enough and not self.unconfirmed and not self.unseen else "running"
-        return "baseline unstable" if self._baseline_decides else "running"
+        return "limited by baseline" if self._baseline_decides else "running"
 
     def _passing(self, d: int) -> float:
         return 0.0 if self.curve is None else float(self.curve.passing([d], self.fitted_threshold)[0])
@@ -382,8 +384,22 @@ class Crossing:
             threshold_sd=self.threshold.sd, level=level, baseline=base.mean, baseline_sd=base.sd,
             baseline_runs=base.runs, confidence=self.plan.confidence, d_min=self.plan.d_min, d_max=self.plan.d_max,
             literal=literal_rule(self.runs, self.threshold.value), runs=self.runs, fit=self.fit(d_int),
-            curve=self.points(),
+            curve=self.points(), by="passing" if self.two_outcomes else "score", **self._shares(d_int, base, outcome),
         )  # fmt: skip
+
+    def _shares(self, d_int: int | None, base: Baseline, outcome: Outcome) -> dict[str, Any]:
+        """What stands beside the number: failures, runs that pass, baseline runs that would do."""
+        if d_int is None or self.curve is None:
+            return {}
+        near = [r for r in self.runs if d_int / WINDOW <= r.d <= d_int * WINDOW and r.status != "stopped"]
+        passing = [r.score > self.threshold.value for r in near if d_int <= r.d <= d_int * 1.5]
+        found: dict[str, Any] = {"share_failed": fmean(r.status == "failed" for r in near) if near else 0.0}
+        found["share_passing"] = fmean(passing) if passing else None
+        slope = self.curve.slope(d_int)
+        if outcome == "limited by baseline" and slope > 0:
+            allowed = BASELINE_SHARE * slope * math.log(self.plan.ratio) / 4
+            found["baseline_runs_wanted"] = math.ceil(base.runs * (self.threshold.sd / allowed) ** 2)
+        return found
 
     def fit(self, d_int: int | None) -> dict[str, float]:
         """Noise, slope and bend of the fitted curve; empty without one."""

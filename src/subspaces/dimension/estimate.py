@@ -9,7 +9,14 @@ from typing import Any, Literal
 import numpy as np
 
 Outcome = Literal[
-    "found", "not reached", "always reached", "baseline unstable", "runs failed", "budget spent", "running"
+    "found",
+    "not reached",
+    "always reached",
+    "limited by baseline",
+    "baseline unstable",
+    "runs failed",
+    "budget spent",
+    "running",
 ]
 Status = Literal["ok", "failed", "stopped"]
 
@@ -105,9 +112,10 @@ class DimensionEstimate:
 
     Attributes:
         outcome: ``found``: the interval is as narrow as wanted; ``always reached``: already at ``d_min``;
-            ``not reached``: at no d tried up to ``d_max``; ``baseline unstable``: itself too uncertain for the wanted
-            interval; ``runs failed``: most runs did; ``budget spent``: the interval is wider than wanted;
-            ``running``: not over yet.
+            ``not reached``: at no d tried up to ``d_max``; ``limited by baseline``: its few runs leave the threshold
+            more uncertain than the curve, and more runs in subspaces would not help; ``baseline unstable``: its runs
+            fail or scatter too much to be one; ``runs failed``: most runs did; ``budget spent``: the interval is wider
+            than wanted; ``running``: not over yet.
         d_int: the estimate, an integer of [d_min, d_max], or None where there is none.
         low, high: ends of the interval, integers; ``high`` is None where no d is shown to pass.
         threshold, threshold_sd: level × baseline and the standard error of that product.
@@ -116,6 +124,12 @@ class DimensionEstimate:
         fit: noise_sd (of one run), slope (per unit of ln d at d_int), bend (√q), runs (that entered the fit);
             empty without a fit.
         curve: (d, expected score, its standard deviation) of the fit, for drawing.
+        by: what has to pass: ``score``: the expected score of runs that did not fail; ``passing``: the share of runs
+            above the threshold, where runs have two outcomes, has to be more than a half.
+        share_failed: of the runs around d_int.
+        share_passing: share of the runs around d_int (within the fit's window, at d_int and above) that pass, failed
+            ones counted as not passing.
+        baseline_runs_wanted: how many baseline runs would do, where they limit the interval.
     """
 
     outcome: Outcome
@@ -135,6 +149,10 @@ class DimensionEstimate:
     runs: tuple[Run, ...]
     fit: dict[str, float]
     curve: tuple[tuple[int, float, float], ...]
+    by: Literal["score", "passing"] = "score"
+    share_failed: float = 0.0
+    share_passing: float | None = None
+    baseline_runs_wanted: int | None = None
 
     @property
     def ratio(self) -> float:
@@ -184,8 +202,11 @@ def _reason(found: DimensionEstimate) -> str:
             f"the baseline itself ({found.baseline:.4g}, standard deviation {found.baseline_sd:.2g}, "
             f"{found.baseline_runs} runs) is too uncertain; give it more runs"
         )
+    passes = "half of the runs first pass" if found.by == "passing" else "the expected score first passes"
     what = {
-        "found": "the expected score first passes",
+        "found": passes,
+        "limited by baseline": f"its {found.baseline_runs} baseline runs allow no narrower interval "
+        f"({found.baseline_runs_wanted or 'more'} would do), for",
         "always reached": "the smallest d already passes",
         "not reached": "no d passes",
         "runs failed": "most runs failed, so nothing can be said about",

@@ -128,9 +128,9 @@ def are_real(runs: Sequence[Run], low: set[int], lost: int) -> tuple[set[int], s
 def two_outcomes(d: Array, score: Array, threshold: float) -> bool:
     """Whether runs near the crossing either succeed or fail, with nothing in between, at the same d.
 
-    At least three on either side of the threshold, at least three pairs in which the larger d failed, and not one run in
-    the middle half between the typical success and the typical failure: of ten runs of an ordinary spread around the
-    threshold, two or three would be there.
+    At least three on either side of the threshold, at least three pairs in which the larger d failed, and not one run
+    in the middle half between the typical success and the typical failure: of ten runs of an ordinary spread around
+    the threshold, two or three would be there.
     """
     above, below = score > threshold, score <= threshold
     if d.size < 10 or above.sum() < 3 or below.sum() < 3:

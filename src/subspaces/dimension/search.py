@@ -1,7 +1,8 @@
 """The search for an intrinsic dimension: the smallest d whose expected score passes level × baseline.
 
 A pure algorithm on evaluate(d, seed) -> score: no model, no data, no torch. `ThresholdSearch` says which runs to do and
-takes their scores in any order; `search` is the loop around it; `estimate_of` reads runs that were chosen otherwise. The rule is written down in docs/decision-rule.md.
+takes their scores in any order; `search` is the loop around it; `estimate_of` reads runs that were chosen otherwise.
+The rule is written down in docs/decision-rule.md.
 """
 
 import math
@@ -149,7 +150,7 @@ class ThresholdSearch:
         return [pair for pair in self._asked if pair not in self._told]
 
     def bracketing(self, d: int, seed: int) -> bool:
-        """Whether a run was asked for while no d that passes above one that does not was known: it need not be exact."""
+        """Whether no d that passes above one that does not was known when a run was asked for: it need not be exact."""
         return self._bracketing[self._asked.index((d, seed))]
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
 """What runs say about the threshold without a curve: where neighbouring runs, taken together, lie below or above it.
 
-If the expected score rises with d, runs at d and above it that lie below the threshold show that it is not passed at d,
-and runs at d and below that lie above it show that it is. No shape is needed for that. `bounds` finds the outermost d of
-which this is sure (``STRONG`` standard errors): the crossing lies between them, whatever the curve does there. And the
-innermost of which there is at least a trace (``WEAK``): a fit that puts its crossing beyond these interpolates where
-runs show nothing, as on a stair.
+If the expected score rises with d, runs at d and above it that lie below the threshold show that it is not passed at
+d, and runs at d and below that lie above it show that it is. No shape is needed for that. `bounds` finds the outermost
+d of which this is sure (``STRONG`` standard errors): the crossing lies between them, whatever the curve does there. And
+the innermost of which there is at least a trace (``WEAK``): a fit that puts its crossing beyond these interpolates
+where runs show nothing, as on a stair.
 """
 
 import math
