@@ -171,13 +171,13 @@ SHARED = """
 from subspaces.train.config import TrainConfig
 from subspaces.measure.dimension import measure_dimension
 from subspaces.measure.dimension_data import Rule
-rule = Rule(baseline={baseline!r})
-measure_dimension(TrainConfig("digits-fc"), {folder!r}, rule, workers={workers}, trainer="fake_trainer:uneven_curve")
+rule = Rule(baseline={baseline!r}, ahead={ahead})
+measure_dimension(TrainConfig("digits-fc"), {folder!r}, rule, workers=1, trainer="fake_trainer:uneven_curve")
 """
 
 
-def _start(folder, baseline="1.0", workers=1):
-    code = SHARED.format(folder=str(folder), baseline=baseline, workers=workers)
+def _start(folder, baseline="1.0", ahead=2):
+    code = SHARED.format(folder=str(folder), baseline=baseline, ahead=ahead)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     return subprocess.Popen([sys.executable, "-c", code], env=environment)
 
@@ -198,18 +198,19 @@ def test_two_processes_on_one_folder_share_the_runs_and_end_with_the_answer_of_o
 
 
 def test_any_number_of_workers_kills_and_resumptions_find_the_same(tmp_path):
-    alone = measure(tmp_path / "alone", Rule(baseline="1.0")).estimate.to_dict()
+    rule = Rule(baseline="1.0", ahead=3)
+    alone = measure(tmp_path / "alone", rule).estimate.to_dict()
     for workers in (2, 3):
-        found = measure(tmp_path / str(workers), Rule(baseline="1.0"), workers=workers, trainer=UNEVEN)
+        found = measure(tmp_path / str(workers), rule, workers=workers, trainer=UNEVEN)
         assert found.estimate.to_dict() == alone
     killed = tmp_path / "killed"
     for after in (1, 3, 5, 7):
-        process = _start(killed)
+        process = _start(killed, ahead=3)
         while process.poll() is None and len(list(killed.glob("runs/*/result.json"))) < after:
             time.sleep(0.01)
         process.kill()
         process.wait()
-    assert measure(killed, Rule(baseline="1.0"), trainer=UNEVEN).estimate.to_dict() == alone
+    assert measure(killed, rule, trainer=UNEVEN).estimate.to_dict() == alone
 
 
 def test_results_that_another_measurement_left_in_the_folder_change_nothing(tmp_path):

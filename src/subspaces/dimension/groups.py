@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import bdtrc
 
 from subspaces.dimension.curve import BEND_MEDIAN, NOISE_MEDIAN, Array, Curve
 from subspaces.dimension.estimate import Run, Status
@@ -87,7 +88,11 @@ def low_outliers(runs: Sequence[Run], scale: float, noise: float | None = None) 
 
 
 def _left_out_residuals(d: Array, score: Array, scale: float, noise: float | None) -> Array:
-    """What each run differs from the prediction of the others, in standard deviations, at the typical scales."""
+    """What each run differs from the prediction of the others, in standard deviations, at the typical scales.
+
+    The lowest of several runs at one d is compared with the prediction of the runs at other d too, so that two failures
+    at one d do not speak for one another.
+    """
     x = np.log(d)
     sigma = noise or NOISE_MEDIAN * scale
     covariance = (BEND_MEDIAN * scale) ** 2 * np.abs(x[:, None] - x) ** 3 / 12 + sigma**2 * np.eye(x.size)
@@ -96,7 +101,16 @@ def _left_out_residuals(d: Array, score: Array, scale: float, noise: float | Non
     free = basis[:, 2:]
     precision = free @ np.linalg.solve(free.T @ covariance @ free, free.T)
     own = np.maximum(np.diag(precision), 1e-12 / sigma**2)
-    return (precision @ score) / np.sqrt(own)
+    raw = precision @ score
+    residual = raw / np.sqrt(own)
+    for value in np.unique(d):
+        same = np.flatnonzero(d == value)
+        if same.size > 1:
+            inverse = np.linalg.pinv(precision[np.ix_(same, same)])
+            together = (inverse @ raw[same]).mean() / np.sqrt(max(inverse.mean(), 1e-12 * sigma**2))
+            lowest = same[np.argmin(score[same])]
+            residual[lowest] = min(residual[lowest], together)
+    return residual
 
 
 def are_real(runs: Sequence[Run], low: set[int], lost: int) -> tuple[set[int], set[int]]:
@@ -119,7 +133,7 @@ def are_real(runs: Sequence[Run], low: set[int], lost: int) -> tuple[set[int], s
         share = (flagged.sum() - n_low + lost + 0.2) / (others + lost + 2)
         if 2 * n_low <= n:
             failed.add(i)
-        elif n == 1 or share**n_low * (1 - share) ** (n - n_low) > DIP:
+        elif n == 1 or bdtrc(n_low - 1, n, share) > DIP:
             failed.add(i)
             doubtful.add(i)
     return failed, doubtful
