@@ -217,6 +217,7 @@ class _Search(Course):
         estimate = self.engine.estimate()
         runs = [self.results[run.d, run.seed] for run in estimate.runs]
         found = Measurement(self.config, self.rule, self.D, estimate, self.direct, runs, round(self.elapsed(), 3))
+        found.ahead = self.engine.ahead
         if self.rates is not None:
             found.rates, found.tuning = dict(self.rates.known), list(self.rates.runs.values())
         return found

@@ -9,6 +9,7 @@ from typing import Any
 from subspaces.datasets import DATASETS
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.fidelity import RateChoice
+from subspaces.measure.rests import by_test, rests_on
 from subspaces.tasks import get_task
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result, environment
@@ -111,6 +112,8 @@ class Measurement:
     """Native rates tuned, by d."""
     tuning: list[Result] = field(default_factory=list)
     """Runs that did so."""
+    ahead: int = 1
+    """Runs that were decided before the first of them had ended."""
 
     def by_d(self) -> dict[int, list[Result]]:
         """The runs in subspaces by dimension, smallest first."""
@@ -139,6 +142,8 @@ class Measurement:
             "config": self.config.to_dict(),
             "rule": dataclasses.asdict(self.rule),
             "estimate": self.estimate.to_dict(),
+            "rests_on": [list(line) for line in rests_on(self)],
+            "by_test": None if (test := by_test(self)) is None else [test.d_int, test.low, test.high],
             "tried": rows,
             "rates": [{"d": d, "rate": c.rate, "trials": _finite(c.trials)} for d, c in sorted(self.rates.items())],
             "direct": [r.score for r in self.direct],
