@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import fake_trainer
 import pytest
@@ -91,3 +93,12 @@ def test_the_command_compares_two_folders(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["differ"]
     assert told["notes"] == ["one is of level 0.8 and the other of 0.9"]
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"), [("subspaces.cli", "torch"), ("subspaces.runs.worker, subspaces.train.loop", "scipy.stats")]
+)
+def test_commands_and_workers_start_without_what_they_do_not_need(module, heavy):
+    code = f"import {module}, sys; print({heavy!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from subspaces.datasets import DATASETS
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.fidelity import RateChoice
-from subspaces.measure.rests import by_test, rests_on
-from subspaces.tasks import get_task
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result, environment
 
@@ -82,6 +79,9 @@ def sampling_noise(config: TrainConfig, level: float, baseline: float | Sequence
     None where that is below 1 % of the threshold, so that other noise may be larger, or where the score is no share of
     examples.
     """
+    from subspaces.datasets import DATASETS  # torch is needed only where something is measured
+    from subspaces.tasks import get_task
+
     task = get_task(config.task)
     if task.judged_on != "val" or task.score_name != "accuracy" or task.dataset not in DATASETS:
         return None
@@ -123,7 +123,9 @@ class Measurement:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: estimate, rule, config, and for each d the mean scores."""
+        """JSON-able: estimate, rule, config, what it rests on, and for each d the mean scores."""
+        from subspaces.measure.rests import by_test, rests_on  # torch is needed only where something is measured
+
         rows = [
             {
                 "d": d,
