@@ -104,7 +104,7 @@ def _show_dimension(found: Any) -> None:
     box.add_column(style="dim", no_wrap=True)
     for name, text in rests_on(found):
         box.add_row(name, escape(text))
-    screen.print(box)
+    (screen if screen.is_terminal else Console(highlight=False, width=160)).print(box)
     if found.estimate.d_int:
         compression = found.D / found.estimate.d_int
         screen.print(f"D = {found.D:,}, D/d = {compression:,.0f}; {found.seconds:.0f} s. Report:")
