@@ -58,6 +58,19 @@ def test_scores_that_go_on_rising_are_told():
     assert gain([dataclasses.replace(result, curves=result.curves[:2])]) is None
 
 
+def test_whether_training_had_converged_stands_in_the_answer(tmp_path):
+    found = measured(tmp_path, rule=Rule(baseline="local"))
+    for result in (*found.direct, *found.results):
+        end = result.score
+        result.curves = [result.curves[0] | {"epoch": t, "score": end} for t in range(1, 7)]
+    assert dict(rests_on(found))["converged"].count("no longer rising") == 2
+    for result in found.results:
+        result.curves = [row | {"score": row["score"] - 0.01 * (6 - row["epoch"])} for row in result.curves]
+    told = dict(rests_on(found))["converged"]
+    assert "direct runs no longer rising" in told
+    assert "runs near d_int still rising: longer training may give another d_int" in told
+
+
 def test_noise_is_known_beforehand_where_few_examples_judge():
     assert sampling_noise(TrainConfig("digits-fc"), 0.9, 1.0) == pytest.approx(0.0212, rel=0.01)
     assert sampling_noise(TrainConfig("digits-fc", validation=0), 0.9, 1.0) is None

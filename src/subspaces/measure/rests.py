@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LAST = 2 / 3  # of the evaluations, after which a score that goes on rising tells that training had not converged
 RISING = 0.005  # gain in the last third, as a share of the threshold, from which a mean is said to rise
+SETTLED = 0.02  # gain, with two standard errors, below which it is said not to
 NEAR = 2.0  # runs within this factor of d_int tell of its convergence
 
 
@@ -110,7 +111,9 @@ def _convergence(found: "Measurement") -> str:
         known = gain(results)
         if known is not None:
             rising = known[0] > max(RISING * threshold, 2 * known[1])
-            verdict = "still rising: longer training may give another d_int" if rising else "no longer rising"
+            flat = known[0] + 2 * known[1] < SETTLED * threshold
+            verdict = "no longer rising" if flat and not rising else "perhaps still rising"
+            verdict = "still rising: longer training may give another d_int" if rising else verdict
             told.append(f"{name} {verdict} ({known[0]:+.4f} ± {known[1]:.4f} in the last third)")
     return "; ".join(told)
 
