@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from subspaces.dimension.crossing import DIP, REACH, isotonic
 from subspaces.dimension.estimate import DimensionEstimate
+from subspaces.dimension.reading import DIP, REACH, isotonic
 
 D_MAX = 200_000
 T = 0.9  # the threshold of all curves but those with a measured baseline; they pass it near 500

@@ -29,7 +29,8 @@ from search_curves import D_MAX, SCENARIOS, Scenario, World, covered
 
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.fidelity import hopeless
-from subspaces.dimension.search import estimate_of, search
+from subspaces.dimension.given import estimate_of
+from subspaces.dimension.search import search
 
 MAX_RUNS = 60
 

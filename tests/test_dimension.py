@@ -8,7 +8,8 @@ import pytest
 from fake_curves import holds, noisy, rising, toy
 
 from subspaces.dimension.estimate import baseline_scores
-from subspaces.dimension.search import estimate_of, search
+from subspaces.dimension.given import estimate_of
+from subspaces.dimension.search import search
 
 # ---- known answers
 
@@ -146,7 +147,8 @@ def test_where_runs_succeed_or_fail_half_of_them_have_to_pass():
     def flips(d, seed):
         return 0.95 if np.random.default_rng([seed, 5]).random() < 1 / (1 + (500 / d) ** 4) else 0.7
 
-    found = search(flips, baseline=1.0, d_max=100_000, max_runs=60)
+    d = np.rint(np.geomspace(200, 1200, 60)).astype(int).tolist()
+    found = estimate_of([(k, flips(k, seed)) for seed, k in enumerate(d)], 1.0, d_max=100_000)
     assert found.by == "passing"
     assert found.d_int == pytest.approx(500, rel=0.3)
     assert found.share_passing is not None

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from fake_curves import holds, noisy, rising, toy
 
-from subspaces.dimension.crossing import Crossing, Plan
+from subspaces.dimension.crossing import Crossing
 from subspaces.dimension.curve import Threshold
 from subspaces.dimension.estimate import Run
-from subspaces.dimension.search import ThresholdSearch, estimate_of, search
+from subspaces.dimension.given import estimate_of
+from subspaces.dimension.reading import Plan
+from subspaces.dimension.search import ThresholdSearch, search
 
 
 def score_of(d, seed):
@@ -31,7 +33,7 @@ def drive(engine, workers, order):
 
 
 def test_two_hundred_orders_of_completion_give_one_answer_and_one_list_of_runs():
-    answers = set()
+    answers: set[str] = set()
     for k in range(200):
         rng, engine = random.Random(k), ThresholdSearch(1.0, d_max=50_000, ahead=4)
         drive(engine, 1 + k % 4, rng.randrange)
@@ -47,8 +49,8 @@ def test_runs_beyond_the_end_are_no_part_of_the_answer(ahead):
     assert sorted(run.seed for run in found.runs) == list(range(len(found.runs)))
     assert len(found.runs) <= len(asked) < len(found.runs) + ahead + 1
     late = [pair for pair in asked if pair in engine.pending]
-    for pair in late:
-        engine.tell(*pair, 0.0)
+    for d, seed in late:
+        engine.tell(d, seed, 0.0)
     assert engine.estimate() == found
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from fake_curves import noisy, rising
 
-from subspaces.dimension.crossing import Crossing, Plan, isotonic
+from subspaces.dimension.crossing import Crossing
 from subspaces.dimension.curve import Curve, Threshold
 from subspaces.dimension.estimate import DimensionEstimate, Run, literal_rule
 from subspaces.dimension.fidelity import halving, hopeless, interpolate_rate, rungs_around, tune_rate
 from subspaces.dimension.groups import are_real, judge, low_outliers, two_outcomes
+from subspaces.dimension.reading import Plan, isotonic
 from subspaces.dimension.search import search
 from subspaces.dimension.witness import bounds
 

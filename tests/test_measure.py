@@ -248,10 +248,10 @@ def test_rates_without_tuning_are_refused():
 def test_a_batched_measurement_goes_on_as_a_single_one(tmp_path):
     config = TrainConfig("digits-fc-16x1", epochs=2, subset=256)
     options = {"config": config, "trainer": "subspaces.train.loop:train"}
-    found = measure(tmp_path, Rule(baseline="1.0", max_runs=6), batched=3, **options)
+    found = measure(tmp_path, Rule(baseline="1.0", max_runs=6, ahead=3), batched=3, **options)
     assert len(found.results) == 6
     assert len({run.config.seed_model for run in found.results}) == 6
-    again = measure(tmp_path, Rule(baseline="1.0", max_runs=6), config=config, trainer="fake_trainer:fails")
+    again = measure(tmp_path, Rule(baseline="1.0", max_runs=6, ahead=3), config=config, trainer="fake_trainer:fails")
     assert again.estimate == found.estimate
 
 

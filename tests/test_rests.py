@@ -65,7 +65,7 @@ def test_whether_training_had_converged_stands_in_the_answer(tmp_path):
         result.curves = [result.curves[0] | {"epoch": t, "score": end} for t in range(1, 7)]
     assert dict(rests_on(found))["converged"].count("no longer rising") == 2
     for result in found.results:
-        result.curves = [row | {"score": row["score"] - 0.01 * (6 - row["epoch"])} for row in result.curves]
+        result.curves = [row | {"score": 0.5 + 0.01 * (row["epoch"] or 0)} for row in result.curves]
     told = dict(rests_on(found))["converged"]
     assert "direct runs no longer rising" in told
     assert "runs near d_int still rising: longer training may give another d_int" in told

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from subspaces.dimension.crossing import REACH, Crossing
+from subspaces.dimension.crossing import Crossing
+from subspaces.dimension.reading import REACH
 
 SPREAD = 1.5  # runs are placed within this factor of the crossing: what is further away says little about its level
 TARGETS = 12  # d whose expected score is to become known, at most

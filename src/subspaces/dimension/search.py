@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from subspaces.dimension.crossing import Crossing, Plan
-from subspaces.dimension.curve import Threshold
-from subspaces.dimension.estimate import Baseline, DimensionEstimate, Outcome, Run, baseline_scores
+from subspaces.dimension.crossing import Crossing
+from subspaces.dimension.estimate import DimensionEstimate, Outcome, Run
+from subspaces.dimension.given import scores_of, threshold_of
 from subspaces.dimension.placement import next_d
+from subspaces.dimension.reading import Plan
 
 
 class ThresholdSearch:
@@ -72,7 +73,7 @@ class ThresholdSearch:
         settings = {"d_max": d_max, "level": level, "d_min": d_min, "ratio": ratio, "confidence": confidence}
         settings |= {"max_runs": max_runs, "start": start, "first_seed": first_seed, "noise": noise, "ahead": ahead}
         _check(settings)
-        scores = _scores(baseline)
+        scores = scores_of(baseline)
         stored = [s if math.isfinite(s) else None for s in scores] if isinstance(scores, list) else scores
         self.settings: dict[str, Any] = {"baseline": stored, **{k: _plain(v) for k, v in settings.items()}}
         middle = max(d_min, min(d_max, round(math.sqrt(d_min * d_max))))
@@ -202,52 +203,6 @@ class ThresholdSearch:
                     score, stopped = known[pair]
                     engine.tell(*pair, math.nan if score is None else score, stopped=stopped)
         return engine
-
-
-def estimate_of(
-    runs: Iterable[tuple[int, float | None]],
-    baseline: float | int | Iterable[float | int | None],
-    *,
-    d_max: int,
-    d_min: int = 1,
-    level: float | int = 0.9,
-    ratio: float | int = 1.25,
-    confidence: float = 0.95,
-    noise: float | None = None,
-) -> DimensionEstimate:
-    """What runs that were chosen beforehand say, such as a grid's: nothing is paid for looking after every run.
-
-    Args:
-        runs: pairs (d, score); None or NaN for a run that failed.
-        baseline, d_min, d_max, level, ratio, confidence, noise: see `ThresholdSearch`.
-
-    Returns:
-        DimensionEstimate: whose outcome is ``budget spent`` where the interval is wider than wanted.
-
-    Example:
-        >>> estimate_of([(d, min(1.0, d / 100)) for d in range(50, 130, 5)], 1.0, d_max=1000).d_int
-        91
-    """
-    base, threshold = threshold_of(_scores(baseline), float(level))
-    plan = Plan(d_min, d_max, d_min, float(ratio), confidence, looks=False, noise=noise)
-    given = [Run(int(d), k, math.nan if score is None else float(score)) for k, (d, score) in enumerate(runs)]
-    view = Crossing(given, threshold, plan)
-    outcome: Outcome = view.outcome if base.stable else "baseline unstable"
-    return view.estimate("budget spent" if outcome == "running" else outcome, float(level), base)
-
-
-def _scores(baseline: float | int | Iterable[float | int | None]) -> float | list[float]:
-    if isinstance(baseline, Iterable):
-        return [math.nan if score is None else float(score) for score in baseline]
-    return float(baseline)
-
-
-def threshold_of(scores: float | list[float], level: float) -> tuple[Baseline, Threshold]:
-    """The baseline and level × its mean, with its uncertainty where it was measured."""
-    base = baseline_scores(scores)
-    if not base.runs:
-        return base, Threshold(level * base.mean)
-    return base, Threshold.measured(level, base.mean, base.sd, base.runs)
 
 
 def _plain(value: Any) -> Any:

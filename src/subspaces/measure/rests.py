@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from subspaces.datasets import DATASETS
 from subspaces.dimension.estimate import DimensionEstimate
-from subspaces.dimension.search import estimate_of
+from subspaces.dimension.given import estimate_of
 from subspaces.tasks import get_task
 from subspaces.train.records import Result
 
