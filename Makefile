@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(SOURCES_C)
 	@touch $@
 
 demo: $(STAMP) ## measure an intrinsic dimension on handwritten digits and write its report
-	@$(BIN)/subspaces dimension $(DEMO) --out demo-report
+	@$(BIN)/subspaces dimension $(DEMO) --quick --out demo-report
 
 test: $(STAMP) ## all tests that this machine can run
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow"

@@ -69,10 +69,11 @@ def _seeded(config: TrainConfig, d: int, place: int, seed: int) -> TrainConfig:
 def search(curves: Curves, threshold: float, start: int, seed: int, stopping: str) -> tuple[Any, float, int]:
     """One simulated search: its estimate, the work in whole runs, and the runs that were wrongly given up."""
     rng, work, wrong = np.random.default_rng(seed), 0.0, 0
-    engine = ThresholdSearch(threshold, level=1.0, d_min=int(curves.d[0]), d_max=int(curves.d[-1]), start=start)
+    ends = {"d_min": int(curves.d[0]), "d_max": int(curves.d[-1])}
+    engine = ThresholdSearch(threshold, level=1.0, **ends, start=start, ahead=2)
     while not engine.done:
         for d, number in engine.ask(2):
-            here = stopping == "always" or (stopping == "bracketing" and engine.bracketing)
+            here = stopping == "always" or (stopping == "bracketing" and engine.bracketing(d, number))
             scores = curves.draw(d, rng).tolist()
             end = next((k for k in range(4, curves.total) if hopeless(scores[:k], threshold, curves.total)), None)
             end = end if here else None

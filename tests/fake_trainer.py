@@ -63,9 +63,9 @@ def rate_sensitive(config: TrainConfig, *, folder: Path, callbacks: Any = ()) ->
     return result
 
 
-def slow_curve(config: TrainConfig, *, folder: Path, callbacks: Any = ()) -> Result:
-    """The same in a tenth of a second, so that two processes meet."""
-    time.sleep(0.1)
+def uneven_curve(config: TrainConfig, *, folder: Path, callbacks: Any = ()) -> Result:
+    """The same after anything up to a tenth of a second, so that runs end in any order and two processes meet."""
+    time.sleep(0.1 * os.urandom(1)[0] / 256)
     return known_curve(config, folder=folder)
 
 

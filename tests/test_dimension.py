@@ -8,6 +8,7 @@ import pytest
 from fake_curves import holds, noisy, rising, toy
 
 from subspaces.dimension.estimate import baseline_scores
+from subspaces.dimension.given import estimate_of
 from subspaces.dimension.search import search
 
 # ---- known answers
@@ -17,7 +18,7 @@ from subspaces.dimension.search import search
 def test_toy_problem_is_ten_exactly(d_max):
     found = search(toy, baseline=1.0, d_max=d_max)
     assert (found.outcome, found.low, found.d_int, found.high, found.literal) == ("found", 10, 10, 10, 10)
-    assert len(found.runs) <= 16
+    assert len(found.runs) <= 18
 
 
 @pytest.mark.parametrize("answer", range(2, 11))
@@ -111,10 +112,10 @@ def test_a_collapsed_first_run_does_not_fake_a_cliff():
 
 
 def test_the_baseline_widens_the_interval():
-    exact = search(noisy(rising, 0.004, 1), baseline=1.0, d_max=100_000)
-    local = search(
-        noisy(rising, 0.004, 1), baseline=[0.99, 1.0, 1.01, 0.995, 1.005], d_max=100_000, max_runs=len(exact.runs)
-    )
+    draw = noisy(rising, 0.004, 1)
+    runs = [(d, draw(d, 0)) for d in (200, 400, 500, 600, 650, 700, 750, 800, 900, 1400)]
+    exact = estimate_of(runs, 1.0, d_max=100_000)
+    local = estimate_of(runs, [0.99, 1.0, 1.01, 0.995, 1.005], d_max=100_000)
     assert local.threshold == pytest.approx(exact.threshold)
     assert local.threshold_sd == pytest.approx(0.9 * 0.0079 / 5**0.5, rel=0.5)
     assert local.ratio > exact.ratio
@@ -126,10 +127,32 @@ def test_unstable_baselines():
     lost = search(toy, baseline=[math.nan, math.nan], d_max=100)
     assert lost.outcome == "baseline unstable"
     json.dumps(lost.to_dict(), allow_nan=False)
-    few = search(noisy(rising, 0.002), baseline=[1.0], d_max=100_000)  # one run: nobody knows how good it is
-    assert few.outcome == "baseline unstable"
-    assert few.d_int is not None
-    assert len(few.runs) < 30
+
+
+def test_a_baseline_of_few_runs_ends_with_an_interval_and_says_how_many_would_do():
+    one = search(noisy(rising, 0.002), baseline=[1.0], d_max=100_000)  # nobody knows how good it is
+    three = search(noisy(rising, 0.002), baseline=[0.985, 1.0, 1.015], d_max=100_000)
+    for few in (one, three):
+        assert few.outcome == "limited by baseline"
+        assert holds(few, 691)
+        assert len(few.runs) < 30
+        assert (few.baseline_runs_wanted or 0) > few.baseline_runs
+        assert f"({few.baseline_runs_wanted} would do)" in str(few)
+    assert three.high is not None
+    enough = np.linspace(0.985, 1.015, three.baseline_runs_wanted or 0).tolist()
+    assert search(noisy(rising, 0.002), baseline=enough, d_max=100_000).outcome == "found"
+
+
+def test_where_runs_succeed_or_fail_half_of_them_have_to_pass():
+    def flips(d, seed):
+        return 0.95 if np.random.default_rng([seed, 5]).random() < 1 / (1 + (500 / d) ** 4) else 0.7
+
+    d = np.rint(np.geomspace(200, 1200, 60)).astype(int).tolist()
+    found = estimate_of([(k, flips(k, seed)) for seed, k in enumerate(d)], 1.0, d_max=100_000)
+    assert found.by == "passing"
+    assert found.d_int == pytest.approx(500, rel=0.3)
+    assert found.share_passing is not None
+    assert 0.3 < found.share_passing < 1
 
 
 def test_baseline_scores():

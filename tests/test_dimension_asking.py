@@ -8,57 +8,97 @@ import numpy as np
 import pytest
 from fake_curves import holds, noisy, rising, toy
 
+from subspaces.dimension.crossing import Crossing
+from subspaces.dimension.curve import Threshold
+from subspaces.dimension.estimate import Run
+from subspaces.dimension.given import estimate_of
+from subspaces.dimension.reading import Plan
 from subspaces.dimension.search import ThresholdSearch, search
 
 
-@pytest.mark.parametrize("batch", [1, 3, 8])
-def test_order_of_arrival_within_a_batch_does_not_matter(batch):
-    def drive(shuffle):
-        engine, asked = ThresholdSearch(1.0, d_max=50_000), []
-        while not engine.done:
-            pairs = engine.ask(batch)
-            asked.append(list(pairs))
-            shuffle(pairs)
-            for d, seed in pairs:
-                engine.tell(d, seed, rising(d) + 0.01 * math.sin(1e3 * seed))
-        return asked, engine.estimate()
+def score_of(d, seed):
+    return rising(d) + 0.01 * math.sin(1e3 * seed)
 
-    plain, reverse, mixed = drive(lambda x: None), drive(lambda x: x.reverse()), drive(random.Random(0).shuffle)
-    assert plain == reverse == mixed
-    seeds = [seed for pairs in plain[0] for _, seed in pairs]
-    assert sorted(seeds) == list(range(len(seeds)))
+
+def drive(engine, workers, order):
+    """Do runs on so many workers; ``order`` says which of those in hand ends next. The runs asked for, in order."""
+    asked, working = [], []
+    while not engine.done:
+        new = engine.ask(workers - len(working))
+        asked += new
+        working += new
+        ended = working.pop(order(len(working)))
+        engine.tell(*ended, score_of(*ended))
+    return asked
+
+
+def test_two_hundred_orders_of_completion_give_one_answer_and_one_list_of_runs():
+    answers: set[str] = set()
+    for k in range(200):
+        rng, engine = random.Random(k), ThresholdSearch(1.0, d_max=50_000, ahead=4)
+        drive(engine, 1 + k % 4, rng.randrange)
+        answers.add(json.dumps(engine.estimate().to_dict()))
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 4, 8])
+def test_runs_beyond_the_end_are_no_part_of_the_answer(ahead):
+    engine = ThresholdSearch(1.0, d_max=50_000, ahead=ahead)
+    asked = drive(engine, ahead, lambda n: n - 1)
+    found = engine.estimate()
+    assert sorted(run.seed for run in found.runs) == list(range(len(found.runs)))
+    assert len(found.runs) <= len(asked) < len(found.runs) + ahead + 1
+    late = [pair for pair in asked if pair in engine.pending]
+    for d, seed in late:
+        engine.tell(d, seed, 0.0)
+    assert engine.estimate() == found
+
+
+def test_a_run_waits_for_the_results_that_decide_it():
+    engine = ThresholdSearch(1.0, d_max=1000, ahead=2)
+    first, second = engine.ask(5)
+    assert engine.ask() == []
+    engine.tell(*second, 0.2)
+    assert engine.ask() == []
+    engine.tell(*first, 0.2)
+    assert len(engine.ask(5)) == 2
 
 
 def test_restart_from_state_or_from_results():
-    def score(d, seed):
-        return rising(d) + 0.004 * math.sin(1e3 * seed)
-
-    whole = search(score, baseline=[1.0, 0.999, 1.001], d_max=50_000)
+    whole = search(score_of, baseline=[1.0, 0.999, 1.001], d_max=50_000)
     engine = ThresholdSearch([1.0, 0.999, 1.001], d_max=50_000)
     for _ in range(5):
         for d, seed in engine.ask():
-            engine.tell(d, seed, score(d, seed))
+            engine.tell(d, seed, score_of(d, seed))
     again = ThresholdSearch.from_state(json.loads(json.dumps(engine.state(), allow_nan=False)))
-    retold = ThresholdSearch([1.0, 0.999, 1.001], d_max=50_000)
-    for d, seed, value, stopped in engine.state()["told"]:
-        retold.tell(d, seed, value, stopped=stopped)
-    for copy in (again, retold):
+    for copy in (engine, again):
+        for pair in copy.pending:
+            copy.tell(*pair, score_of(*pair))
         while not copy.done:
             for d, seed in copy.ask():
-                copy.tell(d, seed, score(d, seed))
+                copy.tell(d, seed, score_of(d, seed))
         assert copy.estimate() == whole
 
 
-def test_state_keeps_failed_stopped_and_pending():
-    engine = ThresholdSearch([1.0, math.nan, 1.0, 1.0, 1.0], d_max=100)
-    first, second = engine.ask(2)
+def test_state_keeps_failed_and_stopped_runs():
+    engine = ThresholdSearch([1.0, math.nan, 1.0, 1.0, 1.0], d_max=100, ahead=3)
+    first, second, third = engine.ask(3)
     engine.tell(*first, math.nan)
-    engine.tell(7, 99, 0.2, stopped=True)
+    engine.tell(*second, 0.2, stopped=True)
     again = ThresholdSearch.from_state(json.loads(json.dumps(engine.state(), allow_nan=False)))
     assert again.state() == engine.state()
-    assert [tuple(pair) for pair in again.state()["pending"]] == [second]
+    assert third in again.pending
     assert {run.status for run in again.estimate().runs} == {"failed", "stopped"}
-    assert again.ask() == engine.ask()
+
+
+def test_only_runs_that_were_asked_for_are_taken():
+    engine = ThresholdSearch(1.0, d_max=10)
+    pair = engine.ask()[0]
+    with pytest.raises(ValueError, match="must be those of a run that was asked for; got 7, 99"):
+        engine.tell(7, 99, 0.5)
+    engine.tell(*pair, 0.5)
+    engine.tell(*pair, 0.9)  # telling it again changes nothing
+    assert [run.score for run in engine.estimate().runs] == [0.5]
 
 
 def test_stopped_runs_guide_the_bracket_but_not_the_fit():
@@ -97,7 +137,7 @@ def test_budgets():
     assert (few.outcome, len(few.runs)) == ("budget spent", 9)
     late = search(noisy(rising, 0.004), baseline=1.0, d_max=100_000, max_seconds=0)
     assert (late.outcome, late.runs, late.d_int) == ("budget spent", (), None)
-    engine = ThresholdSearch(1.0, d_max=1000, max_runs=3)
+    engine = ThresholdSearch(1.0, d_max=1000, max_runs=3, ahead=10)
     assert len(engine.ask(10)) == 3
     assert engine.ask() == []
     assert not engine.done
@@ -113,7 +153,17 @@ def test_on_result_sees_every_result():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("level", 0), ("ratio", 1.0), ("confidence", 1.5), ("max_runs", 0), ("d_min", 0), ("d_max", 0), ("start", 999)],
+    [
+        ("level", 0),
+        ("ratio", 1.0),
+        ("confidence", 1.5),
+        ("max_runs", 0),
+        ("d_min", 0),
+        ("d_max", 0),
+        ("start", 999),
+        ("noise", 0.0),
+        ("ahead", 0),
+    ],
 )
 def test_bad_settings_are_named(name, value):
     settings = {"d_max": 100, name: value}
@@ -126,19 +176,16 @@ def test_other_bad_input():
         search(toy, baseline=1.0, d_max=10, batch=0)
     with pytest.raises(ValueError, match="`baseline` must be above 0"):
         search(toy, baseline=-1.0, d_max=10)
-    with pytest.raises(ValueError, match="`d` must be an integer of"):
-        ThresholdSearch(1.0, d_max=10).tell(11, 0, 0.5)
 
 
 def test_runs_chosen_beforehand_pay_nothing_for_looks():
     known = [
-        (d, 0.9 + 0.1 * math.log(d / 100) + 0.01 * math.sin(7 * seed)) for seed, d in enumerate([50, 100, 200] * 6)
+        (d, 0.9 + 0.1 * math.log(d / 100) + 0.03 * math.sin(7 * seed))
+        for seed, d in enumerate([*range(60, 180, 7)] * 3)
     ]
-    widths = []
-    for looks in (True, False):
-        engine = ThresholdSearch(1.0, d_max=1000, looks=looks)
-        for seed, (d, score) in enumerate(known):
-            engine.tell(d, seed, score)
-        assert ThresholdSearch.from_state(engine.state()).estimate() == engine.estimate()
-        widths.append(engine.estimate().ratio)
-    assert widths[1] < widths[0]
+    chosen = estimate_of(known, 1.0, d_max=1000)
+    runs = [Run(d, seed, score) for seed, (d, score) in enumerate(known)]
+    placed = Crossing(runs, Threshold(0.9), Plan(1, 1000, 1, 1.25, 0.95))
+    read = Crossing(runs, Threshold(0.9), Plan(1, 1000, 1, 1.25, 0.95, looks=False))
+    assert placed.tail < read.tail == pytest.approx(0.025)
+    assert chosen.low == read.interval[0]

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from fake_curves import noisy, rising
 
-from subspaces.dimension.crossing import Crossing, Plan, isotonic
+from subspaces.dimension.crossing import Crossing
 from subspaces.dimension.curve import Curve, Threshold
-from subspaces.dimension.estimate import DimensionEstimate, Run, judge, literal_rule
+from subspaces.dimension.estimate import DimensionEstimate, Run, literal_rule
 from subspaces.dimension.fidelity import halving, hopeless, interpolate_rate, rungs_around, tune_rate
+from subspaces.dimension.groups import are_real, judge, low_outliers, two_outcomes
+from subspaces.dimension.reading import Plan, isotonic
 from subspaces.dimension.search import search
+from subspaces.dimension.witness import bounds
 
 # ---- the estimate
 
@@ -120,6 +123,46 @@ def test_isotonic():
     assert isotonic([3.0, 1.0], [1, 3]) == [1.5, 1.5]
 
 
+# ---- failures, two outcomes, witnesses
+
+
+def test_three_failures_of_ten_do_not_hide_one_another():
+    d = [200, 300, 400, 500, 550, 600, 650, 700, 900, 1200]
+    scores = [0.9 + 0.1 * math.log(k / 600) + 0.002 * math.sin(9 * k) for k in d]
+    for failed in (2, 5, 8):
+        scores[failed] -= 0.08
+    runs = [Run(k, seed, score) for seed, (k, score) in enumerate(zip(d, scores, strict=True))]
+    assert low_outliers(runs, 0.9) == {2, 5, 8}
+    assert low_outliers([run for run in runs if run.seed not in (2, 5, 8)], 0.9) == set()
+
+
+def test_low_runs_are_real_where_so_many_failures_would_be_unlikely():
+    others = [Run(d, d, 0.9) for d in (100, 200, 300, 400, 500, 700, 800, 900)]
+    alone = [*others, Run(600, 0, 0.7)]
+    assert are_real(alone, {8}, 0) == ({8}, {8})
+    twice = [*alone, Run(600, 1, 0.7)]
+    assert are_real(twice, {8, 9}, 0) == (set(), set())
+    assert are_real(twice, {8, 9}, 4) == ({8, 9}, {8, 9})  # where four others failed, two may have failed together
+    assert are_real([*twice, Run(600, 2, 0.9), Run(600, 3, 0.9)], {8, 9}, 4) == ({8, 9}, set())
+
+
+def test_two_outcomes_are_told_from_scatter():
+    d = np.array([300, 350, 400, 450, 500, 550, 600, 650, 700, 750.0])
+    assert two_outcomes(d, np.array([0.6, 0.6, 0.97, 0.6, 0.97, 0.6, 0.97, 0.97, 0.6, 0.97]), 0.9)
+    assert not two_outcomes(d, 0.9 + 0.03 * np.sin(np.arange(10) * 2.1), 0.9)
+    assert not two_outcomes(d, np.where(d > 500, 0.97, 0.6), 0.9)  # a step
+
+
+def test_runs_show_what_they_show_without_a_curve():
+    d = np.repeat([100, 200, 400, 800, 1600], 3)
+    score = np.repeat([0.5, 0.7, 0.895, 0.95, 0.98], 3)
+    known = bounds(d, score, Threshold(0.9), noise=0.005, reach=2.0, dip=0.01)
+    assert (known.low, known.low_trace, known.high_trace, known.high) == (200, 200, 800, 800)
+    dipping = np.repeat([0.5, 0.95, 0.8, 0.95, 0.98], 3)
+    known = bounds(d, dipping, Threshold(0.9), noise=0.005, reach=2.5, dip=0.01)
+    assert (known.low, known.high) == (400, 800)
+
+
 # ---- spending less
 
 
@@ -131,7 +174,7 @@ def _crossing(scores: dict[int, list[float]]) -> Crossing:
 
 def test_each_end_of_a_cliff_is_read_with_its_own_scatter():
     """The toy problem of Li et al. as it was measured: scores scatter below d = 10 and are exactly 1 from there on."""
-    below = {7: [0.0] * 4, 9: [0.75, 0.0, 0.0, 0.016]}
+    below = {3: [0.0], 7: [0.0] * 4, 9: [0.75, 0.0, 0.0, 0.016]}
     sure = _crossing({**below, 10: [1.0] * 11, 11: [1.0], 12: [1.0], 20: [1.0] * 9})
     assert sure.interval == (10, 10, 10)
     assert sure.outcome == "found"

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fake_trainer
@@ -19,6 +20,7 @@ from subspaces.train.protocols import quick
 
 DIGITS = TrainConfig("digits-fc")
 TRAINER = "fake_trainer:known_curve"
+UNEVEN = "fake_trainer:uneven_curve"
 
 
 def measure(out, rule=None, config=DIGITS, **options):
@@ -132,7 +134,7 @@ RATES = Rule(baseline="1.0", tune_lr=True, rates=(0.0025, 0.005, 0.01, 0.02, 0.0
 def test_rates_are_tuned_on_a_ladder_with_seeds_of_their_own(tmp_path):
     found = measure(tmp_path, RATES, trainer="fake_trainer:rate_sensitive")
     rungs = sorted(found.rates)
-    assert set(rungs) <= {round(235 * 4.0**k) for k in range(-3, 5)}
+    assert set(rungs) <= {round(235 * 4.0**k) for k in range(-4, 5)}
     assert rungs[0] <= min(found.by_d())
     assert rungs[-1] >= max(found.by_d())
     for d, choice in found.rates.items():
@@ -165,20 +167,56 @@ def test_time_spent_on_tuning_ends_the_search(tmp_path):
     assert (found.estimate.outcome, found.results, found.tuning) == ("budget spent", [], [])
 
 
-@pytest.mark.parametrize("baseline", ["1.0", "local"])
-def test_two_processes_share_a_measurement(tmp_path, baseline):
-    code = f"""
+SHARED = """
 from subspaces.train.config import TrainConfig
 from subspaces.measure.dimension import measure_dimension
 from subspaces.measure.dimension_data import Rule
-rule = Rule(baseline={baseline!r}, max_runs=8)
-measure_dimension(TrainConfig("digits-fc"), {str(tmp_path)!r}, rule, workers=1, trainer="fake_trainer:slow_curve")
+rule = Rule(baseline={baseline!r}, ahead={ahead})
+measure_dimension(TrainConfig("digits-fc"), {folder!r}, rule, workers=1, trainer="fake_trainer:uneven_curve")
 """
+
+
+def _start(folder, baseline="1.0", ahead=2):
+    code = SHARED.format(folder=str(folder), baseline=baseline, ahead=ahead)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    both = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
+    return subprocess.Popen([sys.executable, "-c", code], env=environment)
+
+
+def _answer(folder):
+    """The estimate, and the runs it rests on, of the record in a folder."""
+    return json.loads((folder / FILE).read_text())["measurement"]["estimate"]
+
+
+@pytest.mark.parametrize("baseline", ["1.0", "local"])
+def test_two_processes_on_one_folder_share_the_runs_and_end_with_the_answer_of_one(tmp_path, baseline):
+    both = [_start(tmp_path / "shared", baseline) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
-    started = fake_trainer.logged(tmp_path / RUNS)
+    started = fake_trainer.logged(tmp_path / "shared" / RUNS)
     assert len(started) == len(set(started))
+    alone = measure(tmp_path / "alone", Rule(baseline=baseline))
+    assert _answer(tmp_path / "shared") == alone.estimate.to_dict()
+
+
+def test_any_number_of_workers_kills_and_resumptions_find_the_same(tmp_path):
+    rule = Rule(baseline="1.0", ahead=3)
+    alone = measure(tmp_path / "alone", rule).estimate.to_dict()
+    for workers in (2, 3):
+        found = measure(tmp_path / str(workers), rule, workers=workers, trainer=UNEVEN)
+        assert found.estimate.to_dict() == alone
+    killed = tmp_path / "killed"
+    for after in (1, 3, 5, 7):
+        process = _start(killed, ahead=3)
+        while process.poll() is None and len(list(killed.glob("runs/*/result.json"))) < after:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert measure(killed, rule, trainer=UNEVEN).estimate.to_dict() == alone
+
+
+def test_results_that_another_measurement_left_in_the_folder_change_nothing(tmp_path):
+    alone = measure(tmp_path / "alone", Rule(baseline="1.0"))
+    measure(tmp_path / "both", Rule(baseline="1.0", level=0.8))
+    assert measure(tmp_path / "both", Rule(baseline="1.0")).estimate == alone.estimate
 
 
 @pytest.mark.parametrize(
@@ -210,10 +248,10 @@ def test_rates_without_tuning_are_refused():
 def test_a_batched_measurement_goes_on_as_a_single_one(tmp_path):
     config = TrainConfig("digits-fc-16x1", epochs=2, subset=256)
     options = {"config": config, "trainer": "subspaces.train.loop:train"}
-    found = measure(tmp_path, Rule(baseline="1.0", max_runs=6), batched=3, **options)
+    found = measure(tmp_path, Rule(baseline="1.0", max_runs=6, ahead=3), batched=3, **options)
     assert len(found.results) == 6
     assert len({run.config.seed_model for run in found.results}) == 6
-    again = measure(tmp_path, Rule(baseline="1.0", max_runs=6), config=config, trainer="fake_trainer:fails")
+    again = measure(tmp_path, Rule(baseline="1.0", max_runs=6, ahead=3), config=config, trainer="fake_trainer:fails")
     assert again.estimate == found.estimate
 
 

@@ -34,7 +34,6 @@ from subspaces.runs.run import load_result
 from subspaces.tasks import get_task
 from subspaces.theory import isotropic_threshold
 from subspaces.train.config import TrainConfig
-from subspaces.train.protocols import quick
 from subspaces.train.records import Result
 from subspaces.transition import Outcome
 
@@ -139,7 +138,7 @@ def test_a_killed_measurement_goes_on(tmp_path):
     process.wait()
     kept = {path: path.read_bytes() for path in tmp_path.glob("runs/*/result.json")}
     assert len(kept) >= 2
-    config = quick(TrainConfig("digits-fc", subset=256, validation=64, epochs=1, batch_size=32))
+    config = TrainConfig("digits-fc", subset=256, validation=64, epochs=1, batch_size=32)
     rule = TransitionRule(
         burn_in=(0, 4), levels=(2.0,), window=3, d_min=4, d_max=64, first=3, runs=1, budget=4, predict=False
     )

@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
     "extract": Command(options.Extract, commands.run_extract),
     "dimension": Command(options.Dimension, commands.run_dimension),
     "transition": Command(options.Transition, commands.run_transition),
+    "compare": Command(options.Compare, commands.run_compare),
     "report": Command(options.Report, commands.run_report),
     "reproduce": Command(options.Reproduce, commands.run_reproduce),
     "list": Command(options.List, commands.run_list),

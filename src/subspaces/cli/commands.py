@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from subspaces.cli.options import Dimension, Extract, List, Report, Reproduce, Train, Transition
+from subspaces.cli.options import Compare, Dimension, Extract, List, Report, Reproduce, Train, Transition
 
 
 def run_train(options: Train) -> int:
@@ -93,12 +93,18 @@ def run_dimension(options: Dimension) -> int:
 
 def _show_dimension(found: Any) -> None:
     from subspaces.display.progress import rates_line, tried_table
+    from subspaces.measure.rests import rests_on
 
     screen = Console(highlight=False)
     screen.print(tried_table(found))
     if found.rates:
         screen.print(rates_line(found), soft_wrap=True)
     screen.print(f"\n[bold]{found.estimate}[/bold]", soft_wrap=True)
+    box = Table(box=None, pad_edge=False, show_header=False)
+    box.add_column(style="dim", no_wrap=True)
+    for name, text in rests_on(found):
+        box.add_row(name, escape(text))
+    (screen if screen.is_terminal else Console(highlight=False, width=160)).print(box)
     if found.estimate.d_int:
         compression = found.D / found.estimate.d_int
         screen.print(f"D = {found.D:,}, D/d = {compression:,.0f}; {found.seconds:.0f} s. Report:")
@@ -143,6 +149,20 @@ def run_report(options: Report) -> int:
         raise ValueError("`dirs` must name at least one folder; got none. Such as: subspaces report runs/digits")
     page = write_report(list(options.dirs), options.out, level=options.level)
     print(json.dumps({"report": str(page)}) if options.json else page)
+    return 0
+
+
+def run_compare(options: Compare) -> int:
+    """``subspaces compare``."""
+    from subspaces.measure.compare import compare, read_estimate
+
+    found = compare(read_estimate(options.first), read_estimate(options.second))
+    if options.json:
+        high = found.high if found.high < float("inf") else None
+        known = {"ratio": found.ratio, "low": found.low, "high": high, "differ": found.differ}
+        print(json.dumps(known | {"notes": list(found.notes)}))
+    else:
+        print(found)
     return 0
 
 

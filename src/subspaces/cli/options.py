@@ -56,8 +56,9 @@ class Extract:
 class Measuring:
     """What the commands that search have in common."""
 
-    protocol: Literal["quick", "published"] = "quick"
-    """quick: short runs with a cosine schedule, about as good at d_int; published: the task's own settings."""
+    quick: bool = False
+    """Short runs with a cosine schedule in place of the task's own settings: other runs, which may have another answer.
+    Tuned for digits-fc, mnist-fc, mnist-lenet and toy; elsewhere a tenth of the epochs, which may end far from it."""
     workers: int = 2
     """Local processes of one thread each."""
     launcher: Literal["local", "ray", "slurm"] = "local"
@@ -71,7 +72,7 @@ class Measuring:
         """The runs in the protocol asked for, and the folder."""
         from subspaces.train.protocols import quick
 
-        config = quick(config) if self.protocol == "quick" else config
+        config = quick(config) if self.quick else config
         return config, self.out or Path("runs") / f"{config.task.replace('/', '_')}-{command}"
 
     def end(self, found: Any, out: Path, show: Callable[[Any], None]) -> int:
@@ -158,6 +159,18 @@ class Report:
     """Share of the baseline that defines d_int, where the runs were not made by a search."""
     json: bool = False
     """Print the path as JSON."""
+
+
+@dataclass
+class Compare:
+    """Whether two intrinsic dimensions differ: the ratio of d_int in A to that in B, with its interval."""
+
+    first: tyro.conf.Positional[Path]
+    """Folder of a measurement."""
+    second: tyro.conf.Positional[Path]
+    """Folder of another one."""
+    json: bool = False
+    """Print as JSON instead of text."""
 
 
 @dataclass

@@ -1,200 +1,31 @@
-"""What a set of runs says about where the score crosses the threshold: bracket, fit, interval, and the next run."""
+"""How a search would end on a set of runs, what is still wanted before that, and the estimate it leaves."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
-from subspaces.dimension.curve import Curve, Threshold
-from subspaces.dimension.estimate import COLLAPSE, Outcome, Run, judge
+from subspaces.dimension.estimate import Baseline, DimensionEstimate, Outcome, literal_rule
+from subspaces.dimension.reading import WINDOW, Reading
 
-WINDOW = 4.0  # runs within this factor of the crossing enter the fit
 FEWEST = 10  # runs in the fit below which nothing is called found
-LOOKS = 0.75  # looking after every run and stopping when narrow costs coverage: tails are cut by this × FEWEST / runs
 EXACT_SPAN, EXACT_RUNS = 3, 3  # an interval of at most 3 integers is settled by up to 3 runs at each
-OWN = 2.0  # beside a cliff the scatter of all runs weighs as much as so many more runs at the same d
 MOST_FAILED = 6  # from this many runs on, the search ends when more than half have failed
+BASELINE_SHARE = 0.6  # of the wanted interval's standard deviation that may be the baseline's
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is searched and how precisely: integers [d_min, d_max] from ``start``, its ``ratio`` and ``confidence``."""
+class Crossing(Reading):
+    """What the runs so far say, how the search would end on them, and which d are wanted before it may."""
 
-    d_min: int
-    d_max: int
-    start: int
-    ratio: float
-    confidence: float
-    looks: bool = True  # False for runs chosen beforehand: nothing is paid for looking after each
-
-
-class Crossing:
-    """What the runs so far say about the crossing of the threshold, and which run should come next.
-
-    A value: made anew when a result arrives, everything worked out once, when it is first read.
-
-    Args:
-        runs: all runs with a result, in any order.
-        threshold: the score to pass.
-        plan: the range and the precision wanted.
-    """
-
-    def __init__(self, runs: Iterable[Run], threshold: Threshold, plan: Plan) -> None:
-        self.threshold, self.plan = threshold, plan
-        self.runs = judge(runs, threshold.value)
-        self.by_d: dict[int, list[float]] = {}
-        for run in self.runs:
-            if run.status == "ok":
-                self.by_d.setdefault(run.d, []).append(run.score)
-        self.means = {d: fmean(scores) for d, scores in self.by_d.items()}
-        lost: dict[int, list[Run]] = {}
-        for run in self.runs:
-            if run.d not in self.by_d:
-                lost.setdefault(run.d, []).append(run)
-        self.suspects = [d for d, all_ in lost.items() if len(all_) == 1 and all_[0].status == "failed"]
-        # Stopped early, or failed twice over: counts as not passing while bracketing, never enters the fit.
-        worst = min([threshold.value, *self.means.values()])
-        self.means.update({d: worst for d in lost if d not in self.suspects})
-
-    @cached_property
-    def bracket(self) -> tuple[int | None, int | None]:
-        """(largest tried d below the crossing, smallest above it) of the isotonic means; None for a side not seen.
-
-        Only d up to the best are looked at: a fall at large d (a learning rate that no longer fits) is no crossing.
-        """
-        d = sorted(self.means)
-        if not d:
-            return None, None
-        means = [self.means[k] for k in d]
-        best = int(np.argmax(means))
-        if means[best] <= self.threshold.value:
-            return d[-1], None
-        weights = [len(self.by_d.get(k, [1])) for k in d[: best + 1]]
-        rising = isotonic(means[: best + 1], weights)
-        first = next(i for i, value in enumerate(rising) if value > self.threshold.value)
-        return (d[first - 1] if first else None), d[first]
-
-    @cached_property
-    def centre(self) -> float:
-        """Where the fit is centred: the crossing, or the end of the range that decides."""
-        low, high = self.bracket
-        if high is None:
-            return float(max(self.means, key=lambda d: (self.means[d], -d)))
-        return math.sqrt(low * high) if low else float(high)
-
-    @cached_property
-    def window(self) -> list[int]:
-        """The d whose runs enter the fit: within a factor of 4 of the centre, and at least two on either side."""
-        d = sorted(self.by_d)
-        left, right = [k for k in d if k <= self.centre], [k for k in d if k > self.centre]
-        near = [k for k in d if self.centre / WINDOW <= k <= self.centre * WINDOW]
-        return sorted({*near, *left[-2:], *right[:2]})
-
-    @cached_property
-    def curve(self) -> Curve | None:
-        if not math.isfinite(self.threshold.value):  # a baseline without a single score
-            return None
-        pairs = [(d, score) for d in self.window for score in self.by_d[d]]
-        return Curve(*zip(*pairs, strict=True), scale=self.threshold.value) if pairs else None
-
-    @cached_property
-    def grid(self) -> np.ndarray:
-        """Integers at which the probability of passing is read: all of them where they are few, else log-spaced."""
-        plan = self.plan
-        low = max(plan.d_min, min(self.centre / WINDOW, self.window[0]))
-        high = min(plan.d_max, max(self.centre * WINDOW, self.window[-1]))
-        return np.unique(np.rint(np.geomspace(low, max(high, low), 72)).astype(int))
-
-    @property
-    def tail(self) -> float:
-        """Probability beyond either end of the interval; the smaller, the more often the search has looked."""
-        runs = 0 if self.curve is None else self.curve.y.size
-        paid = LOOKS * FEWEST / max(runs, FEWEST) if self.plan.looks else 1.0
-        return paid * (1 - self.plan.confidence) / 2
-
-    @cached_property
-    def chance(self) -> np.ndarray:
-        """Probability that the expected score passes, at every d of the grid."""
-        return np.zeros(self.grid.size) if self.curve is None else self.curve.passing(self.grid, self.threshold)
-
-    @cached_property
-    def interval(self) -> tuple[int | None, int | None, int | None]:
-        """(low, d_int, high): the smallest integers that pass surely not, more likely than not, and surely."""
-        low, middle, high = self._fitted
-        if self.cliff is None:
-            return low, middle, high
-        a, b = self.cliff
-        middle = min(max(middle or b, a + 1), b)
-        below = a + 1 if self._clear(a) else min(low or b, a + 1)
-        above = b if self._clear(b) else None if high is None else max(high, b)
-        return below, middle, above
-
-    @cached_property
-    def cliff(self) -> tuple[int, int] | None:
-        """The neighbouring d tried between which the score jumps over the threshold by 15 % of it, if it does.
-
-        Such a jump is not interpolated: the crossing may be anywhere in between, and the interval covers all of it.
-        """
-        a, b = self.bracket
-        if a not in self.by_d or b not in self.by_d:
-            return None
-        return (a, b) if self.means[b] - self.means[a] > COLLAPSE * self.threshold.value else None
-
-    def _clear(self, d: int) -> bool:
-        """Whether the mean of at least two runs at d is 4 standard errors away from the threshold.
-
-        The variance is that of the fit, shared by all d, as if seen in OWN runs more, and that of the runs at d: beside
-        a cliff scores scatter far more below than above it.
-        """
-        scores = self.by_d[d]
-        noise = self.curve.noise_sd if self.curve is not None else math.inf
-        squares = sum((score - self.means[d]) ** 2 for score in scores)
-        variance = (OWN * noise**2 + squares) / (OWN + len(scores) - 1)
-        error = math.hypot(math.sqrt(variance / len(scores)), self.threshold.sd)
-        return len(scores) > 1 and abs(self.means[d] - self.threshold.value) > 4 * error
-
-    @cached_property
-    def _fitted(self) -> tuple[int | None, int | None, int | None]:
-        """The interval of the fit alone: where the probability of passing is the tail, one half, 1 − the tail."""
-        if self.curve is None:
-            return None, None, None
-        chance, tail = self.chance, self.tail
-        above = np.flatnonzero(chance > 0.5)
-        if not above.size:
-            return int(self.grid[-1]), None, None
-        rising = [i for i in above if i == 0 or chance[i - 1] <= 0.5]
-        middle = int(min(rising, key=lambda i: abs(math.log(self.grid[i] / self.centre))))
-        left = right = middle
-        while left > 0 and chance[left - 1] >= tail:
-            left -= 1
-        while right < len(chance) - 1 and chance[right] < 1 - tail:
-            right += 1
-        low = self._between(left, tail) if left else self._nearest_below()
-        high = self._between(right, 1 - tail) if chance[right] >= 1 - tail else None
-        return low, self._between(middle, 0.5), high
-
-    def _between(self, i: int, level: float) -> int:
-        """Smallest integer of (grid[i − 1], grid[i]] passing with probability `level`; log-odds are linear in ln d."""
-        if i == 0 or self.grid[i] - self.grid[i - 1] == 1:
-            return int(self.grid[i])
-        p = np.clip(self.chance[i - 1 : i + 1], 1e-9, 1 - 1e-9)
-        odds = np.log(p / (1 - p))
-        share = (math.log(level / (1 - level)) - odds[0]) / (odds[1] - odds[0]) if odds[1] > odds[0] else 1.0
-        a, b = self.grid[i - 1], self.grid[i]
-        return int(min(b, max(a + 1, math.ceil(a * (b / a) ** min(max(share, 0.0), 1.0)))))
-
-    def _nearest_below(self) -> int:
-        """Where the fit gives no lower end: the largest d tried below it, which did not pass, or d_min."""
-        return max([d for d in self.means if d < self.grid[0]], default=self.plan.d_min)
+    # ---- the end
 
     @cached_property
     def outcome(self) -> Outcome:
         """How the search would end on these runs; ``running`` while it should go on."""
         failed = sum(run.status == "failed" for run in self.runs)
-        if len(self.runs) >= MOST_FAILED and 2 * failed > len(self.runs):
+        if len(self.runs) >= MOST_FAILED and 2 * failed > len(self.runs) and not self.two_outcomes:
             return "runs failed"
         if self.curve is None or self.suspects:
             return "running"
@@ -205,11 +36,25 @@ class Crossing:
         if len(self.by_d.get(least, [])) > 1 and self._passing(least) > 1 - self.tail:
             return "always reached"
         if self.narrow:
-            return "found" if self.enough and not self.unconfirmed else "running"
-        return "baseline unstable" if self._baseline_decides else "running"
+            return "found" if self.enough and not self.unconfirmed and not self.unseen else "running"
+        return "limited by baseline" if self._baseline_decides else "running"
 
     def _passing(self, d: int) -> float:
-        return 0.0 if self.curve is None else float(self.curve.passing([d], self.threshold)[0])
+        return 0.0 if self.curve is None else float(self.curve.passing([d], self.fitted_threshold)[0])
+
+    @cached_property
+    def untold(self) -> int | None:
+        """Where the fit is narrow but runs do not show its ends: the d beside it at which a run would."""
+        low, _, high = self.interval
+        fit_low, middle, fit_high = self._fitted
+        room = self.plan.ratio * (fit_low or 0) / (fit_high or math.inf)
+        if self.narrow or middle is None or room < 1 or self.cliff is not None:
+            return None
+        a, b = math.ceil((fit_low or 1) / math.sqrt(room)), math.floor((fit_high or 1) * math.sqrt(room))
+        below, above = (low or 0) < a, (high or math.inf) > b
+        if below and above:  # the end that lacks more
+            below = a / max(low or 1, 1) > (high or math.inf) / b
+        return max(a, self.plan.d_min) if below else min(b, self.plan.d_max)
 
     @property
     def narrow(self) -> bool:
@@ -231,11 +76,28 @@ class Crossing:
         return self.threshold.sd > 3 * float(self.curve.mean_sd([middle])[1][0])
 
     @cached_property
+    def unseen(self) -> list[int]:
+        """The d at which a run is wanted so that both sides are known: twice d_int, and a quarter of it.
+
+        A dip below the threshold, a lower crossing, and the slope show there.
+        """
+        middle, plan = self.interval[1], self.plan
+        if middle is None:
+            return []
+        tried = np.array(sorted(self.means))
+        wanted = []
+        if 1.5 * middle < plan.d_max and not ((tried >= 1.5 * middle) & (tried <= 3 * middle)).any():
+            wanted.append(min(plan.d_max, 2 * middle))
+        if middle / 3 > plan.d_min and not ((tried >= middle / 6) & (tried <= middle / 2.4)).any():
+            wanted.append(max(plan.d_min, round(middle / 3.5)))
+        return wanted
+
+    @cached_property
     def unconfirmed(self) -> list[int]:
         """The d at which one more run is wanted before the interval is believed, the most wanted first."""
         low, middle, high = self.interval
         count = {d: len(scores) for d, scores in self.by_d.items()}
-        wanted = [d for d in self.cliff or () if count[d] < 2]  # a cliff is not believed to one run
+        wanted = [d for d in self.cliff or () if count[d] < self.believed]  # a cliff is not believed to one run
         if low and middle and high and high - low < EXACT_SPAN:  # few integers: each is run, rather than interpolated
             span = [d for d in range(low - 1, high + 1) if d >= self.plan.d_min]
             wanted += [d for d in span if not count.get(d)]
@@ -247,6 +109,39 @@ class Crossing:
     def enough(self) -> bool:
         """Whether as many runs entered the fit as are needed before anything is called found."""
         return self.curve is not None and (self.curve.y.size >= FEWEST or self.cliff is not None)
+
+    # ---- what is told
+
+    def estimate(self, outcome: Outcome, level: float, base: Baseline) -> DimensionEstimate:
+        """The values of all this, for an outcome."""
+        low, d_int, high = self.interval
+        if outcome == "runs failed" or not base.stable:
+            low = d_int = high = None
+        elif outcome == "not reached":
+            low, d_int, high = self.plan.d_max, None, None
+        elif outcome == "always reached":
+            low = d_int = high = self.plan.d_min
+        return DimensionEstimate(
+            outcome=outcome, d_int=d_int, low=low, high=high, threshold=self.threshold.value,
+            threshold_sd=self.threshold.sd, level=level, baseline=base.mean, baseline_sd=base.sd,
+            baseline_runs=base.runs, confidence=self.plan.confidence, d_min=self.plan.d_min, d_max=self.plan.d_max,
+            literal=literal_rule(self.runs, self.threshold.value), runs=self.runs, fit=self.fit(d_int),
+            curve=self.points(), by="passing" if self.two_outcomes else "score", **self._shares(d_int, base, outcome),
+        )  # fmt: skip
+
+    def _shares(self, d_int: int | None, base: Baseline, outcome: Outcome) -> dict[str, Any]:
+        """What stands beside the number: failures, runs that pass, baseline runs that would do."""
+        if d_int is None or self.curve is None:
+            return {}
+        near = [r for r in self.runs if d_int / WINDOW <= r.d <= d_int * WINDOW and r.status != "stopped"]
+        passing = [r.score > self.threshold.value for r in near if d_int <= r.d <= d_int * 1.5]
+        found: dict[str, Any] = {"share_failed": fmean(r.status == "failed" for r in near) if near else 0.0}
+        found["share_passing"] = fmean(passing) if passing else None
+        slope = self.curve.slope(d_int)
+        if outcome == "limited by baseline" and slope > 0:
+            allowed = BASELINE_SHARE * slope * math.log(self.plan.ratio) / 4
+            found["baseline_runs_wanted"] = math.ceil(base.runs * (self.threshold.sd / allowed) ** 2)
+        return found
 
     def fit(self, d_int: int | None) -> dict[str, float]:
         """Noise, slope and bend of the fitted curve; empty without one."""
@@ -260,14 +155,3 @@ class Crossing:
             return ()
         mean, sd = self.curve.mean_sd(self.grid)
         return tuple((int(d), float(m), float(s)) for d, m, s in zip(self.grid, mean, sd, strict=True))
-
-
-def isotonic(values: list[float], weights: list[int]) -> list[float]:
-    """Nearest rising sequence in weighted least squares, by pooling adjacent violators."""
-    pools: list[tuple[float, int, int]] = []  # mean, weight, length
-    for value, weight in zip(values, weights, strict=True):
-        pools.append((value, weight, 1))
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            (a, m, i), (b, n, j) = pools[-2:]
-            pools[-2:] = [((a * m + b * n) / (m + n), m + n, i + j)]
-    return [mean for mean, _, length in pools for _ in range(length)]

@@ -21,9 +21,10 @@ Array = np.ndarray
 Numbers = Sequence[int] | Sequence[float] | np.ndarray
 
 # The prior, in units of the threshold: run-to-run noise is most likely about 1 % of the score, and the slope per unit
-# of ln d changes by about 15 % of the score over one unit. Both are wide: one standard deviation is a factor of 4.
+# of ln d changes by about 7 % of the score over one unit; one standard deviation is a factor of 4, and of 2.5.
 NOISE_MEDIAN, NOISE_SPREAD = 0.01, np.log(4.0)
-BEND_MEDIAN, BEND_SPREAD = 0.15, np.log(4.0)
+KNOWN_SPREAD = np.log(1.3)  # of a noise that is known beforehand, such as that of a share of so many examples
+BEND_MEDIAN, BEND_SPREAD = 0.07, np.log(2.5)
 _NOISE_GRID = np.geomspace(1e-5, 1.0, 61)  # steps of 21 %
 _BEND_GRID = np.geomspace(3e-3, 100.0, 14)
 
@@ -82,6 +83,7 @@ class Curve:
         d: dimensions of the runs, (n,), n ≥ 1, integers ≥ 1.
         score: their scores, (n,), finite.
         scale: size of a score, > 0, the unit of the prior: the threshold.
+        noise: standard deviation of a run where it is known to about 30 % beforehand, in units of the score.
 
     Example:
         >>> curve = Curve([100, 200, 400], [0.8, 0.9, 1.0], scale=0.9)
@@ -89,7 +91,7 @@ class Curve:
         [False, True]
     """
 
-    def __init__(self, d: Numbers, score: Numbers, *, scale: float | int) -> None:
+    def __init__(self, d: Numbers, score: Numbers, *, scale: float | int, noise: float | None = None) -> None:
         x = np.log(np.asarray(d, dtype=np.float64))
         order = np.lexsort((np.asarray(score, dtype=np.float64), x))  # results do not depend on the order of arrival
         self.x, self.y = x[order], np.asarray(score, dtype=np.float64)[order]
@@ -105,7 +107,9 @@ class Curve:
         self._contrasts, self._kernel_matrix = free @ vectors, kernel
         self._bend, self._noise = np.meshgrid((_BEND_GRID * scale) ** 2, (_NOISE_GRID * scale) ** 2, indexing="ij")
         self._bend, self._noise = self._bend.ravel(), self._noise.ravel()
-        self._trim()
+        self._trim(NOISE_MEDIAN if noise is None else noise / scale, NOISE_SPREAD if noise is None else KNOWN_SPREAD)
+        volume = 2 * float(np.log(np.abs(np.diag(r[:rank]))).sum())
+        self.evidence -= 0.5 * (np.log(2 * np.pi) * free.shape[1] + volume)
 
     def _trend(self, x: Float[Array, " n"]) -> Float[Array, "n rank"]:
         return np.ones((x.size, 1)) if self.flat else np.stack([np.ones(x.size), x - self.centre], axis=1)
@@ -114,13 +118,20 @@ class Curve:
         """Generalised covariance of the integrated Wiener process, |a − b|³ / 12, for contrasts free of a trend."""
         return np.zeros((a.size, b.size)) if self.flat else np.abs(a[:, None] - b[None, :]) ** 3 / 12
 
-    def _trim(self) -> None:
+    def _trim(self, noise: float, spread: float) -> None:
         """Weights of the grid of (q, sigma²), restricted likelihood × prior; points that weigh nothing are dropped."""
         variance = self._bend[:, None] * np.maximum(self._eigenvalues, 0) + self._noise[:, None]
         squares = (self._contrasts.T @ self.y) ** 2
         log_weights = -0.5 * (np.log(variance) + squares / variance).sum(axis=1)
-        log_weights += _log_normal(np.sqrt(self._noise) / self.scale, NOISE_MEDIAN, NOISE_SPREAD)
+        log_weights += _log_normal(np.sqrt(self._noise) / self.scale, noise, spread)
         log_weights += _log_normal(np.sqrt(self._bend) / self.scale, BEND_MEDIAN, BEND_SPREAD)
+        most = log_weights.max()
+        prior = (
+            np.exp(_log_normal(_NOISE_GRID, noise, spread)).sum()
+            * np.exp(_log_normal(_BEND_GRID, BEND_MEDIAN, BEND_SPREAD)).sum()
+        )
+        self.evidence = float(most + np.log(np.exp(log_weights - most).sum() / prior))
+        """Log density of the scores, but for the trend, which may be any."""
         weights = _normalised(log_weights)
         kept = weights > 1e-4
         self.weights = weights[kept] / weights[kept].sum()

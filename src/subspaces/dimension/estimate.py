@@ -2,18 +2,24 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
 
 Outcome = Literal[
-    "found", "not reached", "always reached", "baseline unstable", "runs failed", "budget spent", "running"
+    "found",
+    "not reached",
+    "always reached",
+    "limited by baseline",
+    "baseline unstable",
+    "runs failed",
+    "budget spent",
+    "running",
 ]
 Status = Literal["ok", "failed", "stopped"]
 
-COLLAPSE = 0.15  # a run this share of the threshold below its peers is suspected to have failed
 UNSTABLE_SD, UNSTABLE_FAILED = 0.05, 0.25  # sd / mean, and share of failed runs, above which a baseline is unstable
 
 
@@ -87,40 +93,6 @@ def _require_positive(mean: float) -> None:
         )
 
 
-def judge(runs: Iterable[Run], threshold: float) -> tuple[Run, ...]:
-    """The same runs, sorted by (d, seed), each with its status settled from its peers.
-
-    A run is ``failed`` when its score is not finite, or when it lies 15 % of the threshold below
-
-    * the best run at the same d, and at most half of the runs at that d do; or,
-    * where it is the only run at its d, the median of the runs at d/4 … d.
-
-    When most repeats at one d are low, they are real (a dip), and none is set aside.
-
-    Args:
-        runs: any order.
-        threshold: the score to pass, > 0, the unit of the 15 %.
-    """
-    ordered = sorted(runs, key=lambda run: (run.d, run.seed))
-    usable = [run for run in ordered if run.status != "stopped" and math.isfinite(run.score)]
-    d, score = np.array([run.d for run in usable]), np.array([run.score for run in usable])
-    gap = COLLAPSE * threshold
-
-    def settled(run: Run) -> Status:
-        if run.status == "stopped":
-            return "stopped"
-        if not math.isfinite(run.score):
-            return "failed"
-        peers = score[d == run.d]
-        if peers.size > 1:
-            low = peers < peers.max() - gap
-            return "failed" if run.score < peers.max() - gap and 2 * low.sum() <= peers.size else "ok"
-        below = score[(d < run.d) & (4 * d >= run.d)]
-        return "failed" if below.size and run.score < np.median(below) - gap else "ok"
-
-    return tuple(replace(run, status=settled(run)) for run in ordered)
-
-
 def literal_rule(runs: Iterable[Run], threshold: float) -> int | None:
     """Smallest tested d whose mean score is strictly greater than the threshold; None where there is none.
 
@@ -140,9 +112,10 @@ class DimensionEstimate:
 
     Attributes:
         outcome: ``found``: the interval is as narrow as wanted; ``always reached``: already at ``d_min``;
-            ``not reached``: at no d tried up to ``d_max``; ``baseline unstable``: itself too uncertain for the wanted
-            interval; ``runs failed``: most runs did; ``budget spent``: the interval is wider than wanted;
-            ``running``: not over yet.
+            ``not reached``: at no d tried up to ``d_max``; ``limited by baseline``: its few runs leave the threshold
+            more uncertain than the curve, and more runs in subspaces would not help; ``baseline unstable``: its runs
+            fail or scatter too much to be one; ``runs failed``: most runs did; ``budget spent``: the interval is wider
+            than wanted; ``running``: not over yet.
         d_int: the estimate, an integer of [d_min, d_max], or None where there is none.
         low, high: ends of the interval, integers; ``high`` is None where no d is shown to pass.
         threshold, threshold_sd: level × baseline and the standard error of that product.
@@ -151,6 +124,12 @@ class DimensionEstimate:
         fit: noise_sd (of one run), slope (per unit of ln d at d_int), bend (√q), runs (that entered the fit);
             empty without a fit.
         curve: (d, expected score, its standard deviation) of the fit, for drawing.
+        by: what has to pass: ``score``: the expected score of runs that did not fail; ``passing``: the share of runs
+            above the threshold, where runs have two outcomes, has to be more than a half.
+        share_failed: of the runs around d_int.
+        share_passing: share of the runs around d_int (within the fit's window, at d_int and above) that pass, failed
+            ones counted as not passing.
+        baseline_runs_wanted: how many baseline runs would do, where they limit the interval.
     """
 
     outcome: Outcome
@@ -170,6 +149,10 @@ class DimensionEstimate:
     runs: tuple[Run, ...]
     fit: dict[str, float]
     curve: tuple[tuple[int, float, float], ...]
+    by: Literal["score", "passing"] = "score"
+    share_failed: float = 0.0
+    share_passing: float | None = None
+    baseline_runs_wanted: int | None = None
 
     @property
     def ratio(self) -> float:
@@ -219,8 +202,11 @@ def _reason(found: DimensionEstimate) -> str:
             f"the baseline itself ({found.baseline:.4g}, standard deviation {found.baseline_sd:.2g}, "
             f"{found.baseline_runs} runs) is too uncertain; give it more runs"
         )
+    passes = "half of the runs first pass" if found.by == "passing" else "the expected score first passes"
     what = {
-        "found": "the expected score first passes",
+        "found": passes,
+        "limited by baseline": f"its {found.baseline_runs} baseline runs allow no narrower interval "
+        f"({found.baseline_runs_wanted or 'more'} would do), for",
         "always reached": "the smallest d already passes",
         "not reached": "no d passes",
         "runs failed": "most runs failed, so nothing can be said about",

@@ -5,13 +5,17 @@ import math
 import numpy as np
 
 from subspaces.dimension.crossing import Crossing
+from subspaces.dimension.reading import REACH
+
+SPREAD = 1.5  # runs are placed within this factor of the crossing: what is further away says little about its level
+TARGETS = 12  # d whose expected score is to become known, at most
 
 
 def next_d(now: Crossing, waiting: list[int]) -> int:
     """The d of the next run.
 
-    In this order: repeat a run that is suspected to have failed; bracket by doubling; halve a cliff that is wider than
-    the wanted interval; confirm a narrow interval; run where the variance at the interval's ends and middle falls most.
+    In this order: repeat a run that is suspected to have failed; bracket by doubling; look at both sides; halve a cliff
+    that is wider than the wanted interval; confirm a narrow interval; run where the crossing becomes known best.
 
     Args:
         now: what the runs with a result say.
@@ -29,9 +33,14 @@ def next_d(now: Crossing, waiting: list[int]) -> int:
         half = _halved(now.cliff, now.plan.ratio, waiting)
         if half is not None:
             return half
+    unseen = [d for d in now.unseen if not any(d / 1.3 <= other <= d * 1.3 for other in waiting)]
+    if unseen:
+        return unseen[0]
     spare = [d for d in now.unconfirmed if d not in waiting]
     if spare:
         return spare[0]
+    if now.untold is not None:
+        return now.untold
     return _most_telling(now, waiting)
 
 
@@ -43,7 +52,7 @@ def _outward(now: Crossing, waiting: list[int]) -> int | None:
         return plan.start
     low, high = now.bracket
     factor = 4 if len(seen) > 3 else 2  # further away with every step
-    up = high is None and (low is not None or len(seen) % 2 == 1)
+    up = high is None and (low is not None or len(seen) % 2 == 1 or seen[0] <= plan.d_min)
     if up and seen[-1] < plan.d_max:
         far = now.means.get(seen[-1], math.inf) < 0.5 * now.threshold.value
         return min(plan.d_max, seen[-1] * (4 if far else factor))
@@ -62,20 +71,20 @@ def _halved(cliff: tuple[int, int], ratio: float, waiting: list[int]) -> int | N
 
 
 def _most_telling(now: Crossing, waiting: list[int]) -> int:
-    """The d whose run takes most variance from the expected score at the interval's ends and middle."""
+    """The d whose run takes most variance from the expected score where the interval should end, and in its middle."""
     assert now.curve is not None
-    low, middle, high = now.interval
+    plan, (low, middle, high) = now.plan, now.interval
     below, above = now.bracket
-    surest = int(
-        now.grid[int(np.argmax(now.chance))]
-    )  # an end that the fit leaves open is settled where it is clearest
-    ends = [low or below or now.plan.d_min, high or max(surest, middle or surest)]
-    targets = [ends[0], middle or ends[1], ends[1]]
-    if above is None:  # nothing passes: the best d so far decides
-        targets = ends = [int(now.centre), int(now.centre)]
-    a, b = min(ends) / 1.4, max(ends) * 1.4
-    if below and above:  # a doubtful end is settled from near the bracket, not from afar
-        a, b = max(a, below / 2), min(b, above * 2)
-    a, b = max(a, now.plan.d_min), min(b, now.plan.d_max)
-    candidates = np.unique(np.rint(np.geomspace(a, max(a, b), 40)).astype(int))
+    if above is None or middle is None:  # nothing passes: the best d so far decides
+        a = b = now.centre
+        targets = np.array([now.centre])
+    else:
+        a, b = (below or middle) / REACH, above * REACH  # a doubtful end is settled from near the bracket
+        half = math.sqrt(plan.ratio)
+        targets = np.clip([middle / half, middle, middle * half], a, b)
+        doubtful = now.grid[(now.passing > now.tail) & (now.passing < 1 - now.tail) & (now.grid >= a) & (now.grid <= b)]
+        if not (low and high and high < plan.ratio**3 * low) and doubtful.size:  # a dip, a plateau, an open end
+            targets = doubtful[np.linspace(0, doubtful.size - 1, TARGETS).astype(int)]
+    a, b = max(min(targets) / SPREAD, a, plan.d_min), min(max(targets) * SPREAD, b, plan.d_max)
+    candidates = np.unique(np.rint(np.geomspace(a, max(a, b), 60)).astype(int))
     return int(candidates[now.curve.most_telling(targets, candidates, waiting)])

@@ -1,7 +1,8 @@
 """The search for an intrinsic dimension: the smallest d whose expected score passes level × baseline.
 
 A pure algorithm on evaluate(d, seed) -> score: no model, no data, no torch. `ThresholdSearch` says which runs to do and
-takes their scores in any order; `search` is the loop around it. The rule is written down in docs/decision-rule.md.
+takes their scores in any order; `search` is the loop around it; `estimate_of` reads runs that were chosen otherwise.
+The rule is written down in docs/decision-rule.md.
 """
 
 import math
@@ -11,17 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from subspaces.dimension.crossing import Crossing, Plan
-from subspaces.dimension.curve import Threshold
-from subspaces.dimension.estimate import DimensionEstimate, Outcome, Run, baseline_scores, literal_rule
+from subspaces.dimension.crossing import Crossing
+from subspaces.dimension.estimate import DimensionEstimate, Outcome, Run
+from subspaces.dimension.given import scores_of, threshold_of
 from subspaces.dimension.placement import next_d
+from subspaces.dimension.reading import Plan
 
 
 class ThresholdSearch:
-    """Ask for runs, tell their scores, read the estimate; deterministic in what was told, whatever the order.
+    """Ask for runs, tell their scores, read the estimate: a function of the settings and the scores, of nothing else.
 
-    ``ask`` brackets the crossing by doubling, then places runs where they narrow the interval most, given those still
-    pending. Telling stored results to a new object restores the search; so does ``from_state(state())``.
+    The runs are numbered. Run k is decided when the results of runs 0 … k − ``ahead`` are told, and by them alone: not
+    by the results of later runs that happen to be there, nor by their order. So any number of workers up to ``ahead``
+    asks for the same runs. The search ends at the first k at which the runs 0 … k settle it; what was done beyond is no
+    part of the answer. Run k has the seed ``first_seed + k``.
 
     Cost: about 2 ms of CPU per run asked.
 
@@ -35,14 +39,15 @@ class ThresholdSearch:
         max_runs: budget, ≥ 1.
         start: first d to run; by default √(d_min · d_max).
         first_seed: seeds are first_seed, first_seed + 1, …: never the same one twice.
-        looks: False for runs that were chosen beforehand and are read once, such as a grid's: the interval then pays
-            nothing for looking after every run.
+        noise: standard deviation of one score near the threshold, > 0, where it is known beforehand to about 30 %, such
+            as √(p (1 − p) / n) of a share p of n examples. Without it, it is learned from the runs.
+        ahead: runs that are decided before the result of the first of them is known, ≥ 1: as many may be done at once.
 
     Raises:
         ValueError: for a value out of these ranges.
 
     Example:
-        >>> engine = ThresholdSearch(1.0, d_max=1000)
+        >>> engine = ThresholdSearch(1.0, d_max=1000, ahead=2)
         >>> while not engine.done:
         ...     for d, seed in engine.ask(2):
         ...         engine.tell(d, seed, 1.0 if d >= 37 else 0.2)
@@ -62,143 +67,142 @@ class ThresholdSearch:
         max_runs: int = 60,
         start: int | None = None,
         first_seed: int = 0,
-        looks: bool = True,
+        noise: float | None = None,
+        ahead: int = 1,
     ) -> None:
-        scores: float | list[float]
-        if isinstance(baseline, Iterable):
-            scores = [math.nan if score is None else float(score) for score in baseline]
-        else:
-            scores = float(baseline)
         settings = {"d_max": d_max, "level": level, "d_min": d_min, "ratio": ratio, "confidence": confidence}
-        settings |= {"max_runs": max_runs, "start": start, "first_seed": first_seed}
+        settings |= {"max_runs": max_runs, "start": start, "first_seed": first_seed, "noise": noise, "ahead": ahead}
         _check(settings)
+        scores = scores_of(baseline)
         stored = [s if math.isfinite(s) else None for s in scores] if isinstance(scores, list) else scores
         self.settings: dict[str, Any] = {"baseline": stored, **{k: _plain(v) for k, v in settings.items()}}
-        if not looks:
-            self.settings["looks"] = False
         middle = max(d_min, min(d_max, round(math.sqrt(d_min * d_max))))
-        self.plan = Plan(d_min, d_max, start or middle, float(ratio), confidence, looks)
-        self.level, self.max_runs, self.first_seed = float(level), max_runs, first_seed
-        self.baseline = baseline_scores(scores)
-        mean, runs = self.baseline.mean, self.baseline.runs
-        self.threshold = (
-            Threshold.measured(level, mean, self.baseline.sd, runs) if runs else Threshold(float(level * mean))
-        )
+        self.plan = Plan(d_min, d_max, start or middle, float(ratio), confidence, noise=noise)
+        self.max_runs, self.first_seed, self.ahead = max_runs, first_seed, ahead
+        self.baseline, self.threshold = threshold_of(scores, float(level))
+        self._asked: list[tuple[int, int]] = []
+        self._bracketing: list[bool] = []
         self._told: dict[tuple[int, int], Run] = {}
-        self._pending: list[tuple[int, int]] = []
+        self._views: dict[int, Crossing] = {}
+        self._end: int | None = None if self.baseline.stable else 0
         self._closed = False
-        self._view: Crossing | None = None
+
+    # ---- asking and telling
 
     def ask(self, n: int = 1) -> list[tuple[int, int]]:
-        """The next runs to do, at most n pairs (d, seed), new ones at every call; empty when none is wanted."""
+        """The next runs to do, at most n pairs (d, seed), new ones at every call.
+
+        Empty when none is wanted, or when the next one waits for results that are not told yet.
+        """
         asked: list[tuple[int, int]] = []
-        while len(asked) < n and not self.done and len(self._told) + len(self._pending) < self.max_runs:
-            waiting = [d for d, _ in self._pending]
-            pair = (next_d(self._now, waiting), self._fresh_seed())
-            self._pending.append(pair)
+        while len(asked) < n and not self.done and len(self._asked) < self.max_runs:
+            k = len(self._asked)
+            known = max(0, k - self.ahead + 1)
+            if known > self._whole:
+                break
+            view = self._view(known)
+            pair = (next_d(view, [d for d, _ in self._asked[known:]]), self.first_seed + k)
+            self._asked.append(pair)
+            self._bracketing.append(None in view.bracket)
             asked.append(pair)
         return asked
 
     def tell(self, d: int, seed: int, score: float | int, *, stopped: bool = False) -> None:
-        """Record a result; telling the same pair again replaces it. Results that were not asked for are welcome.
+        """Record the result of a run that was asked for, in any order; telling it again changes nothing.
 
         Args:
-            d: dimension of the run, an integer of [d_min, d_max].
-            seed: its seed.
+            d, seed: as they were asked.
             score: higher is better; NaN for a run that failed.
             stopped: given up early as hopeless: known only to end below the threshold.
+
+        Raises:
+            ValueError: this run was not asked for; `estimate_of` reads runs that were chosen otherwise.
         """
-        if int(d) != d or not self.plan.d_min <= d <= self.plan.d_max:
-            raise ValueError(
-                f"`d` must be an integer of [{self.plan.d_min}, {self.plan.d_max}]; got {d}. "
-                "Tell only runs in the range searched."
-            )
         pair = (int(d), int(seed))
-        self._told[pair] = Run(*pair, float(score), "stopped" if stopped else "ok")
-        self._pending = [other for other in self._pending if other != pair]
-        self._view = None
+        if pair not in self._asked:
+            raise ValueError(
+                f"`d` and `seed` must be those of a run that was asked for; got {d}, {seed}. "
+                "Use estimate_of for runs that were chosen beforehand."
+            )
+        self._told.setdefault(pair, Run(*pair, float(score), "stopped" if stopped else "ok"))
+        self._advance()
+
+    def _advance(self) -> None:
+        """Look for the end among the runs whose results are all there."""
+        whole = self._whole
+        for count in range(self._seen + 1, whole + 1):
+            if self._end is None and self._view(count).outcome != "running":
+                self._end = count
+        self._seen = whole
+
+    _seen = 0
+
+    @property
+    def _whole(self) -> int:
+        """How many runs, from the first on, have results without a gap."""
+        count = self._seen
+        while count < len(self._asked) and self._asked[count] in self._told:
+            count += 1
+        return count
+
+    @property
+    def pending(self) -> list[tuple[int, int]]:
+        """Runs asked for whose results are not told yet, in their order."""
+        return [pair for pair in self._asked if pair not in self._told]
+
+    def bracketing(self, d: int, seed: int) -> bool:
+        """Whether no d that passes above one that does not was known when a run was asked for: it need not be exact."""
+        return self._bracketing[self._asked.index((d, seed))]
 
     def close(self) -> None:
         """End the search here (time is up): no more runs are asked for."""
-        self._closed, self._view = True, None
+        self._closed = True
 
     @property
     def done(self) -> bool:
         """Whether the outcome is settled or the budget spent."""
-        return self._outcome != "running"
+        return self._end is not None or self._closed or self._whole >= self.max_runs
 
-    @property
-    def bracketing(self) -> bool:
-        """Whether a d that passes above one that does not is still looked for: no run there needs to be exact."""
-        return None in self._now.bracket
+    # ---- what is known
+
+    def _view(self, count: int) -> Crossing:
+        """What the first ``count`` runs say."""
+        if count not in self._views:
+            runs = [self._told[pair] for pair in self._asked[:count]]
+            self._views = {k: view for k, view in self._views.items() if k >= count - self.ahead}
+            self._views[count] = Crossing(runs, self.threshold, self.plan)
+        return self._views[count]
 
     def estimate(self) -> DimensionEstimate:
         """What is known now; `outcome` is ``running`` until `done`."""
-        view, base = self._now, self.baseline
-        low, d_int, high = view.interval
-        if self._outcome == "runs failed" or not self.baseline.stable:
-            low = d_int = high = None
-        elif self._outcome == "not reached":
-            low, d_int, high = self.plan.d_max, None, None
-        elif self._outcome == "always reached":
-            low = d_int = high = self.plan.d_min
-        return DimensionEstimate(
-            outcome=self._outcome,
-            d_int=d_int,
-            low=low,
-            high=high,
-            threshold=self.threshold.value,
-            threshold_sd=self.threshold.sd,
-            level=self.level,
-            baseline=base.mean,
-            baseline_sd=base.sd,
-            baseline_runs=base.runs,
-            confidence=self.plan.confidence,
-            d_min=self.plan.d_min,
-            d_max=self.plan.d_max,
-            literal=literal_rule(view.runs, self.threshold.value),
-            runs=view.runs,
-            fit=view.fit(d_int),
-            curve=view.points(),
-        )
+        count = self._whole if self._end is None else self._end
+        view = self._view(count)
+        outcome: Outcome = view.outcome if self.baseline.stable else "baseline unstable"
+        if outcome == "running" and self.done:
+            outcome = "budget spent"
+        return view.estimate(outcome, self.settings["level"], self.baseline)
+
+    # ---- keeping
 
     def state(self) -> dict[str, Any]:
-        """Everything as JSON-able values: settings, results told, runs pending."""
+        """Settings and results told, as JSON-able values."""
         told = [
             [run.d, run.seed, run.score if math.isfinite(run.score) else None, run.status == "stopped"]
-            for _, run in sorted(self._told.items())
+            for run in (self._told[pair] for pair in self._asked if pair in self._told)
         ]
-        return {"settings": self.settings, "told": told, "pending": [list(pair) for pair in self._pending]}
+        return {"settings": self.settings, "told": told}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "ThresholdSearch":
-        """The search as `state` found it; the runs that were pending are still pending."""
+        """The search as `state` found it: its runs are asked for again, and those that have a result are told."""
         engine = cls(**state["settings"])
-        for d, seed, score, stopped in state["told"]:
-            engine.tell(d, seed, math.nan if score is None else score, stopped=stopped)
-        engine._pending = [(int(d), int(seed)) for d, seed in state["pending"]]
+        known = {(d, seed): (score, stopped) for d, seed, score, stopped in state["told"]}
+        while asked := engine.ask(engine.ahead):
+            for pair in asked:
+                if pair in known:
+                    score, stopped = known[pair]
+                    engine.tell(*pair, math.nan if score is None else score, stopped=stopped)
         return engine
-
-    @property
-    def _now(self) -> Crossing:
-        if self._view is None:
-            self._view = Crossing(self._told.values(), self.threshold, self.plan)
-        return self._view
-
-    @property
-    def _outcome(self) -> Outcome:
-        if not self.baseline.stable:
-            return "baseline unstable"
-        settled = self._now.outcome
-        spent = self._closed or len(self._told) >= self.max_runs
-        return "budget spent" if settled == "running" and spent else settled
-
-    def _fresh_seed(self) -> int:
-        used = {seed for _, seed in self._told} | {seed for _, seed in self._pending}
-        seed = self.first_seed + len(used)
-        while seed in used:
-            seed += 1
-        return seed
 
 
 def _plain(value: Any) -> Any:
@@ -216,6 +220,8 @@ def _check(settings: dict[str, Any]) -> None:
         "max_runs": (settings["max_runs"] >= 1, "at least 1"),
         "d_min": (d_min >= 1 and int(d_min) == d_min, "an integer of at least 1"),
         "d_max": (d_max >= d_min and int(d_max) == d_max, f"an integer of at least `d_min` = {d_min}"),
+        "noise": (settings["noise"] is None or settings["noise"] > 0, "above 0, or left out"),
+        "ahead": (settings["ahead"] >= 1, "at least 1"),
         "start": (start is None or (d_min <= start <= d_max), f"in [d_min, d_max] = [{d_min}, {d_max}]"),
     }
     for name, (holds, wanted) in rules.items():
@@ -239,9 +245,9 @@ def search(
         evaluate: (d, seed) → score, higher is better; NaN where the run failed.
         baseline, d_max: see `ThresholdSearch`.
         max_seconds: no run is started after this many seconds.
-        batch: runs asked for at once; they are then placed without knowing each other's scores.
+        batch: runs asked for at once; they are then placed without knowing each other's scores (`ahead`).
         on_result: called with the search after every result, to show progress or to store ``state()``.
-        **settings: level, d_min, ratio, confidence, max_runs, start, first_seed of `ThresholdSearch`.
+        **settings: level, d_min, ratio, confidence, max_runs, start, first_seed, noise of `ThresholdSearch`.
 
     Returns:
         DimensionEstimate: whose ``outcome`` says how it ended; what cannot be found is an outcome, not an exception.
@@ -255,7 +261,7 @@ def search(
     """
     if batch < 1:
         raise ValueError(f"`batch` must be at least 1; got {batch}. Give the number of runs asked for at once.")
-    engine = ThresholdSearch(baseline, d_max=d_max, **settings)
+    engine = ThresholdSearch(baseline, d_max=d_max, ahead=batch, **settings)
     deadline = time.monotonic() + max_seconds
     while not engine.done:
         for d, seed in engine.ask(batch):

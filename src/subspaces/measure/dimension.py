@@ -1,7 +1,8 @@
 """Measure the intrinsic dimension of a task: the pure search of `dimension`, fed with real runs.
 
 The rule, fixed before the first run: validation scores of the last epoch are compared with level × baseline; seeds are
-never used twice; the search ends when the interval is as narrow as asked for or the budget is spent.
+never used twice; the search ends when the interval is as narrow as asked for or the budget is spent. Which runs are
+done, and the answer, do not depend on when they end, nor on how often the measurement was interrupted.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ from typing import Any
 
 from subspaces.dimension.search import ThresholdSearch
 from subspaces.measure.course import RUNS, Course
-from subspaces.measure.dimension_data import Measurement, Rule
+from subspaces.measure.dimension_data import Measurement, Rule, sampling_noise
 from subspaces.measure.rates import Do, Rates, is_trial
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.terms import PLAIN, Terms
@@ -92,18 +93,20 @@ class _Search(Course):
 
     def terms(self, config: TrainConfig) -> Terms:
         """Runs that only bracket the crossing may be given up; those of the fit must be whole."""
-        whole = config.d is None or is_trial(config) or self.engine is None or not self.engine.bracketing
-        return self.plain if whole else self.giving_up
+        if config.d is None or is_trial(config) or self.engine is None:
+            return self.plain
+        return self.giving_up if self.engine.bracketing(config.d, config.seed_model) else self.plain
 
     def run(self, workers: int, launcher: str, trainer: str, batched: int | None) -> Measurement:
         with self.doing_runs(workers, launcher, trainer, batched) as hands:
-            engine = self.engine = self._engine(self._baseline())
+            engine = self.engine = self._engine(self._baseline(), max(hands, self.rule.ahead))
             if self.rule.stop_early and engine.threshold.value > 0:  # NaN: every baseline run failed
                 self.giving_up = dataclasses.replace(self.plain, threshold=engine.threshold.value)
             if self.rule.tune_lr:
                 plan = engine.plan
                 self.rates = Rates(self.config, (plan.start, plan.d_min, plan.d_max), self.rule.rates)
-            self._recall(engine)
+            self.recall()  # the time that earlier calls spent; what they found stands in the runs
+            self._go_on(engine)
             self._write()
             self.on_event(None, self.measurement())
             while not engine.done:
@@ -131,12 +134,11 @@ class _Search(Course):
 
     # ---- search
 
-    def _engine(self, baseline: float | list[float]) -> ThresholdSearch:
-        """The search, with the runs pending that an earlier call asked for."""
+    def _engine(self, baseline: float | list[float], ahead: int) -> ThresholdSearch:
         rule = self.rule
         largest = largest_d(self.config)
         d_max = min(rule.d_max or largest, largest)
-        engine = ThresholdSearch(
+        return ThresholdSearch(
             baseline,
             level=rule.level,
             ratio=rule.ratio,
@@ -146,32 +148,35 @@ class _Search(Course):
             d_max=d_max,
             start=min(rule.start or _guess(self.D, rule.d_min, d_max), d_max),
             first_seed=rule.first_seed,
+            noise=sampling_noise(self.config, rule.level, baseline),
+            ahead=ahead,
         )
-        state = self.recall().get("state", {})
-        if state.get("settings") == engine.settings:
-            return ThresholdSearch.from_state({**state, "told": []})  # what is known stands in the runs
-        return engine
 
-    def _recall(self, engine: ThresholdSearch) -> None:
-        """Tell the results on the disk that belong to this measurement, whoever made them."""
-        low, high = engine.settings["d_min"], engine.settings["d_max"]
-        for result in self.stored(self.giving_up):
-            d, seed = result.config.d or 0, result.config.seed_model
-            if low <= d <= high and not is_trial(result.config):
-                wanted = self._at(d, seed, self._look_up)
-                if wanted is not None and result.config.key() == wanted.key():
+    def _go_on(self, engine: ThresholdSearch) -> None:
+        """Ask for what an earlier call, or another process on this folder, has done already, and take it in.
+
+        Which run is asked for depends on the results of earlier ones alone, so this repeats their course.
+        """
+        known = True
+        while known and not engine.done:
+            engine.ask(engine.ahead)
+            known = False
+            for d, seed in engine.pending:
+                config = self._at(d, seed, self._look_up)
+                result = None if config is None or config in self.in_hand else self.result(config)
+                if result is not None:
                     self._tell(engine, result)
+                    known = True
 
     def _keep_busy(self, engine: ThresholdSearch, hands: int) -> None:
-        """As many runs in hand as there are hands, those that an earlier call asked for first."""
+        """As many runs in hand as there are hands, in the order in which they were asked for."""
         if self.over:
             engine.close()
             return
-        for d, seed in engine.state()["pending"]:
+        engine.ask(engine.ahead)
+        for d, seed in engine.pending:
             if len(self.working) < hands:
                 self._hand_out(engine, d, seed)
-        for d, seed in engine.ask(max(0, hands - len(self.working))):
-            self._hand_out(engine, d, seed)
 
     def _hand_out(self, engine: ThresholdSearch, d: int, seed: int) -> None:
         """Submit a run; where no rate is known near its d, that is tuned first, while the other runs go on."""
@@ -209,10 +214,10 @@ class _Search(Course):
 
     def measurement(self) -> Measurement:
         assert self.engine is not None
-        runs = [self.results[pair] for pair in sorted(self.results)]
-        found = Measurement(
-            self.config, self.rule, self.D, self.engine.estimate(), self.direct, runs, round(self.elapsed(), 3)
-        )
+        estimate = self.engine.estimate()
+        runs = [self.results[run.d, run.seed] for run in estimate.runs]
+        found = Measurement(self.config, self.rule, self.D, estimate, self.direct, runs, round(self.elapsed(), 3))
+        found.ahead = self.engine.ahead
         if self.rates is not None:
             found.rates, found.tuning = dict(self.rates.known), list(self.rates.runs.values())
         return found
@@ -220,7 +225,7 @@ class _Search(Course):
     def _write(self) -> Measurement:
         assert self.engine is not None
         found = self.measurement()
-        self.write(found.to_dict(), state=self.engine.state())
+        self.write(found.to_dict())
         return found
 
 

@@ -47,6 +47,9 @@ class Rule:
     """Search the native learning rate at a few d (a factor of 4 apart) by successive halving, and interpolate it."""
     rates: tuple[float, ...] = ()
     """Native rates that --tune-lr tries; six from 1/8 to 4 times the run's own without it."""
+    ahead: int = 2
+    """Runs that are decided before the first of them has ended. Up to so many workers do the same runs and find the
+    same answer; more of them decide as many runs ahead as they are, which is another question and needs more runs."""
     first_seed: int = 0
     """The runs have the seeds first_seed, first_seed + 1, …; each sets projection, model and data order."""
 
@@ -60,12 +63,35 @@ class Rule:
                 ) from error
         if self.baseline_runs < 1:
             raise ValueError(f"`baseline_runs` must be at least 1; got {self.baseline_runs}.")
+        if self.ahead < 1:
+            raise ValueError(f"`ahead` must be at least 1; got {self.ahead}.")
         if not 0 <= self.first_seed < TUNING_SEED // 2:
             raise ValueError(f"`first_seed` must be in [0, {TUNING_SEED // 2:,}); got {self.first_seed}.")
         if self.rates and not self.tune_lr:
             raise ValueError(f"`rates` must go with `tune_lr`; got {self.rates} without. Add --tune-lr.")
         if not all(0 < rate < float("inf") for rate in self.rates):
             raise ValueError(f"`rates` must be positive and finite; got {self.rates}.")
+
+
+def sampling_noise(config: TrainConfig, level: float, baseline: float | Sequence[float]) -> float | None:
+    """Standard deviation of an accuracy near the threshold that comes of judging by so few validation examples.
+
+    None where that is below 1 % of the threshold, so that other noise may be larger, or where the score is no share of
+    examples.
+    """
+    from subspaces.datasets import DATASETS  # torch is needed only where something is measured
+    from subspaces.tasks import get_task
+
+    task = get_task(config.task)
+    if task.judged_on != "val" or task.score_name != "accuracy" or task.dataset not in DATASETS:
+        return None
+    examples = DATASETS[task.dataset].validation if config.validation is None else config.validation
+    scores = [baseline] if isinstance(baseline, int | float) else [score for score in baseline if score == score]
+    if not scores or not examples:
+        return None
+    share = level * sum(scores) / len(scores)
+    noise = math.sqrt(max(share * (1 - share), 0.0) / examples)
+    return noise if noise > 0.01 * share else None
 
 
 @dataclass
@@ -86,6 +112,8 @@ class Measurement:
     """Native rates tuned, by d."""
     tuning: list[Result] = field(default_factory=list)
     """Runs that did so."""
+    ahead: int = 1
+    """Runs that were decided before the first of them had ended."""
 
     def by_d(self) -> dict[int, list[Result]]:
         """The runs in subspaces by dimension, smallest first."""
@@ -95,7 +123,9 @@ class Measurement:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: estimate, rule, config, and for each d the mean scores."""
+        """JSON-able: estimate, rule, config, what it rests on, and for each d the mean scores."""
+        from subspaces.measure.rests import by_test, rests_on  # torch is needed only where something is measured
+
         rows = [
             {
                 "d": d,
@@ -114,6 +144,8 @@ class Measurement:
             "config": self.config.to_dict(),
             "rule": dataclasses.asdict(self.rule),
             "estimate": self.estimate.to_dict(),
+            "rests_on": [list(line) for line in rests_on(self)],
+            "by_test": None if (test := by_test(self)) is None else [test.d_int, test.low, test.high],
             "tried": rows,
             "rates": [{"d": d, "rate": c.rate, "trials": _finite(c.trials)} for d, c in sorted(self.rates.items())],
             "direct": [r.score for r in self.direct],

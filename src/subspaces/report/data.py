@@ -1,14 +1,13 @@
 """What a report is made of: series of runs that differ only in d and seeds, read from result rows."""
 
 import json
-import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from subspaces.dimension.estimate import DimensionEstimate
-from subspaces.dimension.search import ThresholdSearch
+from subspaces.dimension.given import estimate_of
 from subspaces.measure.dimension_data import TUNING_SEED
 from subspaces.runs.run import latest, load_rows
 
@@ -176,8 +175,4 @@ def _estimate(series: Series, level: float) -> None:
     if not baseline or len(set(d)) < 3 or len(baseline) < 2:
         return
     d_max = max(series.D, max(d))
-    engine = ThresholdSearch(baseline, level=level, d_max=d_max, max_runs=len(scores), looks=False)
-    for seed, (dimension, score) in enumerate(zip(d, scores, strict=True)):
-        engine.tell(dimension, seed, score if math.isfinite(score) else math.nan)
-    engine.close()
-    series.estimate = engine.estimate()
+    series.estimate = estimate_of(zip(d, scores, strict=True), baseline, level=level, d_max=d_max)

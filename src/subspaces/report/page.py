@@ -72,6 +72,7 @@ footer { margin-top: 48px; font-size: 12px; color: var(--muted); }
 <h1>$title</h1>
 <p class="lead">$lead</p>
 <div class="cards">$cards</div>
+$rests
 $figures
 $tables
 $runs

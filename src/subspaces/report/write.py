@@ -57,6 +57,7 @@ def write_report(folders: str | Path | list[str | Path], out: str | Path | None 
         title=escape(alone.title if alone else _title(series)),
         lead=alone.lead if alone else _lead(series),
         cards=_as_cards(alone.cards) if alone else _cards(series),
+        rests="" if alone or len(series) != 1 else _rests(series[0]),
         figures=transitions(parts, target / "figures") + ("" if alone else _figures(series, target / "figures")),
         tables=comparison(series) + "".join(part(one, len(series) > 1) for one in series for part in (tried, rates)),
         runs="".join(all_runs(one, len(series) > 1) for one in series),
@@ -101,6 +102,13 @@ def _sentence(found: DimensionEstimate, series: Series) -> str:
 
 
 # ---- parts of the page
+
+
+def _rests(series: Series) -> str:
+    """What the answer rests on, as the measurement wrote it."""
+    lines = series.record.get("measurement", {}).get("rests_on", [])
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>" for name, text in lines)
+    return f'<table class="pairs"><tbody>{rows}</tbody></table>' if rows else ""
 
 
 def _cards(series: list[Series]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from scipy import stats
+from scipy.special import betainc
 from torch import Tensor
 
 
@@ -162,7 +162,7 @@ def isotropic_success_probability(d: int, D: int, ratio: float) -> float:
         raise ValueError(f"`d` must be in 0..D and `ratio` ≥ 0; got d={d}, D={D}, ratio={ratio}.")
     if ratio >= 1 or d == D:
         return 1.0
-    return 0.0 if d == 0 else float(stats.beta.cdf(ratio**2, (D - d) / 2, d / 2))
+    return 0.0 if d == 0 else float(betainc((D - d) / 2, d / 2, ratio**2))
 
 
 def isotropic_threshold(D: int, ratio: float, delta: float = 0.1) -> int:

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy import special, stats
+from scipy import special
 
 Status = Literal["reached", "not_reached", "always_reached"]
 
@@ -34,7 +34,7 @@ def wilson_interval(
     `confidence` over p; at one p it may differ, most near 0 and 1.
     """
     _check_counts(successes, runs, confidence)
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = float(special.ndtri(0.5 + confidence / 2))
     n = np.where(runs > 0, runs, np.nan)
     p = successes / n
     centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
@@ -112,7 +112,7 @@ def logistic_crossing(
     """
     _check_counts(successes, runs, confidence)
     _check_crossing(d, runs, target)
-    x, allowed = np.log(d), float(stats.chi2.ppf(confidence, 1)) / 2
+    x, allowed = np.log(d), float(special.ndtri(0.5 + confidence / 2)) ** 2 / 2  # of chi-squared with 1
     limits = x[0] - np.log(4), x[-1] + np.log(4)
     grid = np.linspace(*limits, 129)
     inside = _kept(grid, x, successes, runs, target, allowed)[1]

@@ -1,0 +1,284 @@
+"""What a set of runs says about where the score crosses the threshold: bracket, fit, interval."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import fmean
+
+import numpy as np
+
+from subspaces.dimension.curve import Array, Curve, Threshold
+from subspaces.dimension.estimate import Run
+from subspaces.dimension.groups import COLLAPSE, are_real, judge, low_outliers, two_outcomes
+from subspaces.dimension.witness import DOUBTED, SEEN, Bounds, bounds, clamped
+
+WINDOW = 4.0  # runs within this factor of the crossing enter the fit
+REACH = 2.0  # d_int is the smallest d that passes and is followed by no dip up to so many times as large a d
+DIP = 0.01  # a dip is a fall below the threshold by more than this share of it
+LOOKS = 0.9  # share of the tails that is left after paying for looks at the interval while runs come in
+OWN = 2.0  # beside a cliff the scatter of all runs weighs as much as so many more runs at the same d
+SHARE_NOISE = 0.4  # standard deviation of a success or failure where both are likely
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is searched and how precisely: integers [d_min, d_max] from ``start``, its ``ratio`` and ``confidence``."""
+
+    d_min: int
+    d_max: int
+    start: int
+    ratio: float
+    confidence: float
+    looks: bool = True  # False for runs chosen beforehand: nothing is paid for looking after each
+    noise: float | None = None  # standard deviation of a score near the threshold, where it is known beforehand
+
+
+class Reading:
+    """What the runs so far say about the crossing of the threshold: bracket, fit and interval.
+
+    A value: made anew when a result arrives, everything worked out once, when it is first read.
+
+    Args:
+        runs: all runs with a result, in any order.
+        threshold: the score to pass.
+        plan: the range and the precision wanted.
+    """
+
+    def __init__(self, runs: Iterable[Run], threshold: Threshold, plan: Plan) -> None:
+        self.threshold, self.plan = threshold, plan
+        self.suspects: list[int] = []
+        self._sort(judge(runs, threshold.value))
+        if self.by_d:
+            self._set_outliers_aside()
+
+    def _sort(self, runs: Iterable[Run]) -> None:
+        """Runs by d; what is known of every d tried."""
+        self.runs = tuple(runs)
+        self.by_d: dict[int, list[float]] = {}
+        for run in self.runs:
+            if run.status == "ok":
+                self.by_d.setdefault(run.d, []).append(run.score)
+        self.means = {d: fmean(scores) for d, scores in self.by_d.items()}
+        lost: dict[int, list[Run]] = {}
+        for run in self.runs:
+            if run.d not in self.by_d:
+                lost.setdefault(run.d, []).append(run)
+        self.suspects = [d for d, all_ in lost.items() if len(all_) == 1 and all_[0].status == "failed"]
+        # Stopped early, or failed twice over: counts as not passing while bracketing, never enters the fit.
+        worst = min([self.threshold.value, *self.means.values()])
+        self.means.update({d: worst for d in lost if d not in self.suspects})
+        for name in ("bracket", "centre", "window"):
+            self.__dict__.pop(name, None)
+
+    def _set_outliers_aside(self) -> None:
+        """Runs too low for the curve and the noise of the others failed, unless their repeats are as low."""
+        near = set(self.window)
+        inside = [run for run in self.runs if run.status == "ok" and run.d in near]
+        low = low_outliers(inside, self.threshold.value, self.plan.noise)
+        failed, alone = are_real(inside, low, sum(run.status == "failed" for run in self.runs))
+        if failed:
+            lost = {inside[i] for i in failed}
+            self._sort(replace(run, status="failed") if run in lost else run for run in self.runs)
+            self.suspects = sorted({*self.suspects, *(inside[i].d for i in alone)})
+
+    # ---- where to look
+
+    @cached_property
+    def bracket(self) -> tuple[int | None, int | None]:
+        """(largest tried d below the crossing, smallest above it) of the isotonic means; None for a side not seen.
+
+        Only d up to the best are looked at: a fall at large d (a learning rate that no longer fits) is no crossing.
+        """
+        d = sorted(self.means)
+        if not d:
+            return None, None
+        means = [self.means[k] for k in d]
+        best = int(np.argmax(means))
+        if means[best] <= self.threshold.value:
+            return d[-1], None
+        weights = [len(self.by_d.get(k, [1])) for k in d[: best + 1]]
+        rising = isotonic(means[: best + 1], weights)
+        first = next(i for i, value in enumerate(rising) if value > self.threshold.value)
+        return (d[first - 1] if first else None), d[first]
+
+    @cached_property
+    def centre(self) -> float:
+        """Where the fit is centred: the crossing, or the end of the range that decides."""
+        low, high = self.bracket
+        if high is None:
+            return float(max(self.means, key=lambda d: (self.means[d], -d)))
+        return math.sqrt(low * high) if low else float(high)
+
+    @cached_property
+    def window(self) -> list[int]:
+        """The d whose runs enter the fit: within a factor of 4 of the centre, and at least two on either side."""
+        d = sorted(self.by_d)
+        left, right = [k for k in d if k <= self.centre], [k for k in d if k > self.centre]
+        near = [k for k in d if self.centre / WINDOW <= k <= self.centre * WINDOW]
+        return sorted({*near, *left[-2:], *right[:2]})
+
+    # ---- the fit
+
+    @cached_property
+    def pairs(self) -> tuple[Array, Array]:
+        """(d, score) of every run with a score around the crossing, failed ones too."""
+        low, high = self.centre / WINDOW, self.centre * WINDOW
+        kept = [r for r in self.runs if low <= r.d <= high and r.status != "stopped" and math.isfinite(r.score)]
+        return np.array([r.d for r in kept], float), np.array([r.score for r in kept])
+
+    @cached_property
+    def two_outcomes(self) -> bool:
+        """Whether runs near the crossing succeed or fail: then the share that passes is fitted, not the score."""
+        return bool(self.by_d) and two_outcomes(*self.pairs, self.threshold.value)
+
+    @cached_property
+    def curve(self) -> Curve | None:
+        if not math.isfinite(self.threshold.value):  # a baseline without a single score
+            return None
+        if self.two_outcomes:
+            d, score = self.pairs
+            return Curve(d, (score > self.threshold.value).astype(float), scale=1.0, noise=SHARE_NOISE)
+        pairs = [(d, score) for d in self.window for score in self.by_d[d]]
+        if not pairs:
+            return None
+        return Curve(*zip(*pairs, strict=True), scale=self.threshold.value, noise=self.plan.noise)
+
+    @property
+    def fitted_threshold(self) -> Threshold:
+        """What the fitted quantity has to pass: the threshold, or half of the runs."""
+        return Threshold(0.5) if self.two_outcomes else self.threshold
+
+    @cached_property
+    def grid(self) -> Array:
+        """Integers at which the probability of passing is read: all of them where they are few, else log-spaced."""
+        plan = self.plan
+        low = max(plan.d_min, min(self.window[0], self.centre))
+        high = min(plan.d_max, max(self.window[-1], self.centre * 1.5))
+        return np.unique(np.rint(np.geomspace(low, max(high, low), 72)).astype(int))
+
+    @cached_property
+    def tail(self) -> float:
+        """Probability beyond either end of the interval."""
+        return (LOOKS if self.plan.looks else 1.0) * (1 - self.plan.confidence) / 2
+
+    @cached_property
+    def passing(self) -> Array:
+        """Probability that the expected score passes, at every d of the grid."""
+        return np.zeros(self.grid.size) if self.curve is None else self.curve.passing(self.grid, self.fitted_threshold)
+
+    @cached_property
+    def chance(self) -> Array:
+        """Probability that it passes at every d of the grid and that no dip follows up to REACH times that d."""
+        if self.curve is None:
+            return self.passing
+        wanted = self.fitted_threshold
+        lower = replace(wanted, value=wanted.value * (1 - DIP))
+        steady = self.curve.passing(self.grid, lower)
+        chance, end = self.passing.copy(), np.searchsorted(self.grid, self.grid * REACH, side="right")
+        tried = int(np.searchsorted(self.grid, max(self.window), side="right"))
+        for i in range(chance.size):
+            chance[i] = min(chance[i], steady[i : max(i + 1, min(int(end[i]), tried))].min())
+        return chance
+
+    # ---- the interval
+
+    @cached_property
+    def interval(self) -> tuple[int | None, int | None, int | None]:
+        """(low, d_int, high): the smallest integers that pass surely not, more likely than not, and surely."""
+        low, middle, high = clamped(self._fitted, self.bounds, self.plan.d_min)
+        if self.cliff is None:
+            return low, middle, high
+        a, b = self.cliff
+        middle = min(max(middle or b, a + 1), b)
+        below = a + 1 if self._clear(a) else min(low or b, a + 1)
+        above = b if self._clear(b) else None if high is None else max(high, b)
+        return below, middle, above
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """What the runs in the fit show by themselves."""
+        curve = self.curve
+        if curve is None:
+            return Bounds(None, None, None, None)
+        threshold = self.fitted_threshold
+        d = np.rint(np.exp(curve.x))
+        return bounds(d, curve.y, threshold, curve.noise_sd, REACH, DIP, self.contradicted)
+
+    @cached_property
+    def contradicted(self) -> bool:
+        """Whether a run far below the threshold lies above one far above it: failures, or chance at a steep rise."""
+        d, score = self.pairs
+        gap = max(COLLAPSE / 2 * self.threshold.value, 5 * (self.curve.noise_sd if self.curve else 0.0))
+        near = (d > self.centre / REACH) & (d < self.centre * REACH)
+        low, high = d[near & (score < self.threshold.value - gap / 2)], d[near & (score > self.threshold.value)]
+        return bool(low.size and high.size and low.max() >= high.min())
+
+    @cached_property
+    def cliff(self) -> tuple[int, int] | None:
+        """The neighbouring d tried between which the score jumps over the threshold by 15 % of it, if it does.
+
+        Such a jump is not interpolated: the crossing may be anywhere in between, and the interval covers all of it.
+        No cliff is where runs below it passed or runs above it did not: that is chance.
+        """
+        a, b = self.bracket
+        if a not in self.by_d or b not in self.by_d or self.two_outcomes:
+            return None
+        if self.means[b] - self.means[a] <= COLLAPSE * self.threshold.value:
+            return None
+        return (a, b)
+
+    def _clear(self, d: int) -> bool:
+        """Whether the mean of enough runs at d is 4 standard errors away from the threshold.
+
+        The variance is that of the fit, shared by all d, as if seen in OWN runs more, and that of the runs at d: beside
+        a cliff scores scatter far more below than above it.
+        """
+        scores = self.by_d[d]
+        noise = self.curve.noise_sd if self.curve is not None else math.inf
+        squares = sum((score - self.means[d]) ** 2 for score in scores)
+        variance = (OWN * noise**2 + squares) / (OWN + len(scores) - 1)
+        error = math.hypot(math.sqrt(variance / len(scores)), self.threshold.sd)
+        return len(scores) >= self.believed and abs(self.means[d] - self.threshold.value) > 4 * error
+
+    @property
+    def believed(self) -> int:
+        """Runs at one d that are believed to be no chance."""
+        return DOUBTED if self.contradicted else SEEN
+
+    @cached_property
+    def _fitted(self) -> tuple[int | None, int | None, int | None]:
+        """The interval of the fit alone: where the probability of passing is the tail, one half, 1 − the tail."""
+        if self.curve is None:
+            return None, None, None
+        first = [np.flatnonzero(self.chance >= level) for level in (self.tail, 0.5, 1 - self.tail)]
+        if not first[1].size:
+            return int(self.grid[-1]), None, None
+        low, middle, high = (int(found[0]) if found.size else None for found in first)
+        below = self._between(low, self.tail) if low else self._nearest_below()
+        return below, self._between(middle or 0, 0.5), None if high is None else self._between(high, 1 - self.tail)
+
+    def _between(self, i: int, level: float) -> int:
+        """Smallest integer of (grid[i − 1], grid[i]] passing with probability `level`; log-odds are linear in ln d."""
+        if i == 0 or self.grid[i] - self.grid[i - 1] == 1:
+            return int(self.grid[i])
+        p = np.clip(self.chance[i - 1 : i + 1], 1e-9, 1 - 1e-9)
+        odds = np.log(p / (1 - p))
+        share = (math.log(level / (1 - level)) - odds[0]) / (odds[1] - odds[0]) if odds[1] > odds[0] else 1.0
+        a, b = self.grid[i - 1], self.grid[i]
+        return int(min(b, max(a + 1, math.ceil(a * (b / a) ** min(max(share, 0.0), 1.0)))))
+
+    def _nearest_below(self) -> int:
+        """Where the fit gives no lower end: the largest d tried below it, which did not pass, or d_min."""
+        return max([d for d in self.means if d < self.grid[0]], default=self.plan.d_min)
+
+
+def isotonic(values: list[float], weights: list[int]) -> list[float]:
+    """Nearest rising sequence in weighted least squares, by pooling adjacent violators."""
+    pools: list[tuple[float, int, int]] = []  # mean, weight, length
+    for value, weight in zip(values, weights, strict=True):
+        pools.append((value, weight, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (a, m, i), (b, n, j) = pools[-2:]
+            pools[-2:] = [((a * m + b * n) / (m + n), m + n, i + j)]
+    return [mean for mean, _, length in pools for _ in range(length)]

@@ -1,0 +1,127 @@
+"""What a measurement rests on, in words: what has to pass, baseline, judge, training and its convergence, failures,
+budget. The same lines stand on terminal, page and in the record."""
+
+import math
+from collections.abc import Iterable
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from subspaces.datasets import DATASETS
+from subspaces.dimension.estimate import DimensionEstimate
+from subspaces.dimension.given import estimate_of
+from subspaces.tasks import get_task
+from subspaces.train.records import Result
+
+if TYPE_CHECKING:
+    from subspaces.measure.dimension_data import Measurement
+
+LAST = 2 / 3  # of the evaluations, after which a score that goes on rising tells that training had not converged
+RISING = 0.005  # gain in the last third, as a share of the threshold, from which a mean is said to rise
+SETTLED = 0.02  # gain, with two standard errors, below which it is said not to
+NEAR = 2.0  # runs within this factor of d_int tell of its convergence
+
+
+def by_test(found: "Measurement") -> DimensionEstimate | None:
+    """The same estimate from the test scores of the same runs: another set of examples, at the same thresholds.
+
+    The difference from the answer shows what the choice of the validation split does. None where there is no test.
+    """
+    estimate = found.estimate
+    runs = [(run.config.d or 0, run.test_score) for run in found.results if run.status != "stopped"]
+    if estimate.d_int is None or not any(math.isfinite(score) for _, score in runs):
+        return None
+    direct = [result.test_score for result in found.direct if math.isfinite(result.test_score)]
+    baseline = direct if found.direct else estimate.baseline
+    if found.direct and not direct:
+        return None
+    return estimate_of(
+        runs, baseline, d_max=estimate.d_max, d_min=estimate.d_min, level=estimate.level, ratio=found.rule.ratio,
+        confidence=estimate.confidence,
+    )  # fmt: skip
+
+
+def gain(results: Iterable[Result]) -> tuple[float, float] | None:
+    """Mean score gained in the last third of training, and its standard error; None without three evaluations.
+
+    The standard error is that of the mean over runs, 0 for a single one.
+    """
+    gains = []
+    for result in results:
+        scores = [float(s) for row in result.curves if (s := row.get("score")) is not None]
+        if result.status == "done" and len(scores) >= 3:
+            gains.append(scores[-1] - scores[max(0, math.ceil(LAST * len(scores)) - 1)])
+    if not gains:
+        return None
+    return fmean(gains), stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+
+
+def rests_on(found: "Measurement") -> list[tuple[str, str]]:
+    """Pairs (what, words) for the box beside the answer."""
+    lines = [("passes", _definition(found.estimate)), ("baseline", _baseline(found)), ("judged by", _judge(found))]
+    lines += [("training", _training(found)), ("converged", _convergence(found)), ("runs", _runs(found))]
+    return [(name, text) for name, text in lines if text]
+
+
+def _definition(found: DimensionEstimate) -> str:
+    if found.by == "passing":
+        return "more than half of the runs: here runs succeed or fail, with nothing in between"
+    text = "the expected score of runs that did not fail, at d_int and without a dip up to 2 d_int"
+    if found.share_passing is not None:
+        text += f"; from d_int to 1.5 d_int {100 * found.share_passing:.0f} % of the runs pass"
+    return text
+
+
+def _baseline(found: "Measurement") -> str:
+    estimate = found.estimate
+    if found.direct:
+        return f"{estimate.baseline:.4g} ± {estimate.baseline_sd:.2g}, measured: {estimate.baseline_runs} direct runs"
+    published = get_task(found.config.task).global_baseline == estimate.baseline
+    return (
+        f"{estimate.baseline:.4g}, {'the published constant of the task' if published else 'a number that was given'}"
+    )
+
+
+def _judge(found: "Measurement") -> str:
+    task, config = get_task(found.config.task), found.config
+    if task.judged_on == "train":
+        return "the training examples"
+    text = "the validation split"
+    if task.dataset in DATASETS:
+        examples = DATASETS[task.dataset].validation if config.validation is None else config.validation
+        text = f"{examples:,} validation examples, one split (seed {config.seed_split})"
+    test = by_test(found)
+    if test is not None and test.d_int is not None:
+        text += f"; by the test examples {test.d_int:,} [{test.low or 1:,}, {f'{test.high:,}' if test.high else '?'}]"
+    return text
+
+
+def _training(found: "Measurement") -> str:
+    own = get_task(found.config.task).defaults.epochs
+    epochs = found.config.epochs or own
+    if epochs == own:
+        return f"{epochs} epochs, the task's own length"
+    return f"{epochs} epochs, where the task's own length is {own}: the answer holds for these runs only"
+
+
+def _convergence(found: "Measurement") -> str:
+    middle, threshold = found.estimate.d_int, found.estimate.threshold
+    near = [r for r in found.results if middle and middle / NEAR <= (r.config.d or 0) <= middle * NEAR]
+    told = []
+    for name, results in (("direct runs", found.direct), ("runs near d_int", near)):
+        known = gain(results)
+        if known is not None:
+            rising = known[0] > max(RISING * threshold, 2 * known[1])
+            flat = known[0] + 2 * known[1] < SETTLED * threshold
+            verdict = "no longer rising" if flat and not rising else "perhaps still rising"
+            verdict = "still rising: longer training may give another d_int" if rising else verdict
+            told.append(f"{name} {verdict} ({known[0]:+.4f} ± {known[1]:.4f} in the last third)")
+    return "; ".join(told)
+
+
+def _runs(found: "Measurement") -> str:
+    estimate, rule = found.estimate, found.rule
+    failed = sum(run.status == "failed" for run in estimate.runs)
+    text = f"{len(estimate.runs)} of at most {rule.max_runs}, decided {found.ahead} ahead"
+    if found.ahead > rule.ahead:
+        text += " (as many as workers: fewer would do fewer runs)"
+    return f"{text}; {failed} failed and set aside" if failed else f"{text}; none failed"

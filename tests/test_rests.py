@@ -1,0 +1,117 @@
+"""What an answer rests on, and two answers compared."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import fake_trainer
+import pytest
+
+from subspaces.dimension.search import search
+from subspaces.measure.compare import compare, read_estimate
+from subspaces.measure.dimension import FILE, measure_dimension
+from subspaces.measure.dimension_data import Rule, sampling_noise
+from subspaces.measure.rests import by_test, gain, rests_on
+from subspaces.train.config import TrainConfig
+from subspaces.train.protocols import quick
+
+
+def measured(folder, config=None, rule=None):
+    config = config or TrainConfig("digits-fc")
+    return measure_dimension(config, folder, rule or Rule(), workers=1, trainer="fake_trainer:known_curve")
+
+
+def test_the_record_says_what_the_answer_rests_on(tmp_path):
+    found = measured(tmp_path, rule=Rule(baseline="local"))
+    lines = dict(rests_on(found))
+    assert "expected score of runs that did not fail" in lines["passes"]
+    assert "measured: 3 direct runs" in lines["baseline"]
+    assert "200 validation examples" in lines["judged by"]
+    assert "the task's own length" in lines["training"]
+    assert lines["runs"].startswith(f"{len(found.estimate.runs)} of at most 60, decided 2 ahead")
+    record = json.loads((tmp_path / FILE).read_text())["measurement"]
+    assert record["rests_on"] == [list(line) for line in rests_on(found)]
+
+
+def test_short_runs_and_a_published_baseline_are_named(tmp_path):
+    lines = dict(rests_on(measured(tmp_path, quick(TrainConfig("digits-fc")), Rule(baseline="global"))))
+    assert "20 epochs, where the task's own length is" in lines["training"]
+    assert "the published constant" in lines["baseline"]
+
+
+def test_d_int_by_test_stands_beside_that_by_validation(tmp_path):
+    found = measured(tmp_path, rule=Rule(baseline="1.0"))
+    test = by_test(found)  # test scores lie 0.01 lower
+    assert test is not None
+    assert found.estimate.d_int is not None
+    assert (test.d_int or 0) > found.estimate.d_int
+    assert f"by the test examples {test.d_int}" in dict(rests_on(found))["judged by"]
+
+
+def test_scores_that_go_on_rising_are_told():
+    result = fake_trainer.result_of(TrainConfig("digits-fc", d=10), 0.9)
+    result.curves = [result.curves[0] | {"epoch": t, "score": 0.1 * t} for t in range(1, 10)]
+    assert gain([result, result]) == pytest.approx((0.3, 0.0))
+    flat = dataclasses.replace(result, curves=[row | {"score": 0.9} for row in result.curves])
+    assert gain([flat]) == (0.0, 0.0)
+    assert gain([dataclasses.replace(result, curves=result.curves[:2])]) is None
+
+
+def test_whether_training_had_converged_stands_in_the_answer(tmp_path):
+    found = measured(tmp_path, rule=Rule(baseline="local"))
+    for result in (*found.direct, *found.results):
+        end = result.score
+        result.curves = [result.curves[0] | {"epoch": t, "score": end} for t in range(1, 7)]
+    assert dict(rests_on(found))["converged"].count("no longer rising") == 2
+    for result in found.results:
+        result.curves = [row | {"score": 0.5 + 0.01 * (row["epoch"] or 0)} for row in result.curves]
+    told = dict(rests_on(found))["converged"]
+    assert "direct runs no longer rising" in told
+    assert "runs near d_int still rising: longer training may give another d_int" in told
+
+
+def test_noise_is_known_beforehand_where_few_examples_judge():
+    assert sampling_noise(TrainConfig("digits-fc"), 0.9, 1.0) == pytest.approx(0.0212, rel=0.01)
+    assert sampling_noise(TrainConfig("digits-fc", validation=0), 0.9, 1.0) is None
+    assert sampling_noise(TrainConfig("mnist-fc"), 0.9, [0.98, 0.981]) is None  # 5,000: other noise may be larger
+    assert sampling_noise(TrainConfig("toy"), 0.9, 1.0) is None
+
+
+def test_two_dimensions_are_compared_by_their_ratio(tmp_path):
+    few, many = (search(lambda d, seed, n=n: min(1.0, d / n), baseline=1.0, d_max=5000) for n in (200, 800))
+    found = compare(few, many)
+    assert found.differ
+    assert found.low < 0.25 < found.high
+    assert found.ratio == pytest.approx(0.25, rel=0.05)
+    same = compare(few, few)
+    assert not same.differ
+    assert "no difference is shown" in str(same)
+    assert compare(few, dataclasses.replace(few, high=None)).low == 0.0
+    assert "level" in str(compare(few, dataclasses.replace(many, level=0.8)))
+    with pytest.raises(ValueError, match="`second` must have a d_int; got the outcome not reached"):
+        compare(few, search(lambda d, seed: 0.1, baseline=1.0, d_max=50))
+    with pytest.raises(FileNotFoundError, match="`dirs` must be folders of subspaces dimension"):
+        read_estimate(tmp_path)
+
+
+def test_the_command_compares_two_folders(tmp_path, capsys):
+    from subspaces.cli import main
+
+    for name, level in (("a", 0.8), ("b", 0.9)):
+        measured(tmp_path / name, rule=Rule(baseline="1.0", level=level))
+    with pytest.raises(SystemExit) as end:
+        main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"])
+    assert end.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["differ"]
+    assert told["notes"] == ["one is of level 0.8 and the other of 0.9"]
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"), [("subspaces.cli", "torch"), ("subspaces.runs.worker, subspaces.train.loop", "scipy.stats")]
+)
+def test_commands_and_workers_start_without_what_they_do_not_need(module, heavy):
+    code = f"import {module}, sys; print({heavy!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
