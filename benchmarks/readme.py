@@ -106,6 +106,26 @@ def imports() -> str:
     return markdown(["import", "processor seconds", "time of torch's", "memory of torch's"], lines) if lines else ""
 
 
+def fsdp() -> str:
+    """Peak memory of a process under FSDP2, over that with AdamW."""
+    found = rows("fsdp-memory")
+    columns = ("rest_MB", "peak_MB", "gathered", "reduce_scattered", "all_reduced")
+    lines = [
+        [row["case"], *(f"{float(row[key]):,.0f}" for key in columns), f"{float(row['peak_over_AdamW']):.2f}"]
+        for row in found
+    ]
+    head = [
+        "FSDP2, 2 processes",
+        "at rest, MB",
+        "peak, MB",
+        "gathered",
+        "reduce-scattered",
+        "all-reduced",
+        "peak of AdamW's",
+    ]
+    return markdown(head, lines) if found else ""
+
+
 def projection(name: str = "projection-times") -> str:
     """Time of lift and adjoint of one thread, in ns per parameter and over the floor of memory."""
     found = [row for row in rows(name) if row["threads"] == "1"]
@@ -149,6 +169,7 @@ TABLES = {
     "memory": memory,
     "ways": ways,
     "imports": imports,
+    "fsdp": fsdp,
     "projection": projection,
     "chosen": chosen,
     "scale": scale,
