@@ -1,6 +1,8 @@
 """K subspaces at once against K subspaces one by one."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -232,3 +234,39 @@ def test_train_many_books_a_diverged_run_and_refuses_what_differs():
         train_many([TrainConfig("digits-fc")])
     with pytest.raises(ValueError, match="`autocast` must not"):
         train_many([TrainConfig("digits-fc", d=5, autocast=True)])
+
+
+class _Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.last.weight = self.first.weight
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(x)))
+
+
+def test_tied_weights_stay_tied_in_the_models_that_come_out():
+    models = [_Tied() for _ in range(3)]
+    many = ManySubspaces(models, d=3)
+    with torch.no_grad():
+        many.coordinates.fill_(0.5)
+    x = torch.randn(5, 4)
+    outputs = many(x)
+    for k in range(3):
+        alone = many.model(k)
+        assert alone.last.weight is alone.first.weight
+        torch.testing.assert_close(alone(x), outputs[k])
+        torch.testing.assert_close(many.subspace(k).model(x), outputs[k])
+    assert many.lr(1e-3) > 1e-3
+
+
+def test_what_is_dropped_is_freed():
+    def made():
+        many = ManySubspaces([_Tied() for _ in range(2)], d=3)
+        many(torch.randn(5, 4)).sum().backward()
+        return weakref.ref(many)
+
+    reference = made()
+    gc.collect()
+    assert reference() is None

@@ -219,6 +219,7 @@ class ManySubspaces:
     def _filled(self, theta: dict[str, Tensor], k: int) -> nn.Module:
         device = self.coordinates.device
         model = copy.deepcopy(self._bare).to_empty(device=device)
+        _tie_as(model, self._bare)
         named = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
         for name, tensor in {**{n: r[k] for n, r in self._rest.items()}, **theta}.items():
             named[name].copy_(tensor)
@@ -229,6 +230,15 @@ def _call_if_there(method: Any, tensor: Tensor) -> None:
     call = method()
     if call is not None:
         call(tensor)
+
+
+def _tie_as(model: nn.Module, bare: nn.Module) -> None:
+    """Share again what a module shares: `to_empty` gives every name a tensor of its own."""
+    first: dict[int, nn.Parameter] = {}
+    for own, module in zip(bare.modules(), model.modules(), strict=True):
+        for leaf, parameter in own._parameters.items():
+            if parameter is not None:
+                module._parameters[leaf] = first.setdefault(id(parameter), module._parameters[leaf])  # type: ignore[arg-type]
 
 
 def _check_alike(models: Sequence[nn.Module], layouts: list[Any]) -> None:
