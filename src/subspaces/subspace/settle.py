@@ -125,7 +125,7 @@ def look_for_exchanged(subspace: "Subspace", within_call: bool) -> None:
         RuntimeError: there is one. It would train nothing, without a word.
     """
     point = subspace.point
-    if not within_call and point.was_written():  # between the pass and the step, or before a compiled pass
+    if not within_call and point.parameters_were_written():  # between the pass and the step, or before a compiled pass
         subspace.settle_values()
     absent = point.unexplained()
     if not absent:

@@ -280,7 +280,10 @@ class Subspace:
 
     def after_step(self) -> None:
         """An optimiser has moved w: θ follows, on an accelerator before it is next read."""
-        if self.coordinates.is_cpu:
+        point = self.point
+        if self.coordinates.is_cpu and not point.disturbed:  # the pass before has looked where the parameters lie
+            point.write(looked=True)
+        elif self.coordinates.is_cpu:
             self.sync()
         else:
             self.point.version = -1
