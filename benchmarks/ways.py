@@ -89,6 +89,8 @@ def _take_out(names: list[str], module: nn.Module, *_: Any) -> None:
 def hold_by_hooks(subspace: Subspace) -> None:
     """Each parameter wants its gradient; one call at the end of backward folds and frees them all."""
     point, state = subspace.point, {"task": -1}
+    for handle in subspace.handles:  # those would freeze the parameters again
+        handle.remove()
 
     def fold() -> None:
         state["task"] = -1
