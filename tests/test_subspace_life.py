@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -231,6 +233,16 @@ def test_bad_arguments_are_refused_and_leave_the_model_alone(change, error, mess
         Subspace(model, **{"d": 5, **change})
     small_loss(model).backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("d", ["'5'", "5.0", "True"])
+@pytest.mark.parametrize("layer_scale", [False, True])
+def test_a_dimension_that_is_no_integer_is_refused_in_our_words(d, layer_scale):
+    """In a process of its own: the suite's check of types speaks first here."""
+    code = f"from torch import nn; from subspaces import Subspace; Subspace(nn.Linear(9, 9), {d}, layer_scale={layer_scale})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"TypeError: `d` must be an integer; got {d}." in done.stderr
 
 
 def test_models_that_cannot_be_wrapped_are_refused():

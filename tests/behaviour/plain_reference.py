@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -78,3 +79,17 @@ def inputs(n: int = 12, dtype: torch.dtype = torch.float32) -> Tensor:
 def square_loss(model: Callable[..., Tensor], x: Tensor) -> Tensor:
     """Distance to a fixed function of x."""
     return (model(x) - torch.sin(x[:, :3] * 2)).square().mean()
+
+
+FORMS = {"fused": {"gradients": "fused"}, "stream": {"gradients": "stream"}, "said": {"layer_scale": True, "d": 8}}
+EVERY = pytest.mark.parametrize("options", FORMS.values(), ids=FORMS.keys())
+
+
+def pair_of(options, dtype=torch.float64):
+    """The smooth network in a subspace, and its plain reference."""
+    return pair(lambda: smooth(dtype), **options)
+
+
+def both_of(subspace, reference):
+    """Model and coordinates of either."""
+    return (subspace.model, subspace.coordinates), (reference, reference.w)

@@ -2,25 +2,14 @@
 
 import pytest
 import torch
-from plain_reference import apart, inputs, pair, smooth, square_loss
+from plain_reference import EVERY, apart, both_of, inputs, pair_of, square_loss
 from torch import nn
-
-FORMS = {"fused": {"gradients": "fused"}, "stream": {"gradients": "stream"}, "said": {"layer_scale": True, "d": 8}}
-EVERY = pytest.mark.parametrize("options", FORMS.values(), ids=FORMS.keys())
-
-
-def _pair(options, dtype=torch.float64):
-    return pair(lambda: smooth(dtype), **options)
-
-
-def _both(subspace, reference):
-    return (subspace.model, subspace.coordinates), (reference, reference.w)
 
 
 @EVERY
 def test_scaled_gradients_and_a_skipped_step(options):
-    subspace, reference = _pair(options, torch.float32)
-    for model, w in _both(subspace, reference):
+    subspace, reference = pair_of(options, torch.float32)
+    for model, w in both_of(subspace, reference):
         optimizer = torch.optim.Adam([w], lr=0.02)
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
         for step in range(6):
@@ -37,9 +26,9 @@ def test_scaled_gradients_and_a_skipped_step(options):
 @EVERY
 @pytest.mark.parametrize("clip", [nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_], ids=["norm", "value"])
 def test_clipping_over_the_parameters_of_the_model_clips_w(options, clip):
-    subspace, reference = _pair(options)
+    subspace, reference = pair_of(options)
     told = []
-    for model, w in _both(subspace, reference):
+    for model, w in both_of(subspace, reference):
         parameters = list(subspace.model.parameters()) if model is subspace.model else [w]
         optimizer = torch.optim.SGD([w], lr=0.5)
         for _ in range(8):
@@ -55,9 +44,9 @@ def test_clipping_over_the_parameters_of_the_model_clips_w(options, clip):
 
 @EVERY
 def test_several_backward_passes_and_two_losses_add_up(options):
-    subspace, reference = _pair(options)
+    subspace, reference = pair_of(options)
     x = inputs(dtype=torch.float64)
-    for model, _ in _both(subspace, reference):
+    for model, _ in both_of(subspace, reference):
         for part in x.split(4):
             square_loss(model, part).backward()
         out = model(x)
@@ -69,7 +58,7 @@ def test_several_backward_passes_and_two_losses_add_up(options):
 
 @EVERY
 def test_model_zero_grad_clears_w(options):
-    subspace, _ = _pair(options)
+    subspace, _ = pair_of(options)
     square_loss(subspace.model, inputs(dtype=torch.float64)).backward()
     assert subspace.coordinates.grad is not None
     subspace.model.zero_grad()
@@ -82,8 +71,8 @@ def test_model_zero_grad_clears_w(options):
 @EVERY
 def test_gradient_penalty_of_the_inputs(options):
     """WGAN-GP: the loss holds the gradient of the output by the input."""
-    subspace, reference = _pair(options)
-    for model, _ in _both(subspace, reference):
+    subspace, reference = pair_of(options)
+    for model, _ in both_of(subspace, reference):
         x = inputs(dtype=torch.float64).requires_grad_(True)
         slope = torch.autograd.grad(model(x).sum(), x, create_graph=True)[0]
         (slope.norm(dim=1) - 1).square().mean().backward()
@@ -92,9 +81,9 @@ def test_gradient_penalty_of_the_inputs(options):
 
 @EVERY
 def test_penalty_of_the_gradient_of_w_and_products_with_the_hessian(options):
-    subspace, reference = _pair(options)
+    subspace, reference = pair_of(options)
     x, products = inputs(dtype=torch.float64), []
-    for model, w in _both(subspace, reference):
+    for model, w in both_of(subspace, reference):
         first = torch.autograd.grad(square_loss(model, x), w, create_graph=True)[0]
         direction = torch.linspace(-1, 1, w.numel(), dtype=w.dtype)
         second = torch.autograd.grad(first @ direction, w, create_graph=True)[0]
@@ -107,9 +96,9 @@ def test_penalty_of_the_gradient_of_w_and_products_with_the_hessian(options):
 
 @EVERY
 def test_backward_with_create_graph(options):
-    subspace, reference = _pair(options)
+    subspace, reference = pair_of(options)
     x = inputs(dtype=torch.float64)
-    for model, w in _both(subspace, reference):
+    for model, w in both_of(subspace, reference):
         loss = square_loss(model, x)
         grad = torch.autograd.grad(loss, w, create_graph=True)[0]
         loss = loss + grad.norm()
@@ -119,9 +108,9 @@ def test_backward_with_create_graph(options):
 
 @EVERY
 def test_the_full_hessian_of_w_by_autograd(options):
-    subspace, reference = _pair(options)
+    subspace, reference = pair_of(options)
     x, found = inputs(dtype=torch.float64), []
-    for model, w in _both(subspace, reference):
+    for model, w in both_of(subspace, reference):
         first = torch.autograd.grad(square_loss(model, x), w, create_graph=True)[0]
         eye = torch.eye(w.numel(), dtype=w.dtype)
         found.append(torch.autograd.grad(first, w, eye, is_grads_batched=True)[0])
@@ -134,9 +123,9 @@ def test_the_full_hessian_of_w_by_autograd(options):
 @EVERY
 @pytest.mark.parametrize("way", ["backward inputs", "grad", "batched"])
 def test_gradients_asked_for_by_name_of_w(options, way):
-    subspace, reference = _pair(options)
+    subspace, reference = pair_of(options)
     x, found = inputs(dtype=torch.float64), []
-    for model, w in _both(subspace, reference):
+    for model, w in both_of(subspace, reference):
         if way == "backward inputs":
             square_loss(model, x).backward(inputs=[w])
             found.append(w.grad)
@@ -150,7 +139,7 @@ def test_gradients_asked_for_by_name_of_w(options, way):
 
 @EVERY
 def test_backward_by_inputs_other_than_w_leaves_w_alone(options):
-    subspace, _ = _pair(options)
+    subspace, _ = pair_of(options)
     x = inputs(dtype=torch.float64).requires_grad_(True)
     square_loss(subspace.model, x).backward(inputs=[x])
     assert x.grad is not None

@@ -2,25 +2,14 @@
 
 import pytest
 import torch
-from plain_reference import apart, inputs, pair, smooth, square_loss
+from plain_reference import EVERY, apart, both_of, inputs, pair_of, smooth, square_loss
 
 from subspaces import Subspace
-
-FORMS = {"fused": {"gradients": "fused"}, "stream": {"gradients": "stream"}, "said": {"layer_scale": True, "d": 8}}
-EVERY = pytest.mark.parametrize("options", FORMS.values(), ids=FORMS.keys())
-
-
-def _pair(options, dtype=torch.float64):
-    return pair(lambda: smooth(dtype), **options)
-
-
-def _both(subspace, reference):
-    return (subspace.model, subspace.coordinates), (reference, reference.w)
 
 
 @EVERY
 def test_hooks_on_w_see_and_change_its_gradient(options):
-    subspace, reference = _pair(options)
+    subspace, reference = pair_of(options)
     x, seen = inputs(dtype=torch.float64), []
     subspace.coordinates.register_hook(lambda g: 2 * g)
     subspace.coordinates.register_post_accumulate_grad_hook(lambda w: seen.append(w.grad.clone()))
@@ -49,7 +38,7 @@ def test_hooks_that_weights_had_before_wrapping_act_on_their_gradients(options):
 
 @EVERY
 def test_hooks_put_on_a_weight_of_the_wrapped_model_act_on_its_gradient(options):
-    subspace, _ = _pair(options)
+    subspace, _ = pair_of(options)
     seen = []
     handle = subspace.model[0].weight.register_hook(lambda g: seen.append(tuple(g.shape)))
     square_loss(subspace.model, inputs(dtype=torch.float64)).backward()
@@ -91,9 +80,9 @@ class _Failing(torch.autograd.Function):
 @EVERY
 @pytest.mark.parametrize("cleared", [True, False])
 def test_a_backward_that_fails_half_way_leaves_the_next_gradient_exact(options, cleared):
-    subspace, reference = _pair(options)
+    subspace, reference = pair_of(options)
     x = inputs(dtype=torch.float64)
-    for model, w in _both(subspace, reference):
+    for model, w in both_of(subspace, reference):
         optimizer = torch.optim.SGD([w], lr=0.1, momentum=0.9)
         for step in range(6):
             net = subspace.model if model is subspace.model else reference.model
@@ -116,7 +105,7 @@ def test_a_backward_that_fails_half_way_leaves_the_next_gradient_exact(options, 
 @EVERY
 def test_a_graph_from_before_a_step_raises_as_in_plain_torch(options):
     plain = smooth(torch.float64)
-    subspace, _ = _pair(options)
+    subspace, _ = pair_of(options)
     for model in (plain, subspace.model):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         loss = square_loss(model, inputs(dtype=torch.float64))
@@ -129,7 +118,7 @@ def test_a_graph_from_before_a_step_raises_as_in_plain_torch(options):
 
 @EVERY
 def test_a_frozen_w_gives_gradients_to_inputs_only_and_thaws(options):
-    subspace, reference = _pair(options)
+    subspace, reference = pair_of(options)
     x = inputs(dtype=torch.float64).requires_grad_(True)
     subspace.coordinates.requires_grad_(False)
     square_loss(subspace.model, x).backward()

@@ -183,7 +183,9 @@ class Projection(abc.ABC):
 
     def fold_(self, out: Float[Tensor, "d"], tensors: Sequence[Tensor], starts: Sequence[int]) -> None:
         """out += Σ_i P[rows of tensor i]ᵀ tensors[i], accumulated in the dtype of `out` (shape (d,))."""
-        if self.native_fold_(out, tensors, starts):
+        native = self.native_segments(out, tensors, starts)
+        if native is not None:
+            native[0].fold_(out, native[1], torch.get_num_threads())
             return
         if parts := _by_device(out, tensors):
             for device, members in parts:
@@ -194,14 +196,6 @@ class Projection(abc.ABC):
         triton = self._triton(out)
         for i in range(len(tensors)) if triton is None else triton.fold_(out, tensors, starts):
             out += self._adjoint_chunked(tensors[i].reshape(1, -1).to(out.dtype), starts[i])[0]
-
-    def native_fold_(self, out: Tensor, tensors: Sequence[Tensor], starts: Sequence[int]) -> bool:
-        """`fold_` where the C kernels can do it, untouched by autograd; else nothing is done, and False."""
-        native = self.native_segments(out, tensors, starts)
-        if native is None:
-            return False
-        native[0].fold_(out, native[1], torch.get_num_threads())
-        return True
 
     def native_segments(
         self,

@@ -35,7 +35,6 @@ def attach(subspace: "Subspace") -> None:
     """Make w a parameter of the model and let its modules read θ from it."""
     model = subspace.model
     vars(model)[HOLDER] = subspace
-    subspace.point.owner = weakref.ref(subspace)
     vars(model)["_parameters"][COORDINATES] = subspace.coordinates
     subspace.handles = []
     put_in_places(subspace)
@@ -108,11 +107,3 @@ def detach(subspace: "Subspace") -> None:
         parameter.grad = None
     subspace.point.let_go()
     unwatch(subspace)
-
-
-def subspace_of(model: nn.Module) -> "Subspace | None":
-    """The subspace that a model is in, if it is in one."""
-    return vars(model).get(HOLDER)
-
-
-__all__ = ["Shared", "attach", "detach", "put_in_places", "subspace_of"]

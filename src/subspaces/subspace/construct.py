@@ -39,6 +39,8 @@ def projection_for(
         raise unknown_name("projection", projection, [*PROJECTIONS, *forms])
     if d is None:
         raise ValueError("`d` must be given, the dimension of the subspace; got None. Try d=100.")
+    if not isinstance(d, int) or isinstance(d, bool):
+        raise TypeError(f"`d` must be an integer; got {d!r}.")
     if scales and d <= scales:
         raise ValueError(f"`d` must exceed the {scales} layer scales that count in it; got {d}.")
     if blocks is None:

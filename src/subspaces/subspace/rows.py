@@ -1,6 +1,5 @@
 """The tensors of θ as rows of θ₀ + P w, without autograd and modules: written from w, folded back into Pᵀg."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -176,8 +175,3 @@ def flat(gradient: Tensor) -> Tensor:
     if gradient.is_complex():
         gradient = torch.view_as_real(gradient.resolve_conj())
     return gradient if gradient.is_contiguous() else gradient.contiguous()
-
-
-def rows_of(tensor: Tensor) -> int:
-    """Rows of P that a tensor takes."""
-    return math.prod(real(tensor).shape)

@@ -337,6 +337,8 @@ class Subspace:
         Args:
             w: d numbers; or those of P alone, without layer scales, which then stay.
         """
+        if not isinstance(w, Tensor):
+            raise TypeError(f"`w` must be a tensor of {self.d} numbers; got {type(w).__name__}.")
         if w.dim() != 1 or w.numel() not in (self.d, self.projection.d):
             raise ValueError(f"`w` must have {self.d} numbers; got shape {tuple(w.shape)}.")
         self.coordinates[: w.numel()].copy_(w)
@@ -425,13 +427,10 @@ class Subspace:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a twin is made of; maps and θ₀, which nobody writes into, are shared by twins of one process."""
-        point, self_state = (
-            self.point,
-            {k: v for k, v in vars(self).items() if k not in ("point", "places", "handles", "_hashed")},
-        )
-        held = ("names", "fused", "written", "version_of_w")
-        kept = {key: getattr(point, key) for key in held if hasattr(point, key)}
-        return {**self_state, "_point": {**kept, "shared": Shared((point.projection, point.origins))}}
+        point, made_anew = self.point, ("point", "places", "handles", "_hashed")
+        kept = {"names": point.names, "fused": point.fused, "written": point.written}
+        kept["shared"] = Shared((point.projection, point.origins))
+        return {**{k: v for k, v in vars(self).items() if k not in made_anew}, "_point": kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
