@@ -239,7 +239,8 @@ def test_bad_arguments_are_refused_and_leave_the_model_alone(change, error, mess
 @pytest.mark.parametrize("layer_scale", [False, True])
 def test_a_dimension_that_is_no_integer_is_refused_in_our_words(d, layer_scale):
     """In a process of its own: the suite's check of types speaks first here."""
-    code = f"from torch import nn; from subspaces import Subspace; Subspace(nn.Linear(9, 9), {d}, layer_scale={layer_scale})"
+    code = "from torch import nn; from subspaces import Subspace; "
+    code += f"Subspace(nn.Linear(9, 9), {d}, layer_scale={layer_scale})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert f"TypeError: `d` must be an integer; got {d}." in done.stderr
