@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from common import print_table, write_rows
 
-from subspaces.measure.dimension import measure_dimension
-from subspaces.measure.dimension_data import Rule
+from subspaces.dimension.measure import measure_dimension
+from subspaces.dimension.result import Rule
 from subspaces.train.config import TrainConfig
 from subspaces.train.protocols import quick
 

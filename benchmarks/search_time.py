@@ -70,7 +70,7 @@ def _time(module: Any, name: str, part: str) -> None:
 def parent(arguments: list[str]) -> None:
     """The command with its trainer wrapped, and its own parts timed; prints the times as the last line."""
     began = time.time()
-    import subspaces.measure.dimension as measure
+    import subspaces.dimension.measure as measure
     from subspaces.cli import main
     from subspaces.report import write
 

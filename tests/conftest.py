@@ -66,6 +66,6 @@ def recorded(tmp_path_factory):
 @pytest.fixture(scope="module")
 def basis(recorded):
     """A DLDR basis of it."""
-    from subspaces.measure.extract import extract
+    from subspaces.runs.extract import extract
 
     return extract(recorded, "dldr", 4)

@@ -4,7 +4,6 @@ Run as a script it works them off in one process (the stand-in must be there bef
 one JSON object, name → traceback or "".
 """
 
-import dataclasses
 import json
 import sys
 import tempfile
@@ -21,7 +20,6 @@ from subspaces.projections import PROJECTIONS, make_projection
 from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
 from subspaces.train.loop import train
-from subspaces.train.many import train_many
 
 CASES: dict[str, Callable[[], None]] = {}
 
@@ -100,16 +98,6 @@ def an_interrupted_run_goes_on():
             resumed = train(config, folder=folder)
     assert resumed.trace == whole.trace
     assert curves(resumed) == curves(whole)
-
-
-@case
-def runs_in_a_batch_end_as_on_the_cpu():
-    configs = [TrainConfig("digits-fc", d=100, epochs=2, seed_projection=k, record_trace=True) for k in range(3)]
-    expected = train_many(configs)
-    found = train_many([dataclasses.replace(config, device="standin") for config in configs])
-    for one, other in zip(found, expected, strict=True):
-        assert _close(curves(one), curves(other))
-        assert len(one.trace) == len(other.trace) > 0
 
 
 @case

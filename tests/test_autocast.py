@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 from subspaces.cli import main
-from subspaces.display.notes import plain_warnings
+from subspaces.cli.warnings import plain_warnings
 from subspaces.runs.pools import LocalPool
 from subspaces.train import autocast
 from subspaces.train.autocast import cpuinfo_has_bfloat16, multiplies_bfloat16, warn_of_slow_autocast

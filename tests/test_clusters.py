@@ -7,8 +7,8 @@ from pathlib import Path
 import fake_trainer
 import pytest
 
-from subspaces.measure.dimension import measure_dimension
-from subspaces.measure.dimension_data import Rule
+from subspaces.dimension.measure import measure_dimension
+from subspaces.dimension.result import Rule
 from subspaces.runs import clusters
 from subspaces.runs.clusters import SlurmPool
 from subspaces.runs.run import load_result

@@ -7,7 +7,7 @@ from PIL import Image
 
 from subspaces.datasets import DataOptions, get_dataset, load_data
 from subspaces.datasets.folder import read_folder, read_image
-from subspaces.measure.extract import extract
+from subspaces.runs.extract import extract
 from subspaces.runs.run import run_once
 from subspaces.tasks import get_task
 from subspaces.train.config import TrainConfig

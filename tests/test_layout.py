@@ -11,18 +11,25 @@ DESIGN = (PACKAGE.parents[1] / "docs" / "design.md").read_text()
 
 
 def _levels() -> dict[str, int]:
-    """Top-level module → level, from the table in docs/design.md."""
+    """Module, with dots below the package → level, from the table in docs/design.md."""
     section = DESIGN.split("## Levels")[1].split("\n## ")[0]
     found = {}
     for line in section.splitlines():
         if match := re.match(r"\|\s*(\d+)\s*\|([^|]*)\|", line):  # level and names; the third column is prose
-            for name in re.findall(r"`(\w+)`", match[2]):
+            for name in re.findall(r"`([\w.]+)`", match[2]):
                 found[name] = int(match[1])
     return found
 
 
+def _room(module: str) -> str:
+    """The longest name of the table that a module stands under."""
+    parts, levels = module.split("."), _levels()
+    names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((name for name in names if name in levels), parts[0])
+
+
 def _imports(path: Path) -> set[str]:
-    """Top-level modules of ours that a file imports at any depth."""
+    """Our own modules that a file imports at any depth, with dots, without the package's name."""
     package = ["subspaces", *path.relative_to(PACKAGE).parts[:-1]]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -31,26 +38,38 @@ def _imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            names = [module, *(f"{module}.{alias.name}" for alias in node.names)] if module == "subspaces" else [module]
+            names = [
+                f"{module}.{alias.name}" if _is_module(f"{module}.{alias.name}") else module for alias in node.names
+            ]
         else:
             continue
-        found |= {parts[1] for parts in (n.split(".") for n in names) if parts[0] == "subspaces" and len(parts) > 1}
+        found |= {name.removeprefix("subspaces.") for name in names if name.startswith("subspaces.")}
     return found
 
 
-def _modules() -> list[str]:
-    return sorted({p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in PACKAGE.rglob("*.py")} - {"__init__"})
+def _is_module(name: str) -> bool:
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
-def test_every_module_has_a_level():
-    assert set(_modules()) == set(_levels())
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("module", _modules())
-def test_modules_import_only_from_below(module):
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def test_every_module_has_a_level_and_every_level_a_module():
+    rooms = {_room(_module(path)) for path in FILES}
+    assert rooms == set(_levels())
+
+
+@pytest.mark.parametrize("room", sorted({_room(_module(path)) for path in FILES}))
+def test_modules_import_only_from_below(room):
     levels = _levels()
-    files = [PACKAGE / f"{module}.py"] if (PACKAGE / f"{module}.py").exists() else (PACKAGE / module).rglob("*.py")
-    known = set(_modules())
-    for path in files:
-        above = {n for n in _imports(path) & known if n != module and levels[n] >= levels[module]}
-        assert not above, f"{path.name} (level {levels[module]}) imports {above} of the same level or above"
+    for path in FILES:
+        if _room(_module(path)) != room:
+            continue
+        above = {n for n in _imports(path) if _room(n) != room and levels[_room(n)] >= levels[room]}
+        above = {n for n in above if not (levels[_room(n)] == levels[room] and n.split(".")[0] == room.split(".")[0])}
+        assert not above, f"{path.name} (level {levels[room]}) imports {above} of the same level or above"

@@ -9,7 +9,7 @@ import torch
 from training import RECORDED, Interrupt
 
 from subspaces.learned.trajectory import Trajectory
-from subspaces.measure.extract import extract
+from subspaces.runs.extract import extract
 from subspaces.runs.run import run_once
 from subspaces.train.config import TrainConfig
 from subspaces.train.loop import train

@@ -13,11 +13,6 @@ from subspaces import PROJECTIONS, Subspace
 from subspaces.batched_linear import map_linears_
 from subspaces.many import ManySubspaces
 from subspaces.projections import Hadamard
-from subspaces.tasks import get_task
-from subspaces.train.callbacks import Callback
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
-from subspaces.train.many import train_many
 
 
 def _network(seed: int) -> nn.Module:
@@ -167,73 +162,6 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             ManySubspaces(**arguments)
-
-
-@pytest.mark.parametrize("seed_data", ["shared", "own"])
-def test_train_many_gives_the_results_of_single_runs(seed_data):
-    common = {"task": "digits-fc", "d": 60, "epochs": 2, "l2": 1e-4, "record_trace": True, "subset": 640}
-    configs = [
-        TrainConfig(**common, seed_model=k, seed_projection=5 * k, seed_data=k if seed_data == "own" else 3)
-        for k in range(4)
-    ]
-    for config, found in zip(configs, train_many(configs), strict=True):
-        alone = train(config)
-        assert found.config == config
-        assert (found.status, found.trained, found.D) == ("done", 60, alone.D)
-        assert found.trace == pytest.approx(alone.trace, rel=1e-3)
-        assert len(found.curves) == 2
-        assert found.curves[-1].keys() == alone.curves[-1].keys()
-        assert found.test_score == pytest.approx(alone.test_score, abs=0.006)  # two images
-        assert found.curves[-1]["val_loss"] == pytest.approx(alone.curves[-1]["val_loss"], rel=1e-3)
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_train_many_takes_runs_of_several_dimensions_and_rates(optimizer, tmp_path):
-    common = {"task": "digits-fc-16x1", "epochs": 2, "subset": 640, "record_trace": True, "schedule": "cosine"}
-    common |= {"optimizer": optimizer, "momentum": 0.9 if optimizer == "sgd" else 0.0}
-    rates = [1e-2, 2e-3, 5e-3] if optimizer == "adam" else [0.1, 0.02, 0.05]
-    configs = [
-        TrainConfig(**common, d=d, lr=lr, seed_model=d, seed_projection=d, seed_data=d)
-        for d, lr in zip([60, 7, 150], rates, strict=True)
-    ]
-    folders = [tmp_path / str(config.d) for config in configs]
-    for config, folder, found in zip(configs, folders, train_many(configs, folders=folders), strict=True):
-        alone = train(config, folder=tmp_path / "alone")
-        assert (found.config, found.status, found.trained) == (config, "done", config.d)
-        assert found.trace == pytest.approx(alone.trace, rel=2e-3)
-        assert found.resolved == alone.resolved
-        assert found.sizes == alone.sizes
-        model, other = (get_task(config.task).build_model(config.seed_model) for _ in range(2))
-        w = Subspace.load(model, folder / "subspace.safetensors").coordinates
-        same = Subspace.load(other, tmp_path / "alone" / "subspace.safetensors").coordinates
-        assert torch.allclose(w, same, atol=2e-3 * float(same.detach().abs().max()))
-
-
-def test_train_many_stops_the_runs_that_their_callbacks_end():
-    class Early(Callback):
-        def epoch(self, state, row):
-            return row["epoch"] == 1
-
-    configs = [TrainConfig("digits-fc-16x1", d=9, epochs=3, subset=128, seed_model=k) for k in range(3)]
-    results = train_many(configs, callbacks=[[], [Early()], []])
-    assert [result.status for result in results] == ["done", "stopped", "done"]
-    assert [len(result.curves) for result in results] == [3, 1, 3]
-    assert [len(r.curves) for r in train_many(configs, callbacks=[[Early()]] * 3)] == [1, 1, 1]
-
-
-def test_train_many_books_a_diverged_run_and_refuses_what_differs():
-    base = TrainConfig("digits-fc", d=20, epochs=1, subset=128, optimizer="sgd", lr=1e30, momentum=0.0)
-    result = train_many([base])[0]
-    assert result.status == "diverged"
-    assert "Lower it" in result.message
-    with pytest.raises(ValueError, match="`configs` must have at least one"):
-        train_many([])
-    with pytest.raises(ValueError, match="must differ only in"):
-        train_many([base, TrainConfig("digits-fc", d=20)])
-    with pytest.raises(ValueError, match="`d`"):
-        train_many([TrainConfig("digits-fc")])
-    with pytest.raises(ValueError, match="`autocast` must not"):
-        train_many([TrainConfig("digits-fc", d=5, autocast=True)])
 
 
 class _Tied(nn.Module):

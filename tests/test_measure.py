@@ -12,8 +12,8 @@ from pathlib import Path
 import fake_trainer
 import pytest
 
-from subspaces.measure.dimension import FILE, RUNS, measure_dimension
-from subspaces.measure.dimension_data import Rule
+from subspaces.dimension.measure import FILE, RUNS, measure_dimension
+from subspaces.dimension.result import Rule
 from subspaces.tasks import get_task
 from subspaces.train.config import TrainConfig
 from subspaces.train.protocols import quick
@@ -169,8 +169,8 @@ def test_time_spent_on_tuning_ends_the_search(tmp_path):
 
 SHARED = """
 from subspaces.train.config import TrainConfig
-from subspaces.measure.dimension import measure_dimension
-from subspaces.measure.dimension_data import Rule
+from subspaces.dimension.measure import measure_dimension
+from subspaces.dimension.result import Rule
 rule = Rule(baseline={baseline!r}, ahead={ahead})
 measure_dimension(TrainConfig("digits-fc"), {folder!r}, rule, workers=1, trainer="fake_trainer:uneven_curve")
 """
@@ -243,16 +243,6 @@ def test_rates_without_tuning_are_refused():
         Rule(rates=(0.1,))
     with pytest.raises(ValueError, match="`rates` must be positive"):
         Rule(tune_lr=True, rates=(-0.1,))
-
-
-def test_a_batched_measurement_goes_on_as_a_single_one(tmp_path):
-    config = TrainConfig("digits-fc-16x1", epochs=2, subset=256)
-    options = {"config": config, "trainer": "subspaces.train.loop:train"}
-    found = measure(tmp_path, Rule(baseline="1.0", max_runs=6, ahead=3), batched=3, **options)
-    assert len(found.results) == 6
-    assert len({run.config.seed_model for run in found.results}) == 6
-    again = measure(tmp_path, Rule(baseline="1.0", max_runs=6, ahead=3), config=config, trainer="fake_trainer:fails")
-    assert again.estimate == found.estimate
 
 
 def test_quick_protocol_leaves_alone_what_was_set():

@@ -16,9 +16,16 @@ import pytest
 import torch
 
 from subspaces.cli import main
-from subspaces.display.transition import TransitionDisplay, caveats, thresholds_table, with_interval
-from subspaces.measure.transition import FILE, RUNS, measure_transition
-from subspaces.measure.transition_data import (
+from subspaces.report.write import write_report
+from subspaces.runs.run import load_result
+from subspaces.tasks import get_task
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result
+from subspaces.transition import Outcome
+from subspaces.transition.measure import FILE, RUNS, measure_transition
+from subspaces.transition.page import load_transition
+from subspaces.transition.prediction import predict_transition
+from subspaces.transition.result import (
     SEED_STEP,
     Prediction,
     Transition,
@@ -26,16 +33,9 @@ from subspaces.measure.transition_data import (
     pilot_levels,
     reading,
 )
-from subspaces.measure.transition_prediction import predict_transition
-from subspaces.measure.transition_rule import TransitionRule
-from subspaces.report.transition import load_transition
-from subspaces.report.write import write_report
-from subspaces.runs.run import load_result
-from subspaces.tasks import get_task
-from subspaces.theory import isotropic_threshold
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
-from subspaces.transition import Outcome
+from subspaces.transition.rule import TransitionRule
+from subspaces.transition.terminal import TransitionDisplay, caveats, thresholds_table, with_interval
+from subspaces.transition.theory import isotropic_threshold
 
 DIGITS = TrainConfig("digits-fc")
 WELL = TransitionRule(
@@ -234,7 +234,7 @@ def test_a_prediction_that_fails_elsewhere_loses_no_other(monkeypatch):
             raise RuntimeError("the prediction from t = 3 failed: broken")
         return self.config.burn_in
 
-    monkeypatch.setattr("subspaces.measure.transition_prediction.Asked.elsewhere", elsewhere)
+    monkeypatch.setattr("subspaces.transition.prediction.Asked.elsewhere", elsewhere)
     kept = []
 
     def keep():
@@ -259,7 +259,7 @@ def test_predictions_are_kept_start_by_start(tmp_path, monkeypatch):
         yield next(predict_transition(config, burn_in[:1], *arguments, **options))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("subspaces.measure.transition_prediction.predict_transition", broken)
+    monkeypatch.setattr("subspaces.transition.prediction.predict_transition", broken)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             measure(tmp_path, rule, config, trainer="subspaces.train.loop:train")

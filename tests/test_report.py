@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ET
 import fake_trainer
 import pytest
 
-from subspaces.measure.dimension import measure_dimension
-from subspaces.measure.dimension_data import Rule
+from subspaces.dimension.measure import measure_dimension
+from subspaces.dimension.result import Rule
 from subspaces.report.data import gather
 from subspaces.report.figures import _round_numbers
 from subspaces.report.write import write_report

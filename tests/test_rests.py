@@ -8,11 +8,11 @@ import sys
 import fake_trainer
 import pytest
 
+from subspaces.dimension.compare import compare, read_estimate
+from subspaces.dimension.measure import FILE, measure_dimension
+from subspaces.dimension.rests import by_test, gain, rests_on
+from subspaces.dimension.result import Rule, sampling_noise
 from subspaces.dimension.search import search
-from subspaces.measure.compare import compare, read_estimate
-from subspaces.measure.dimension import FILE, measure_dimension
-from subspaces.measure.dimension_data import Rule, sampling_noise
-from subspaces.measure.rests import by_test, gain, rests_on
 from subspaces.train.config import TrainConfig
 from subspaces.train.protocols import quick
 

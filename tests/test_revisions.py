@@ -8,8 +8,8 @@ import pytest
 from training import Interrupt
 
 from subspaces import tasks
-from subspaces.measure.dimension import measure_dimension
-from subspaces.measure.dimension_data import Rule
+from subspaces.dimension.measure import measure_dimension
+from subspaces.dimension.result import Rule
 from subspaces.report.data import gather
 from subspaces.runs.run import load_result, load_rows, run_once, status
 from subspaces.runs.sweep import run_many

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from subspaces.theory import CURVATURES, Hessian, Spectrum, lanczos, spectral_density, vector_measure
+from subspaces.transition.theory import CURVATURES, Hessian, Spectrum, lanczos, spectral_density, vector_measure
 
 
 def network(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:

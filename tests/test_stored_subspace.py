@@ -11,8 +11,8 @@ from training import RECORDED, Interrupt
 from subspaces.learned.affine import projected_coordinates
 from subspaces.learned.tickets import magnitude_ticket
 from subspaces.learned.trajectory import Trajectory
-from subspaces.measure.extract import extract
 from subspaces.optim import PBFGS
+from subspaces.runs.extract import extract
 from subspaces.runs.run import run_once
 from subspaces.train.config import TrainConfig
 from subspaces.train.loop import train

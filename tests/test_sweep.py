@@ -11,8 +11,6 @@ from pathlib import Path
 import fake_trainer
 import pytest
 
-from subspaces.runs.batches import BatchedPool
-from subspaces.runs.claims import Claim
 from subspaces.runs.run import load_result
 from subspaces.runs.sweep import events, open_pool, run_many
 from subspaces.train.config import TrainConfig
@@ -70,65 +68,6 @@ def test_a_diverged_run_is_a_result(tmp_path):
     (result,) = run_many(CONFIGS[:1], tmp_path, 1, trainer="fake_trainer:diverging")
     assert result.status == "diverged"
     assert result.score != result.score
-
-
-SMALL = [TrainConfig("digits-fc-16x1", d=d, seed_model=d, epochs=2, subset=256) for d in (5, 9, 9, 20)]
-
-
-def test_batched_runs_have_folders_and_results_like_single_ones(tmp_path):
-    direct = TrainConfig("digits-fc-16x1", epochs=1, subset=256)
-    asked = [SMALL[0], direct, *SMALL[1:]]
-    results = run_many(asked, tmp_path / "batched", batched=3)
-    for config, found, alone in zip(asked, results, run_many(asked, tmp_path / "single", 1), strict=True):
-        one, other = tmp_path / "batched" / config.key(), tmp_path / "single" / config.key()
-        assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in other.iterdir())
-        assert found.config == load_result(one).config == config  # pyright: ignore[reportOptionalMemberAccess]
-        assert found.curves[-1]["train_loss"] == pytest.approx(alone.curves[-1]["train_loss"], rel=1e-3)
-        assert found.sizes == alone.sizes
-    again = run_many(asked, tmp_path / "batched", 1, trainer="fake_trainer:fails")
-    assert [r.score for r in again] == [r.score for r in results]
-
-
-def test_a_batch_leaves_to_others_what_they_hold_and_what_is_done(tmp_path):
-    batches = []
-
-    def many(configs, *, folders, callbacks):
-        batches.append([config.d for config in configs])
-        return [fake_trainer.result_of(config, 0.5) for config in configs]
-
-    run_many(SMALL[:1], tmp_path, 1, trainer="fake_trainer:known_curve")
-    pool = BatchedPool(tmp_path, 4, "fake_trainer:known_curve", many)
-    (tmp_path / SMALL[3].key()).mkdir()
-    (tmp_path / SMALL[3].key() / "state.safetensors").touch()  # begun singly: it goes on singly
-    with Claim(tmp_path / SMALL[1].key()), pool:
-        for config in [*SMALL, TrainConfig("digits-fc", d=7)]:
-            pool.submit(config)
-        told = [[(event.kind, event.config) for event in pool.wait(0.0)] for _ in range(4)]
-    assert told[0] == [("done", SMALL[0]), ("busy", SMALL[1])]
-    assert told[1:] == [[("done", SMALL[3])], [("done", TrainConfig("digits-fc", d=7))], []]
-    assert batches == []
-
-
-def test_a_batch_that_fails_keeps_nothing_and_frees_its_claims(tmp_path):
-    def many(configs, *, folders, callbacks):
-        raise RuntimeError("out of memory")
-
-    pool = BatchedPool(tmp_path, 4, many=many)
-    for config in SMALL:
-        pool.submit(config)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        pool.wait(0.0)
-    assert not list(tmp_path.glob("*/claim"))
-    assert len(run_many(SMALL, tmp_path, 1, trainer="fake_trainer:known_curve")) == 4
-
-
-def test_what_cannot_be_batched_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"`burn_in` must not be used with many runs at once; got 5\. Do them singly"):
-        run_many([TrainConfig("digits-fc", d=9, burn_in=5)], tmp_path, batched=4)
-    with pytest.raises(ValueError, match="`batched` must go with `launcher` local; got ray"):
-        open_pool(tmp_path, 2, "ray", batched=4)
-    with pytest.raises(ValueError, match="`batched` must be at least 1 run at a time; got 0"):
-        open_pool(tmp_path, batched=0)
 
 
 def test_wrong_launchers_and_workers_are_refused(tmp_path):

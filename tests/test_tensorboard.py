@@ -6,7 +6,7 @@ import pytest
 from training import Interrupt
 
 from subspaces.cli import main
-from subspaces.measure.dimension import measure_dimension
+from subspaces.dimension.measure import measure_dimension
 from subspaces.train.callbacks import TensorBoard
 from subspaces.train.config import TrainConfig
 from subspaces.train.loop import train

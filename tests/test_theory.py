@@ -8,7 +8,7 @@ import torch
 from scipy import integrate, stats
 from torch import nn
 
-from subspaces.theory import (
+from subspaces.transition.theory import (
     ProximalOptions,
     QuadraticWell,
     Spectrum,

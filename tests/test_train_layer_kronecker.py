@@ -8,11 +8,10 @@ import torch
 from training import Interrupt, curves
 
 from subspaces import LayerKronecker, Subspace
-from subspaces.listing import projections
+from subspaces.cli.listing import projections
 from subspaces.tasks import get_task
 from subspaces.train.config import TrainConfig
 from subspaces.train.loop import train
-from subspaces.train.many import train_many
 from subspaces.train.setup import begin, largest_d
 from subspaces.train.state import STATE
 from subspaces.train.step import take_step
@@ -110,13 +109,6 @@ def test_networks_without_wide_layers_are_refused_with_advice():
 def test_long_step_optimisers_work_in_it(optimizer):
     result = train(dataclasses.replace(TINY, optimizer=optimizer, lr=None, batch_size=256, d=30))
     assert result.curves[-1]["train_loss"] < result.curves[0]["train_loss"]
-
-
-def test_many_at_once_give_the_results_of_one_by_one():
-    configs = [dataclasses.replace(TINY, d=60, seed_projection=k) for k in range(2)]
-    together = train_many(configs)
-    for config, result in zip(configs, together, strict=True):
-        assert result.curves[-1]["val_loss"] == pytest.approx(train(config).curves[-1]["val_loss"], rel=0.05)
 
 
 def test_it_is_listed_with_its_options():

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from subspaces.theory import isotropic_success_probability, isotropic_threshold
 from subspaces.transition import (
     TransitionSearch,
     initial_values,
@@ -21,6 +20,7 @@ from subspaces.transition import (
     wilson_interval,
 )
 from subspaces.transition.figures import plot_thresholds, success_heatmap
+from subspaces.transition.theory import isotropic_success_probability, isotropic_threshold
 
 D = 500
 

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     Mistakes end with status 2 and one message (with a traceback if SUBSPACES_DEBUG is set), Ctrl-C with status 130.
     """
-    from subspaces.display.notes import plain_warnings
+    from subspaces.cli.warnings import plain_warnings
 
     plain_warnings()
     try:

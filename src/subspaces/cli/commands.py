@@ -16,8 +16,8 @@ from subspaces.cli.options import Compare, Dimension, Extract, List, Report, Rep
 
 def run_train(options: Train) -> int:
     """``subspaces train``."""
-    from subspaces.display.progress import TrainDisplay
     from subspaces.runs.run import run_once
+    from subspaces.terminal import TrainDisplay
     from subspaces.train.callbacks import Callback, TensorBoard
     from subspaces.train.loop import train
 
@@ -61,7 +61,7 @@ def _print_result(result: Any, out: Path | None) -> None:
 
 def run_extract(options: Extract) -> int:
     """``subspaces extract``."""
-    from subspaces.measure.extract import as_json, extract, rows
+    from subspaces.runs.extract import as_json, extract, rows
 
     found = extract(
         options.source, options.method, options.d, out=options.out, samples=options.samples, every=options.every
@@ -79,21 +79,21 @@ def run_extract(options: Extract) -> int:
 
 def run_dimension(options: Dimension) -> int:
     """``subspaces dimension``."""
-    from subspaces.display.progress import SearchDisplay
-    from subspaces.measure.dimension import measure_dimension
+    from subspaces.dimension.measure import measure_dimension
+    from subspaces.dimension.terminal import SearchDisplay
 
     config, out = options.start(options.config.plain(), "dimension")
     with SearchDisplay(f"intrinsic dimension of {config.task}, kept in {out}") as display:
         found = measure_dimension(
-            config, out, options.rule, workers=options.workers, launcher=options.launcher, batched=options.batched,
+            config, out, options.rule, workers=options.workers, launcher=options.launcher,
             tensorboard=options.tensorboard, on_event=display,
         )  # fmt: skip
     return options.end(found, out, _show_dimension)
 
 
 def _show_dimension(found: Any) -> None:
-    from subspaces.display.progress import rates_line, tried_table
-    from subspaces.measure.rests import rests_on
+    from subspaces.dimension.rests import rests_on
+    from subspaces.dimension.terminal import rates_line, tried_table
 
     screen = Console(highlight=False)
     screen.print(tried_table(found))
@@ -112,8 +112,8 @@ def _show_dimension(found: Any) -> None:
 
 def run_transition(options: Transition) -> int:
     """``subspaces transition``."""
-    from subspaces.display.transition import TransitionDisplay
-    from subspaces.measure.transition import measure_transition
+    from subspaces.transition.measure import measure_transition
+    from subspaces.transition.terminal import TransitionDisplay
 
     config, out = options.start(options.config.plain(), "transition")
     with TransitionDisplay(f"phase transition of {config.task}, kept in {out}") as display:
@@ -124,7 +124,7 @@ def run_transition(options: Transition) -> int:
 
 
 def _show_transition(found: Any) -> None:
-    from subspaces.display.transition import caveats, thresholds_table
+    from subspaces.transition.terminal import caveats, thresholds_table
 
     screen = Console(highlight=False)
     wide = screen if screen.is_terminal else Console(highlight=False, width=120)
@@ -154,7 +154,7 @@ def run_report(options: Report) -> int:
 
 def run_compare(options: Compare) -> int:
     """``subspaces compare``."""
-    from subspaces.measure.compare import compare, read_estimate
+    from subspaces.dimension.compare import compare, read_estimate
 
     found = compare(read_estimate(options.first), read_estimate(options.second))
     if options.json:
@@ -197,7 +197,7 @@ def run_reproduce(options: Reproduce) -> int:
 
 def run_list(options: List) -> int:
     """``subspaces list``."""
-    from subspaces.listing import LISTS
+    from subspaces.cli.listing import LISTS
 
     head, rows = LISTS[options.what]()
     if options.json:

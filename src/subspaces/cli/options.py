@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from subspaces.measure.dimension_data import Rule
-from subspaces.measure.transition_rule import TransitionRule
+from subspaces.dimension.result import Rule
 from subspaces.train.config import TrainConfig
+from subspaces.transition.rule import TransitionRule
 
 
 @dataclass
@@ -115,9 +115,6 @@ class Dimension(Measuring):
 
     config: tyro.conf.OmitArgPrefixes[DimensionRuns]
     rule: tyro.conf.OmitArgPrefixes[Rule] = field(default_factory=Rule)
-    batched: int | None = None
-    """Runs done at a time as one computation in this process, in place of --workers. Without it: 8 on a CUDA device,
-    workers on a CPU, which are faster there (docs/performance.md); 1 for workers everywhere."""
     tensorboard: bool = False
     """Write event files for TensorBoard below --out, one folder per run."""
 

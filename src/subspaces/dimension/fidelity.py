@@ -10,6 +10,9 @@ from dataclasses import dataclass
 PATIENCE = 0.4  # share of a run's budget before which it is never given up
 SLACK = 0.05  # share of the threshold granted on top of the projection: noise, and the gain of a decaying rate
 
+TUNING_SEED = 1_000_000_000
+"""Runs that only tune a learning rate have the seeds TUNING_SEED + d, which no other run has."""
+
 
 def hopeless(scores: Sequence[float | int], threshold: float | int, total: int) -> bool:
     """Whether a run should be given up: even a generous projection of its scores ends below the threshold.

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subspaces.curvature.spectrum import lanczos
 from subspaces.errors import unknown_name
 from subspaces.learned import gram
 from subspaces.learned.basis import LearnedBasis, load_basis, metadata_of, prefixed
 from subspaces.learned.basis_file import MappedFile
 from subspaces.learned.samples import Trajectory
-from subspaces.theory.spectrum import lanczos
 
 __all__ = [
     "LearnedBasis",

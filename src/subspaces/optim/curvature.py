@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subspaces.curvature.spectrum import lanczos
 from subspaces.optim.objective import Coordinates, Objective
-from subspaces.theory.spectrum import lanczos
 
 
 def largest_curvature(

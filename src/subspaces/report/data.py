@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.dimension.estimate import DimensionEstimate
+from subspaces.dimension.fidelity import TUNING_SEED
 from subspaces.dimension.given import estimate_of
-from subspaces.measure.dimension_data import TUNING_SEED
 from subspaces.runs.run import latest, load_rows
 
 MEASURED = "measured"

@@ -25,7 +25,7 @@ from subspaces.report.tables import (
     tried,
     unbroken,
 )
-from subspaces.report.transition import transition_parts, transitions
+from subspaces.transition.page import transition_parts, transitions
 
 PAGE_NAME = "report.html"
 _CURVES = (

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from subspaces.display.progress import console
 from subspaces.recipes import Series
 from subspaces.reproduce.page import VERDICTS, status
 from subspaces.reproduce.places import Places, Row
 from subspaces.runs.pools import Event
+from subspaces.terminal import console
 
 
 class ReproduceDisplay:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from subspaces.dimension.estimate import DimensionEstimate
-from subspaces.measure.dimension import Measurement
+from subspaces.dimension.measure import Measurement
 from subspaces.recipes import Series, Wanted
 from subspaces.reproduce.places import COLUMNS, Row
 from subspaces.subspace import Subspace

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subspaces.measure.dimension import RUNS, Measurement, Rule, measure_dimension
+from subspaces.dimension.measure import RUNS, Measurement, Rule, measure_dimension
 from subspaces.recipes import RECIPES, Recipe, Series, Wanted, load_recipe
 from subspaces.recipes.series import Kind
 from subspaces.reproduce.figure import write_figure

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from subspaces.dimension.measure import RUNS
 from subspaces.learned.bases import LearnedBasis, dldr, load_basis, lottery_subspace
 from subspaces.learned.tickets import Ticket, magnitude_ticket
 from subspaces.learned.trajectory import Trajectory
-from subspaces.measure.dimension import RUNS
-from subspaces.measure.extract import choose, projected_score
 from subspaces.recipes import Series
 from subspaces.reproduce.places import Row
 from subspaces.reproduce.rows import learned_row, score_row
+from subspaces.runs.extract import choose, projected_score
 from subspaces.runs.pools import Event
 from subspaces.runs.sweep import run_many
 from subspaces.train.config import TrainConfig

@@ -10,13 +10,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from subspaces.measure.transition import measure_transition
-from subspaces.measure.transition_data import Transition, outcome_of
-from subspaces.measure.transition_rule import TransitionRule
 from subspaces.recipes import Series, TransitionWanted
 from subspaces.reproduce.places import COLUMNS, Row
 from subspaces.reproduce.rows import row_of
 from subspaces.runs.pools import Event
+from subspaces.transition.measure import measure_transition
+from subspaces.transition.result import Transition, outcome_of
+from subspaces.transition.rule import TransitionRule
 
 if TYPE_CHECKING:
     from subspaces.reproduce.run import Reproduction

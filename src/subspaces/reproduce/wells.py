@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from subspaces import theory
 from subspaces.recipes import Series, WellsWanted
 from subspaces.reproduce.places import COLUMNS, Row
 from subspaces.train.records import environment
-from subspaces.transition import Threshold, TransitionSearch
+from subspaces.transition import Threshold, TransitionSearch, theory
 
 if TYPE_CHECKING:
     from subspaces.reproduce.run import Reproduction

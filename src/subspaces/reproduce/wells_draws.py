@@ -6,9 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from subspaces import theory
 from subspaces.reproduce.wells import DELTA, Computed
-from subspaces.transition import success_probability, wilson_interval
+from subspaces.transition import success_probability, theory, wilson_interval
 from subspaces.transition.figures import COLOURS, OUTLINED, plot_thresholds, success_heatmap
 
 Wells = Mapping[str, Computed]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subspaces.errors import unknown_name
-from subspaces.runs.batches import BatchedPool, batch_size
 from subspaces.runs.clusters import RayPool, SlurmPool
 from subspaces.runs.pools import TRAINER, Event, InlinePool, LocalPool, Pool
 from subspaces.runs.run import load_result
@@ -17,12 +16,8 @@ Launcher = Literal["local", "ray", "slurm"]
 LAUNCHERS: dict[str, type[Pool]] = {"local": LocalPool, "ray": RayPool, "slurm": SlurmPool}
 
 
-def open_pool(
-    root: str | Path, workers: int = 2, launcher: str = "local", trainer: str = TRAINER, batched: int = 1
-) -> Pool:
+def open_pool(root: str | Path, workers: int = 2, launcher: str = "local", trainer: str = TRAINER) -> Pool:
     """A place to do runs in: ``local`` processes (this one if ``workers`` is 1), a ``ray`` cluster, ``slurm`` jobs.
-
-    With ``batched`` above 1 so many runs at a time are done as one computation in this process, in place of workers.
 
     Raises:
         ValueError: an unknown launcher, or fewer than one worker.
@@ -30,12 +25,6 @@ def open_pool(
     """
     if launcher not in LAUNCHERS:
         raise unknown_name("launcher", launcher, LAUNCHERS)
-    if batched < 1:
-        raise ValueError(f"`batched` must be at least 1 run at a time; got {batched}.")
-    if batched > 1:
-        if launcher != "local":
-            raise ValueError(f"`batched` must go with `launcher` local; got {launcher}. Leave one of them out.")
-        return BatchedPool(root, batched, trainer)
     if launcher == "local" and workers == 1:
         return InlinePool(root, workers, trainer)
     return LAUNCHERS[launcher](root, workers, trainer)
@@ -47,7 +36,6 @@ def run_many(
     workers: int = 2,
     launcher: Launcher = "local",
     *,
-    batched: int | None = None,
     on_event: Callable[[Event], Any] | None = None,
     trainer: str = TRAINER,
 ) -> list[Result]:
@@ -60,8 +48,6 @@ def run_many(
         root: folder of all runs; several calls, also on several machines, may share it.
         workers: local processes of one thread each (a cluster decides for itself).
         launcher: local, ray or slurm.
-        batched: so many runs at a time as one computation in this process, in place of workers; see `BatchedPool`.
-            Without it `BATCH` on a CUDA device, and workers on a CPU; see `batch_size`.
         on_event: called with every ``Event`` as it comes, for a progress display.
         trainer: ``module:function`` that does a run.
 
@@ -71,8 +57,7 @@ def run_many(
     found = {config.key(): load_result(Path(root) / config.key()) for config in configs}
     missing = {config.key(): config for config in configs if found[config.key()] is None}
     if missing:
-        size = batch_size(missing.values(), launcher, batched)
-        with open_pool(root, min(workers, len(missing)), launcher, trainer, size) as pool:
+        with open_pool(root, min(workers, len(missing)), launcher, trainer) as pool:
             pool.on_progress = on_event
             for config in missing.values():
                 pool.submit(config)

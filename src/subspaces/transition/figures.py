@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subspaces.errors import unknown_name
-from subspaces.transition import SuccessTable, Threshold
+from subspaces.transition.success import SuccessTable, Threshold
 
 # one colour per series, told apart also in grey and by the colour-blind (Okabe & Ito 2008)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

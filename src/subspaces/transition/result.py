@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from subspaces.measure.transition_rule import TransitionRule
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result, environment
 from subspaces.transition import Outcome, SuccessTable, Threshold, success_probability, threshold_curve, trace_value
+from subspaces.transition.rule import TransitionRule
 
 SEED_STEP = 1_000_000
 """Run i at dimension d has the seeds SEED_STEP·i + d, so that no two dimensions share θ₀, P or data order."""
@@ -22,7 +22,7 @@ class Prediction:
     """What is predicted for one burn-in time; ``d_star``, ``upper_bound`` and each of ``others`` have one d per level.
 
     ``d_star`` is that of the proximal path, ``upper_bound`` that of the well around its end; ``others`` are the
-    quadratic models at both ends, by their names. See `subspaces.theory.StartPrediction`.
+    quadratic models at both ends, by their names. See `subspaces.transition.theory.StartPrediction`.
     """
 
     levels: tuple[float, ...]

@@ -13,7 +13,7 @@ from subspaces.tasks import get_task
 from subspaces.train.records import Result
 
 if TYPE_CHECKING:
-    from subspaces.measure.dimension_data import Measurement
+    from subspaces.dimension.result import Measurement
 
 LAST = 2 / 3  # of the evaluations, after which a score that goes on rising tells that training had not converged
 RISING = 0.005  # gain in the last third, as a share of the threshold, from which a mean is said to rise

@@ -10,9 +10,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from subspaces.measure.transition_data import Prediction, Transition, dense_levels, reading
 from subspaces.report.figures import SHADES, STYLE
 from subspaces.transition.figures import plot_thresholds, success_heatmap
+from subspaces.transition.result import Prediction, Transition, dense_levels, reading
 
 
 def draw_heatmap(found: Transition, t: int) -> Figure:

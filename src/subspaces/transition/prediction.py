@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subspaces.measure.transition_data import Prediction
 from subspaces.runs.pools import worker_environment
-from subspaces.theory import ProximalOptions, StartPrediction, predict_from_start
 from subspaces.train.config import TrainConfig
 from subspaces.train.setup import begin, resolve
 from subspaces.train.state import TrainState
+from subspaces.transition.result import Prediction
+from subspaces.transition.theory import ProximalOptions, StartPrediction, predict_from_start
 
 POINTS = 10
 """Points of a proximal path among which the passes of training are shared; it has about so many."""
@@ -43,7 +43,7 @@ def predict_transition(
     """Predicted d* for each burn-in time, from starts t steps along one trajectory of direct training, as in the runs.
 
     Curvature and losses are those of the first ``examples`` training examples; the path from each start is trained on
-    all of them, at the native rate of the runs. See `subspaces.theory.predict_from_start` for what it is worth.
+    all of them, at the native rate of the runs. See `theory.predict_from_start` for what it is worth.
 
     Args:
         config: the runs; d, burn-in and seeds are set here.
@@ -155,7 +155,7 @@ def _prediction(found: StartPrediction) -> Prediction:
 
 
 def main() -> None:
-    """Answer what is asked on the standard input: ``python -m subspaces.measure.transition_prediction``."""
+    """Answer what is asked on the standard input: ``python -m subspaces.transition.prediction``."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not get into the answer
     fields = json.load(sys.stdin)

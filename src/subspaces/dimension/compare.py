@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subspaces.dimension.estimate import DimensionEstimate
-from subspaces.measure.dimension import FILE
+from subspaces.dimension.measure import FILE
 
 
 @dataclass(frozen=True)

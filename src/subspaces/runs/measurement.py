@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from subspaces.files import atomic_write
-from subspaces.runs.batches import batch_size
 from subspaces.runs.pools import Event
 from subspaces.runs.run import load_result
 from subspaces.runs.sweep import next_events, open_pool
@@ -63,12 +62,11 @@ class Course(abc.ABC):
     # ---- runs
 
     @contextlib.contextmanager
-    def doing_runs(self, workers: int, launcher: str, trainer: str, batched: int | None = 1) -> Iterator[int]:
-        """Workers for the time of a ``with`` block; how many runs they want to have in hand."""
-        size = batch_size([self.config], launcher, batched)
-        with open_pool(self.root, workers, launcher, trainer, size) as self.pool:
+    def doing_runs(self, workers: int, launcher: str, trainer: str) -> Iterator[None]:
+        """Workers for the time of a ``with`` block."""
+        with open_pool(self.root, workers, launcher, trainer) as self.pool:
             self.pool.on_progress = self.take
-            yield workers if size == 1 else size
+            yield
 
     def submit(self, config: TrainConfig) -> None:
         """Take a run into hand."""

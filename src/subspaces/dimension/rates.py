@@ -3,8 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
-from subspaces.dimension.fidelity import RateChoice, halving, interpolate_rate, rungs_around
-from subspaces.measure.dimension_data import TUNING_SEED
+from subspaces.dimension.fidelity import TUNING_SEED, RateChoice, halving, interpolate_rate, rungs_around
 from subspaces.tasks import get_task
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result

@@ -2,8 +2,9 @@
 
 # the geometry of a sub-level set: widths, and what they imply in each direction
 # curvature and its spectrum, matrix-free
-from subspaces.theory.curvature import CURVATURES, Curvature, GaussNewton, Hessian
-from subspaces.theory.geometry import (
+from subspaces.curvature.operators import CURVATURES, Curvature, GaussNewton, Hessian
+from subspaces.curvature.spectrum import Spectrum, lanczos, spectral_density, vector_measure
+from subspaces.transition.theory.geometry import (
     Cone,
     MonteCarlo,
     angular_dimension_bound,
@@ -17,21 +18,20 @@ from subspaces.theory.geometry import (
 )
 
 # thresholds from a spectrum and a distance
-from subspaces.theory.prediction import (
+from subspaces.transition.theory.prediction import (
     ThresholdPrediction,
     predict_threshold,
     predicted_threshold,
     spectral_threshold_bound,
     threshold_from_gradient,
 )
-from subspaces.theory.proximal import ProximalOptions, ProximalPoint, proximal_path, threshold_on_path
-from subspaces.theory.spectrum import Spectrum, lanczos, spectral_density, vector_measure
+from subspaces.transition.theory.proximal import ProximalOptions, ProximalPoint, proximal_path, threshold_on_path
 
 # thresholds of a network from where its subspaces are laid
-from subspaces.theory.start import StartPrediction, predict_from_start
+from subspaces.transition.theory.start import StartPrediction, predict_from_start
 
 # quadratic wells: the exact truth
-from subspaces.theory.wells import (
+from subspaces.transition.theory.wells import (
     QuadraticWell,
     isotropic_success_probability,
     isotropic_threshold,

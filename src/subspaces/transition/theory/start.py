@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subspaces.theory.curvature import CURVATURES, Loss
-from subspaces.theory.prediction import predict_threshold, threshold_from_gradient
-from subspaces.theory.proximal import ProximalOptions, ProximalPoint, proximal_path, threshold_on_path
-from subspaces.theory.spectrum import vector_measure
+from subspaces.curvature.operators import CURVATURES, Loss
+from subspaces.curvature.spectrum import vector_measure
+from subspaces.transition.theory.prediction import predict_threshold, threshold_from_gradient
+from subspaces.transition.theory.proximal import ProximalOptions, ProximalPoint, proximal_path, threshold_on_path
 
 
 @dataclass(frozen=True)

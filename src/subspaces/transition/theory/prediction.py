@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from subspaces.curvature.operators import CURVATURES, Loss
+from subspaces.curvature.spectrum import Spectrum, spectral_density, vector_measure
 from subspaces.errors import unknown_name
-from subspaces.theory.curvature import CURVATURES, Loss
-from subspaces.theory.spectrum import Spectrum, spectral_density, vector_measure
 
 
 def spectral_threshold_bound(spectrum: Any, level: float, R: float) -> float:

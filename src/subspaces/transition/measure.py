@@ -10,8 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from subspaces.measure.course import RUNS, Course
-from subspaces.measure.transition_data import (
+from subspaces.runs.measurement import RUNS, Course
+from subspaces.runs.pools import TRAINER, Event
+from subspaces.tasks import get_task
+from subspaces.train.config import TrainConfig
+from subspaces.train.records import Result
+from subspaces.transition import TransitionSearch
+from subspaces.transition.result import (
     SEED_STEP,
     Prediction,
     Transition,
@@ -20,12 +25,7 @@ from subspaces.measure.transition_data import (
     pilot_levels,
     stored_predictions,
 )
-from subspaces.measure.transition_rule import TransitionRule
-from subspaces.runs.pools import TRAINER, Event
-from subspaces.tasks import get_task
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
-from subspaces.transition import TransitionSearch
+from subspaces.transition.rule import TransitionRule
 
 __all__ = ["FILE", "RUNS", "measure_transition"]
 
@@ -175,7 +175,7 @@ class _Search(Course):
         if not missing:
             return
         self.on_event(None, self.measurement())
-        from subspaces.measure.transition_prediction import predict_transition  # torch is needed only here
+        from subspaces.transition.prediction import predict_transition  # torch is needed only here
 
         for t, found in predict_transition(
             self.config, missing, levels, d=self.range[1], epochs=rule.solution_epochs,

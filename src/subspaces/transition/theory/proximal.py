@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subspaces.theory.curvature import CURVATURES, Curvature, Loss
-from subspaces.theory.spectrum import Spectrum, spectral_density
+from subspaces.curvature.operators import CURVATURES, Curvature, Loss
+from subspaces.curvature.spectrum import Spectrum, spectral_density
 
 RATIO = 10**0.5
 """κ falls by this factor from point to point."""

@@ -8,9 +8,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from subspaces.display.progress import console
-from subspaces.measure.transition_data import Transition, outcome_of
 from subspaces.runs.pools import Event
+from subspaces.terminal import console
+from subspaces.transition.result import Transition, outcome_of
 
 
 class TransitionDisplay:

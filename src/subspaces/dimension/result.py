@@ -7,12 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from subspaces.dimension.estimate import DimensionEstimate
-from subspaces.dimension.fidelity import RateChoice
+from subspaces.dimension.fidelity import TUNING_SEED, RateChoice
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result, environment
-
-TUNING_SEED = 1_000_000_000
-"""Runs that only tune a learning rate have the seeds TUNING_SEED + d, which no other run has."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: estimate, rule, config, what it rests on, and for each d the mean scores."""
-        from subspaces.measure.rests import by_test, rests_on  # torch is needed only where something is measured
+        from subspaces.dimension.rests import by_test, rests_on  # torch is needed only where something is measured
 
         rows = [
             {

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from subspaces.dimension.rates import Do, Rates, is_trial
+from subspaces.dimension.result import Measurement, Rule, sampling_noise
 from subspaces.dimension.search import ThresholdSearch
-from subspaces.measure.course import RUNS, Course
-from subspaces.measure.dimension_data import Measurement, Rule, sampling_noise
-from subspaces.measure.rates import Do, Rates, is_trial
+from subspaces.runs.measurement import RUNS, Course
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.terms import PLAIN, Terms
 from subspaces.tasks import get_task
@@ -34,7 +34,6 @@ def measure_dimension(
     *,
     workers: int = 2,
     launcher: str = "local",
-    batched: int | None = None,
     tensorboard: bool = False,
     on_event: Callable[[Event | None, Measurement], Any] | None = None,
     trainer: str = TRAINER,
@@ -50,8 +49,6 @@ def measure_dimension(
         rule: level, baseline, precision, budget and range.
         workers: local processes of one thread each.
         launcher: local, ray or slurm.
-        batched: so many runs at a time as one computation in this process, in place of workers; without it 8 on a CUDA
-            device, and workers on a CPU.
         tensorboard: write event files of all runs below ``out/tensorboard``.
         on_event: called with each event of the pool and the measurement as it stands; with None at its start.
         trainer: ``module:function`` that does a run.
@@ -72,7 +69,7 @@ def measure_dimension(
     logs = str(Path(out) / "tensorboard") if tensorboard else None
     if logs is not None:
         TensorBoard(logs)  # refuse before the first run what every run would refuse
-    return _Search(config, Path(out), rule, on_event, Terms(tensorboard=logs)).run(workers, launcher, trainer, batched)
+    return _Search(config, Path(out), rule, on_event, Terms(tensorboard=logs)).run(workers, launcher, trainer)
 
 
 class _Search(Course):
@@ -97,9 +94,9 @@ class _Search(Course):
             return self.plain
         return self.giving_up if self.engine.bracketing(config.d, config.seed_model) else self.plain
 
-    def run(self, workers: int, launcher: str, trainer: str, batched: int | None) -> Measurement:
-        with self.doing_runs(workers, launcher, trainer, batched) as hands:
-            engine = self.engine = self._engine(self._baseline(), max(hands, self.rule.ahead))
+    def run(self, workers: int, launcher: str, trainer: str) -> Measurement:
+        with self.doing_runs(workers, launcher, trainer):
+            engine = self.engine = self._engine(self._baseline(), max(workers, self.rule.ahead))
             if self.rule.stop_early and engine.threshold.value > 0:  # NaN: every baseline run failed
                 self.giving_up = dataclasses.replace(self.plain, threshold=engine.threshold.value)
             if self.rule.tune_lr:
@@ -110,7 +107,7 @@ class _Search(Course):
             self._write()
             self.on_event(None, self.measurement())
             while not engine.done:
-                self._keep_busy(engine, hands)
+                self._keep_busy(engine, workers)
                 if self.in_hand:
                     self.proceed()
         return self._write()

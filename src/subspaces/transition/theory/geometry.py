@@ -16,7 +16,7 @@ from jaxtyping import Float
 from scipy.special import gammaln, ndtr
 from torch import Tensor
 
-from subspaces.theory.wells import QuadraticWell
+from subspaces.transition.theory.wells import QuadraticWell
 
 
 class MonteCarlo(NamedTuple):

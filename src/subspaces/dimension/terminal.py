@@ -1,76 +1,18 @@
-"""What a run, a sweep and a search look like while they go on: live in a terminal, sparse plain lines elsewhere."""
+"""What the search for a dimension looks like while it goes on, and its table after."""
 
-import sys
-import time
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from subspaces.layout import COORDINATES
-from subspaces.measure.dimension_data import Measurement
-from subspaces.measure.rates import is_trial
+from subspaces.dimension.rates import is_trial
+from subspaces.dimension.result import Measurement
 from subspaces.runs.pools import Event
-from subspaces.train.callbacks import Callback
-
-QUIET = 15.0
-"""Seconds between plain lines where there is no terminal."""
-
-
-def console() -> Console:
-    """Progress goes to stderr, so that stdout holds results only."""
-    return Console(file=sys.stderr, highlight=False)
-
-
-class TrainDisplay(Callback):
-    """Progress of one run: a bar in a terminal, else a line every few epochs."""
-
-    def __init__(self, screen: Console | None = None) -> None:
-        self.screen = screen or console()
-        self._bar: Progress | None = None
-        self._said = 0.0
-
-    def start(self, state: Any) -> None:
-        size = f"d = {state.config.d:,}" if state.config.d else "all parameters"
-        D = sum(p.numel() for name, p in state.model.named_parameters() if name != COORDINATES)
-        resumed = f", resumed at epoch {state.epoch}" if state.step else ""
-        self.screen.print(f"{state.config.task}: {size} of D = {D:,}, {state.total_steps:,} steps{resumed}")
-        if self.screen.is_terminal:
-            columns = (
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("epochs"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[last]}"),
-            )
-            self._bar = Progress(*columns, console=self.screen)
-            self._bar.add_task("", total=state.config.epochs, completed=state.epoch, last="")
-            self._bar.start()
-
-    def epoch(self, state: Any, row: dict[str, Any]) -> None:
-        name = state.task.score_name
-        text = f"training loss {row['train_loss']:.4f}" + "".join(
-            f", {split} {name} {_percent(row[f'{key}_score'], name)}"
-            for split, key in (("validation", "val"), ("test", "test"))
-            if row[f"{key}_score"] is not None
-        )
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=state.epoch, last=text)
-        elif time.monotonic() - self._said > QUIET or state.step == state.total_steps:
-            self._said = time.monotonic()
-            self.screen.print(f"epoch {state.epoch} of {state.config.epochs}: {text}", soft_wrap=True)
-
-    def end(self, state: Any, result: Any) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
+from subspaces.terminal import console, percent
 
 
 class SearchDisplay:
@@ -113,7 +55,7 @@ class SearchDisplay:
             self._parts.pop(key, None)
         if event.kind == "done" and event.result is not None:
             result = event.result
-            verdict = _percent(result.score, result.score_name) if result.status == "done" else result.status
+            verdict = percent(result.score, result.score_name) if result.status == "done" else result.status
             now = "" if found is None else f"; now {str(found.estimate).partition(':')[0]}"
             seed = "" if is_trial(event.config) else f", seed {event.config.seed_model}"
             self._say(f"{label}{seed}: {verdict} in {result.seconds:.1f} s{now}")
@@ -151,9 +93,9 @@ def tried_table(found: Measurement, rows: int | None = None) -> Table:
         mean = sum(scores) / len(scores) if scores else float("nan")
         spread = (sum((s - mean) ** 2 for s in scores) / (len(scores) - 1)) ** 0.5 if len(scores) > 1 else None
         passes = "[green]passes[/green]" if mean > found.estimate.threshold else ""
-        test = _percent(sum(tests) / len(tests), name) if tests else "–"
-        shown = _percent(mean, name) if scores else "diverged" if whole else "stopped"
-        around = "" if spread is None else _percent(spread, name)
+        test = percent(sum(tests) / len(tests), name) if tests else "–"
+        shown = percent(mean, name) if scores else "diverged" if whole else "stopped"
+        around = "" if spread is None else percent(spread, name)
         rate = [f"{results[0].config.lr:.3g}"] if found.rule.tune_lr else []
         table.add_row(f"{d:,}", *rate, str(len(results)), shown, around, test, passes, f"{found.D / d:,.0f}")
     return table
@@ -163,9 +105,3 @@ def rates_line(found: Measurement) -> str:
     """The native rates that were tuned, in one line; empty without any."""
     rates = ", ".join(f"{choice.rate:.3g} at d = {d:,}" for d, choice in sorted(found.rates.items()))
     return f"native rates tuned in {len(found.tuning)} runs: {rates}" if rates else ""
-
-
-def _percent(value: float | None, name: str) -> str:
-    if value is None or value != value:
-        return "–"
-    return f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4g}"

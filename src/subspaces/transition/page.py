@@ -9,15 +9,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from subspaces.display.transition import caveats, number, with_interval
-from subspaces.measure.transition_data import Prediction, Transition
-from subspaces.measure.transition_rule import TransitionRule
 from subspaces.report.figures import save
 from subspaces.report.tables import figure, table, unbroken
-from subspaces.report.transition_figures import draw_heatmap, draw_start, draw_thresholds, draw_traces
 from subspaces.runs.run import latest, load_rows
 from subspaces.train.config import TrainConfig
 from subspaces.train.records import Result
+from subspaces.transition.page_figures import draw_heatmap, draw_start, draw_thresholds, draw_traces
+from subspaces.transition.result import Prediction, Transition
+from subspaces.transition.rule import TransitionRule
+from subspaces.transition.terminal import caveats, number, with_interval
 
 FILE = "transition.json"
 

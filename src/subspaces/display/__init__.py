@@ -1,1 +1,0 @@
-"""What a terminal shows while long work goes on."""
