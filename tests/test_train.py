@@ -17,7 +17,7 @@ from subspaces.train.callbacks import Callback
 from subspaces.train.config import TrainConfig
 from subspaces.train.device import check_device
 from subspaces.train.loop import train
-from subspaces.train.schedules import factor
+from subspaces.training.schedules import factor
 from subspaces.train.setup import begin, resolve
 from subspaces.train.state import STATE
 from subspaces.train.step import evaluate, take_step

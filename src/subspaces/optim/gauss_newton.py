@@ -75,6 +75,8 @@ class GaussNewton(torch.optim.Optimizer):
         >>> optimizer.step(lambda: (inputs, targets))             # doctest: +SKIP
     """
 
+    steps_by = "batch"
+
     def __init__(
         self,
         subspace: FunctionalCoordinates,

@@ -54,6 +54,8 @@ class PBFGS(torch.optim.Optimizer):
         >>> optimizer.step(lambda: loss_fn(model(x), y))                      # doctest: +SKIP
     """
 
+    steps_by = "closure"
+
     def __init__(
         self,
         subspace: Coordinates,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from subspaces.datasets import augment
 from subspaces.train.learned import LONG_STEPS, refresh_statistics, take_long_step
-from subspaces.train.schedules import factor
+from subspaces.training.schedules import factor
 from subspaces.train.state import TrainState
 
 EVAL_BATCH = 1000
