@@ -16,6 +16,8 @@ from subspaces.datasets.trees import Tree, count, leaves, part, tree_map
 TARGETS = ("labels", "label", "targets", "target", "y")
 """Names under which a dictionary of tensors holds what is to be predicted."""
 SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "dev": "val", "test": "test"}
+BATCH = 256
+"""Examples of a batch where those in memory stand beside a loader."""
 SHARE = 0.2
 """Of the training examples, set aside as validation split where the data bring none."""
 
@@ -64,9 +66,7 @@ def as_data(given: Any) -> Data | Loaders:
         raise ValueError(f"`data` must have a part called train; got {', '.join(map(str, given))}. Add it.")
     found = {name: _examples(value) for name, value in parts.items()}
     if any(isinstance(value, _Streamed) for value in found.values()):
-        return Loaders(
-            **{name: value.loader if isinstance(value, _Streamed) else value for name, value in found.items()}
-        )
+        return Loaders(**{name: _as_loader(value) for name, value in found.items()})
     train = found["train"]
     none = tuple(tree_map(lambda x: x[:0], side) for side in train)
     splits = {name: found.get(name, none) for name in ("train", "val", "test")}
@@ -76,6 +76,15 @@ def as_data(given: Any) -> Data | Loaders:
 @dataclass(frozen=True)
 class _Streamed:
     loader: Any
+
+
+def _as_loader(value: Any) -> Any:
+    """The loader itself, or examples in memory cut into batches."""
+    if isinstance(value, _Streamed):
+        return value.loader
+    inputs, targets = value
+    cuts = range(0, count(targets), BATCH)
+    return [(part(inputs, start, start + BATCH), part(targets, start, start + BATCH)) for start in cuts]
 
 
 def _examples(given: Any) -> Any:

@@ -75,7 +75,7 @@ class GaussNewton(torch.optim.Optimizer):
         >>> optimizer.step(lambda: (inputs, targets))             # doctest: +SKIP
     """
 
-    steps_by = "batch"
+    takes_closure = "batch"  # what a loop gives to `step`
 
     def __init__(
         self,

@@ -54,7 +54,7 @@ class PBFGS(torch.optim.Optimizer):
         >>> optimizer.step(lambda: loss_fn(model(x), y))                      # doctest: +SKIP
     """
 
-    steps_by = "closure"
+    takes_closure = "loss"  # what a loop gives to `step`
 
     def __init__(
         self,

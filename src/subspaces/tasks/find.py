@@ -4,7 +4,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from subspaces.errors import unknown_name
-from subspaces.models import import_object
+from subspaces.registry import import_object
 from subspaces.tasks.objective import Objective
 from subspaces.tasks.published import TASKS, published
 from subspaces.tasks.task import Task

@@ -21,8 +21,9 @@ from subspaces.models import count_parameters
 from subspaces.tasks.code import code_digest
 from subspaces.tasks.hyper import OWN, Hyper
 from subspaces.tasks.losses import get_loss
-from subspaces.tasks.readers import digest, read_examples
-from subspaces.tasks.scores import get_score, reciprocal
+from subspaces.tasks.digest import digest
+from subspaces.tasks.readers import read_examples
+from subspaces.tasks.scores import Score, get_score
 
 PARTS = ("train", "val", "test")
 SCORE_OF_LOSS = {"cross_entropy": "accuracy", "bce": "accuracy", "mse": "r2", "l1": "r2", "huber": "r2"}
@@ -109,8 +110,7 @@ class Task:
             )
         if self.judged_on not in ("train", "val"):
             raise ValueError(f"`judged_on` must be train or val; got {self.judged_on!r}.")
-        score = SCORE_OF_LOSS.get(str(self.loss), "exp(−loss)") if self.score is None else self.score
-        found = get_score(score, self.loss)
+        found = score_for(self.loss, self.score)
         object.__setattr__(self, "score", found if found.higher_is_better else reciprocal(found))
         object.__setattr__(self, "loss", get_loss(self.loss))
 
@@ -209,7 +209,8 @@ class Task:
         """
         if isinstance(self.data, Source) and isinstance(self.model, Seeded):
             common = self._common()
-            return {**self.data.definition(), **self.model.definition(), **common, "data": common.pop("options")}
+            options = common.pop("options")
+            return {**self.data.definition(), **self.model.definition(), **common, "data": options}
         data = self._raw
         parts = {part: digest(*data.split(part)) for part in PARTS} if isinstance(data, Data) else code_digest(data)
         callables = {"model": self.model, "loss": self.loss, "score": self.score}
@@ -220,6 +221,34 @@ class Task:
         options = {f.name: getattr(self.options, f.name) for f in dataclasses.fields(plain)}
         options = {name: value for name, value in options.items() if value != getattr(plain, name)}
         return {"judged_on": self.judged_on, "options": options, "D": self.D}
+
+
+def score_for(loss: Any, score: Any = None) -> Score:
+    """The score that was asked for, or the one that goes with a loss."""
+    return get_score(SCORE_OF_LOSS.get(str(loss), "exp(−loss)") if score is None else score, loss)
+
+
+@dataclass(frozen=True)
+class _Reciprocal:
+    """1 / score on all outputs."""
+
+    score: Score
+
+    def __call__(self, outputs: Any, targets: Any) -> float:
+        return _inverse(self.score(outputs, targets))
+
+
+def _inverse(value: float) -> float:
+    return 1 / max(value, 1e-30) if value == value else value
+
+
+def reciprocal(score: Score) -> Score:
+    """A score of which less is better as one of which more is: an error of at most 1/0.9 of the baseline's passes 0.9."""
+    mean = score.mean or (score.function if score.of_examples else None)
+    link = (lambda x: _inverse(score.link(x))) if score.link else _inverse
+    return Score(
+        f"1/{score.name}", _Reciprocal(score), mean=mean, link=link if mean is not None else None, count=score.count
+    )
 
 
 def _merged(own: DataOptions, asked: DataOptions) -> DataOptions:

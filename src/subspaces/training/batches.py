@@ -1,9 +1,9 @@
 """Where the batches of a run come from: tensors in memory in a seeded order, or loaders that are iterated."""
 
+import abc
 import hashlib
 import itertools
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "little")
 
 
-class Batches(Protocol):
+class Batches(abc.ABC):
     """What the loop needs of the data."""
 
     per_epoch: int
@@ -31,20 +31,24 @@ class Batches(Protocol):
     generator: torch.Generator
     """Draws of augmentation; its state is kept with an interrupted run."""
 
+    @abc.abstractmethod
     def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from batch ``first`` on; the same ones whenever they are asked for."""
-        ...
 
+    @abc.abstractmethod
     def split(self, name: str) -> Iterator[tuple[Tree, Tree, int]] | None:
         """Inputs, targets and number of examples, in order, of ``train``, ``val`` or ``test``; None without any."""
-        ...
 
+    @abc.abstractmethod
     def examples(self, limit: int) -> Iterator[Tree]:
-        """Inputs of up to ``limit`` training examples, in batches of 1,000, for BatchNorm statistics."""
-        ...
+        """Inputs of up to ``limit`` training examples, in batches of 1,000, as `refresh_batchnorm` takes them."""
+
+    @abc.abstractmethod
+    def first(self) -> Batch:
+        """The first examples of the training part, in their order: what a rate is measured on."""
 
 
-class InMemory:
+class InMemory(Batches):
     """Batches of tensors in memory: a seeded permutation per epoch, a last batch that is not full is left out.
 
     Args:
@@ -95,10 +99,13 @@ class InMemory:
 
     def examples(self, limit: int) -> Iterator[Tree]:
         for start in range(0, min(limit, self.examples_per_epoch), EVAL_BATCH):
-            yield part(self.data.train_x, start, min(start + EVAL_BATCH, limit))
+            yield _single(part(self.data.train_x, start, min(start + EVAL_BATCH, limit)))
+
+    def first(self) -> Batch:
+        return part(self.data.train_x, 0, self.size), part(self.data.train_y, 0, self.size)
 
 
-class Streamed:
+class Streamed(Batches):
     """Batches of loaders, as they give them; the global random state is seeded before every epoch.
 
     A run that is taken up in the middle of an epoch reads and drops the batches before.
@@ -146,7 +153,15 @@ class Streamed:
                 return
             inputs, _ = self._placed(batch)
             seen += count(inputs)
-            yield inputs
+            yield _single(inputs)
+
+    def first(self) -> Batch:
+        return self._placed(next(iter(self.loaders.train)))
+
+
+def _single(inputs: Tree) -> Tree:
+    """Inputs in a tuple of their own where they are several, so that the first is not taken for all."""
+    return (inputs,) if isinstance(inputs, tuple) else inputs
 
 
 def _tensors(tree: Tree) -> list[Tensor]:

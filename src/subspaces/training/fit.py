@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from subspaces.datasets import Data, DataOptions
 from subspaces.datasets.forms import Loaders, as_data
 from subspaces.datasets.options import split_validation
-from subspaces.optim.records import Settings, build_optimizer, optimizer_record
-from subspaces.subspace import Subspace
+from subspaces.datasets.trees import place
+from subspaces.registry import resolve
+from subspaces.subspace import subspace_of
 from subspaces.tasks.losses import get_loss
-from subspaces.tasks.scores import get_score, score_for
+from subspaces.tasks.task import score_for
 from subspaces.training.batches import Batches, InMemory, Streamed
 from subspaces.training.callbacks import Callback
 from subspaces.training.loop import run_loop, surroundings
 from subspaces.training.state import Fit, load_state, read_state
+from subspaces.training.step import closure_of
 
 
 @dataclass
@@ -119,7 +121,8 @@ def fit(
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1; got {value}.")
     device, dtype = _place_of(model)
-    place = Path(folder) if folder is not None else None
+    made, closure = _optimizer(model, optimizer, lr)
+    kept_in = Path(folder) if folder is not None else None
     with surroundings(device):
         torch.manual_seed(seed)
         state = Fit(
@@ -127,9 +130,10 @@ def fit(
             batches=_batches(data, batch_size, seed, validation, device, dtype),
             loss=get_loss(loss),
             score=score_for(loss, score),
-            optimizer=_optimizer(model, optimizer, lr),
+            optimizer=made,
+            closure=closure,
             epochs=epochs,
-            subspace=Subspace.of(model),
+            subspace=subspace_of(model),
             name=type(model).__name__,
             schedule=schedule,
             warmup=warmup,
@@ -138,10 +142,10 @@ def fit(
             judged_on=judged_on,
             autocast=autocast,
         )
-        kept = read_state(place) if place is not None else None
+        kept = read_state(kept_in) if kept_in is not None else None
         if kept is not None:
             load_state(state, kept)
-        status, message = run_loop(state, callbacks, place)
+        status, message = run_loop(state, callbacks, kept_in)
     return Fitted(model, state.curves, status, message, state.elapsed())
 
 
@@ -159,24 +163,28 @@ def _batches(
         if validation:
             raise ValueError("`validation` must be left out with a DataLoader that is iterated. Give its own loader.")
         return Streamed(data, seed, device=device, dtype=dtype)
-    return InMemory(placed(split_validation(data, DataOptions(validation=validation, seed=seed), 0), device, dtype), size, seed)
+    split = split_validation(data, DataOptions(validation=validation, seed=seed), 0)
+    return InMemory(placed(split, device, dtype), size, seed)
 
 
 def placed(data: Data, device: torch.device | str, dtype: torch.dtype, *, channels_last: bool = False) -> Data:
     """All parts on a device, floating-point numbers in a format."""
-    from subspaces.datasets.trees import place
+    parts = {
+        f"{name}_{side}": place(value, device, dtype, channels_last=channels_last)
+        for name in ("train", "val", "test")
+        for side, value in zip("xy", data.split(name), strict=True)
+    }
+    return Data(**parts)
 
-    parts = {f"{name}_{side}": value for name in ("train", "val", "test") for side, value in zip("xy", data.split(name))}
-    return Data(**{name: place(value, device, dtype, channels_last=channels_last) for name, value in parts.items()})
 
-
-def _optimizer(model: nn.Module, given: Any, lr: float | None) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, given: Any, lr: float | None) -> tuple[torch.optim.Optimizer, str]:
+    """The optimiser and what its step is given."""
     if isinstance(given, torch.optim.Optimizer):
         if lr is not None:
             raise ValueError(f"`lr` must be left out with an optimizer that has its own; got {lr}. Set it there.")
-        return given
-    subspace, rate = Subspace.of(model), 1e-3 if lr is None else lr
-    if isinstance(given, str):
-        return build_optimizer(optimizer_record(given), model, subspace, Settings(lr=rate))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return given(trained, lr=rate if subspace is None else subspace.lr(rate))
+        return given, closure_of(given)
+    subspace, rate = subspace_of(model), 1e-3 if lr is None else lr
+    record = resolve("optimizer", given)
+    rate = rate if subspace is None or record.long_step else subspace.lr(rate, record.name)
+    made = record.build(model.parameters() if subspace is None else subspace, {"lr": rate})
+    return made, record.closure

@@ -49,6 +49,8 @@ class Fit:
     """Part of the data whose score is the ``score`` of a row."""
     autocast: bool = False
     """Forward passes in bfloat16."""
+    closure: str = "none"
+    """What the optimiser's step is given; see `closure_of`."""
     before_evaluation: Callable[[], Any] | None = None
     """Called before each evaluation, such as what re-estimates BatchNorm statistics."""
     identity: dict[str, str] = field(default_factory=dict)

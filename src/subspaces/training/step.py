@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subspaces.datasets.trees import Tree, call, tree_map
+from subspaces.datasets.trees import Tree, call
 from subspaces.training.state import Fit
 from subspaces.tasks.scores import evaluate_score
 
@@ -19,35 +19,37 @@ def take_step(fit: Fit, inputs: Tree, targets: Tree, share: float) -> tuple[Tens
     """
     optimizer = fit.optimizer
     optimizer.zero_grad(set_to_none=True)
-    for group, rate in zip(optimizer.param_groups, fit.rates, strict=True):
-        group["lr"] = rate * share
-    how = steps_by(optimizer)
-    if how != "gradient":
-        loss, outputs = _long_step(fit, inputs, targets, how)
+    if fit.closure in ("loss", "batch"):  # they choose the length of their steps
+        loss, outputs = _long_step(fit, inputs, targets)
     else:
-        with fit.forward():
-            outputs = call(fit.model, inputs)
-            loss = fit.loss(outputs, targets)
-        loss.backward()
-        optimizer.step()
+        for group, rate in zip(optimizer.param_groups, fit.rates, strict=True):
+            group["lr"] = rate * share
+        if fit.closure == "backward":
+            loss, outputs = _long_step(fit, inputs, targets)
+        else:
+            with fit.forward():
+                outputs = call(fit.model, inputs)
+                loss = fit.loss(outputs, targets)
+            loss.backward()
+            optimizer.step()
     with torch.no_grad():
         score = fit.score.function(outputs, targets) if fit.score.of_examples else None
         return loss.detach(), score
 
 
-def steps_by(optimizer: torch.optim.Optimizer) -> str:
-    """What an optimiser's step is given: nothing (``gradient``), a closure that returns the loss (``closure``), one that
+def closure_of(optimizer: torch.optim.Optimizer) -> str:
+    """What an optimiser's step is given: nothing (``none``), a function that returns the loss (``loss``), one that
     computes the gradients too (``backward``), or one that returns the batch (``batch``).
 
-    An optimiser says so by its attribute ``steps_by``; torch's LBFGS, which has none, wants gradients.
+    An optimiser says so by its attribute ``takes_closure``; torch's LBFGS, which has none, wants gradients.
     """
-    return getattr(optimizer, "steps_by", "backward" if isinstance(optimizer, torch.optim.LBFGS) else "gradient")
+    return getattr(optimizer, "takes_closure", "backward" if isinstance(optimizer, torch.optim.LBFGS) else "none")
 
 
-def _long_step(fit: Fit, inputs: Tree, targets: Tree, how: str) -> tuple[Tensor, Any]:
+def _long_step(fit: Fit, inputs: Tree, targets: Tree) -> tuple[Tensor, Any]:
     """One step of an optimiser that evaluates the batch several times; loss and outputs of the batch before it."""
     optimizer: Any = fit.optimizer
-    if how == "batch":  # Gauss–Newton: bfloat16 would drown its differences in rounding, so it is never in autocast
+    if fit.closure == "batch":  # Gauss–Newton: bfloat16 would drown its differences in rounding, so it is never in autocast
         loss = optimizer.step(lambda: (inputs, targets))
         return torch.as_tensor(loss, device=fit.device), optimizer.last_outputs
     first: list[Any] = []
@@ -57,8 +59,8 @@ def _long_step(fit: Fit, inputs: Tree, targets: Tree, how: str) -> tuple[Tensor,
             outputs = call(fit.model, inputs)
             loss = fit.loss(outputs, targets)
         if not first:
-            first.append(tree_map(Tensor.detach, outputs) if isinstance(outputs, Tensor) else outputs)
-        if how == "backward":  # torch's own, such as LBFGS, want the gradients too
+            first.append(outputs.detach() if isinstance(outputs, Tensor) else outputs)
+        if fit.closure == "backward":  # torch's own, such as LBFGS, want the gradients too
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
         return loss
@@ -80,19 +82,20 @@ def evaluate(fit: Fit, split: str) -> tuple[float, float] | None:
     was_training = model.training
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=fit.device)
-    score, n, seen = torch.zeros_like(loss), 0, list[tuple[Any, Tree]]()
+    score, n, counted, seen = torch.zeros_like(loss), 0, 0, list[tuple[Any, Tree]]()
     for inputs, targets, size in batches:
         with fit.forward():
             outputs = call(model, inputs)
         loss += fit.loss(outputs, targets) * size
         n += size
         if fit.score.of_examples:
-            score += fit.score.function(outputs, targets) * size
+            examples = int(fit.score.count(targets)) if fit.score.count else size
+            score += fit.score.function(outputs, targets) * examples
+            counted += examples
         else:
             seen.append((outputs, targets))
     model.train(was_training)
-    whole = float(score) / n if fit.score.of_examples else evaluate_score(fit.score, seen)
-    return float(loss) / n, whole
+    return float(loss) / n, float(score) / counted if fit.score.of_examples else evaluate_score(fit.score, seen)
 
 
 def add_penalty(model: nn.Module, l2: float) -> None:
