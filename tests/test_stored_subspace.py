@@ -132,7 +132,8 @@ def test_fewer_directions_than_stored(basis):
 
 def test_a_search_in_a_stored_subspace_has_a_direct_baseline(basis, tmp_path):
     rule = Rule(baseline="local", baseline_runs=2, max_runs=2)
-    found = measure_dimension(Run.of(RECORDED.task, subspace=str(basis.basis), epochs=1), tmp_path, rule, workers=1)
+    config = RECORDED.but(record=None, subspace=str(basis.basis), lr=5e-3)
+    found = measure_dimension(config, tmp_path, rule, workers=1)
     assert [(run.config.subspace, run.trained) for run in found.direct] == [(None, found.D)] * 2
     assert {run.config.space.file for run in found.results} == {str(basis.basis)}
     assert all(run.trained <= basis.d for run in found.results)
