@@ -41,7 +41,7 @@ class TrainDisplay(Callback):
                 TextColumn("{task.fields[last]}"),
             )
             self._bar = Progress(*columns, console=self.screen)
-            self._bar.add_task("", total=state.config.epochs, completed=state.epoch, last="")
+            self._bar.add_task("", total=state.config.optimizer.epochs, completed=state.epoch, last="")
             self._bar.start()
 
     def epoch(self, state: Any, row: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ class TrainDisplay(Callback):
             self._bar.update(self._bar.task_ids[0], completed=state.epoch, last=text)
         elif time.monotonic() - self._said > QUIET or state.step == state.total_steps:
             self._said = time.monotonic()
-            self.screen.print(f"epoch {state.epoch} of {state.config.epochs}: {text}", soft_wrap=True)
+            self.screen.print(f"epoch {state.epoch} of {state.config.optimizer.epochs}: {text}", soft_wrap=True)
 
     def end(self, state: Any, result: Any) -> None:
         self.close()

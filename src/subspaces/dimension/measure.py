@@ -18,7 +18,7 @@ from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.terms import PLAIN, Terms
 from subspaces.tasks import get_task
 from subspaces.train.callbacks import TensorBoard
-from subspaces.train.config import TrainConfig
+from subspaces.train.config import Run
 from subspaces.train.records import Result
 from subspaces.train.setup import largest_d
 
@@ -28,7 +28,7 @@ FILE = "measurement.json"
 
 
 def measure_dimension(
-    config: TrainConfig,
+    config: Run,
     out: str | Path,
     rule: Rule | None = None,
     *,
@@ -61,7 +61,7 @@ def measure_dimension(
         RuntimeError: a run failed for another reason than its loss.
 
     Example:
-        >>> found = measure_dimension(TrainConfig("digits-fc"), "demo")     # doctest: +SKIP
+        >>> found = measure_dimension(Run.of("digits-fc"), "demo")     # doctest: +SKIP
         >>> found.estimate.d_int                                            # doctest: +SKIP
     """
     rule = rule or Rule()
@@ -78,7 +78,7 @@ class _Search(Course):
     file, entry = FILE, "measurement"
 
     def __init__(
-        self, config: TrainConfig, out: Path, rule: Rule, on_event: Callable[..., Any] | None, terms: Terms = PLAIN
+        self, config: Run, out: Path, rule: Rule, on_event: Callable[..., Any] | None, terms: Terms = PLAIN
     ) -> None:
         super().__init__(config, out, rule.minutes, on_event)
         self.rule, self.D = rule, get_task(config.task).D
@@ -88,11 +88,11 @@ class _Search(Course):
         self.rates: Rates | None = None
         self.plain = self.giving_up = terms
 
-    def terms(self, config: TrainConfig) -> Terms:
+    def terms(self, config: Run) -> Terms:
         """Runs that only bracket the crossing may be given up; those of the fit must be whole."""
         if config.d is None or is_trial(config) or self.engine is None:
             return self.plain
-        return self.giving_up if self.engine.bracketing(config.d, config.seed_model) else self.plain
+        return self.giving_up if self.engine.bracketing(config.d, config.seeds.model) else self.plain
 
     def run(self, workers: int, launcher: str, trainer: str) -> Measurement:
         with self.doing_runs(workers, launcher, trainer):
@@ -183,7 +183,7 @@ class _Search(Course):
         elif config not in self.in_hand and (d, seed) not in self.results:
             self.submit(config)
 
-    def _look_up(self, configs: Iterable[TrainConfig]) -> dict[TrainConfig, Result]:
+    def _look_up(self, configs: Iterable[Run]) -> dict[Run, Result]:
         """The results that are there already."""
         return {config: result for config in configs if (result := self.result(config)) is not None}
 
@@ -196,18 +196,18 @@ class _Search(Course):
         self.on_event(event, None if self.engine is None else self.measurement())
 
     def _tell(self, engine: ThresholdSearch, result: Result) -> None:
-        d, seed = result.config.d or 0, result.config.seed_model
+        d, seed = result.config.d or 0, result.config.seeds.model
         self.results[d, seed] = result
         engine.tell(d, seed, result.score, stopped=result.status == "stopped")
 
     # ---- record
 
-    def _at(self, d: int, seed: int, do: Do) -> TrainConfig | None:
+    def _at(self, d: int, seed: int, do: Do) -> Run | None:
         """The run at d with a seed; None where its rate is to be tuned and ``do`` did not do that."""
-        lr = self.config.lr if self.rates is None else self.rates.at(d, do)
+        lr = self.config.optimizer.lr if self.rates is None else self.rates.at(d, do)
         if lr is None and self.rates is not None:
             return None
-        return dataclasses.replace(_seeded(self.config, seed), d=d, lr=lr)
+        return _seeded(self.config, seed).but(d=d, lr=lr)
 
     def measurement(self) -> Measurement:
         assert self.engine is not None
@@ -231,26 +231,22 @@ def _guess(D: int, d_min: int, d_max: int) -> int:
     return max(d_min, min(d_max, round(D**0.5)))
 
 
-def _seeded(config: TrainConfig, seed: int) -> TrainConfig:
-    return dataclasses.replace(config, seed_projection=seed, seed_model=seed, seed_data=seed)
+def _seeded(config: Run, seed: int) -> Run:
+    return config.but(seed_projection=seed, seed_model=seed, seed_data=seed)
 
 
-def _direct(config: TrainConfig) -> TrainConfig:
-    """The same training of all parameters: options that only a subspace has are dropped."""
-    subspace_only = ("projection", "projection_options", "only", "exclude", "blocks", "allocation", "layer_scale")
-    fresh = TrainConfig(config.task)
-    return dataclasses.replace(
-        config, **{name: getattr(fresh, name) for name in (*subspace_only, "burn_in", "redraw_every")}
-    )
+def _direct(config: Run) -> Run:
+    """The same training of all parameters."""
+    return dataclasses.replace(config, subspace=None)
 
 
-def _check(config: TrainConfig) -> None:
+def _check(config: Run) -> None:
     if config.d is not None:
         raise ValueError(
             f"`d` must be left out: it is what is searched for; got {config.d}. Use --start for the first d."
         )
-    seeds = (config.seed_projection, config.seed_model, config.seed_data)
+    seeds = (config.seeds.projection, config.seeds.model, config.seeds.data)
     if any(seeds):
         raise ValueError(f"`seed_*` must be left out: every run has its own; got {seeds}. Use --first-seed.")
-    if config.validation == 0 and get_task(config.task).judged_on == "val":
+    if config.data.validation == 0 and get_task(config.task).judged_on == "val":
         raise ValueError("`validation` must be at least 1: the search chooses by the validation split; got 0.")

@@ -87,8 +87,8 @@ def _judge(found: "Measurement") -> str:
         return "the training examples"
     text = "the validation split"
     if task.dataset in DATASETS:
-        examples = DATASETS[task.dataset].validation if config.validation is None else config.validation
-        text = f"{examples:,} validation examples, one split (seed {config.seed_split})"
+        examples = DATASETS[task.dataset].validation if config.data.validation is None else config.data.validation
+        text = f"{examples:,} validation examples, one split (seed {config.seeds.split})"
     test = by_test(found)
     if test is not None and test.d_int is not None:
         text += f"; by the test examples {test.d_int:,} [{test.low or 1:,}, {f'{test.high:,}' if test.high else '?'}]"
@@ -97,7 +97,7 @@ def _judge(found: "Measurement") -> str:
 
 def _training(found: "Measurement") -> str:
     own = get_task(found.config.task).defaults.epochs
-    epochs = found.config.epochs or own
+    epochs = found.config.optimizer.epochs or own
     if epochs == own:
         return f"{epochs} epochs, the task's own length"
     return f"{epochs} epochs, where the task's own length is {own}: the answer holds for these runs only"

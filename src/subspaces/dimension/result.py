@@ -8,7 +8,7 @@ from typing import Any
 
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.fidelity import TUNING_SEED, RateChoice
-from subspaces.train.config import TrainConfig
+from subspaces.train.config import Run
 from subspaces.train.records import Result, environment
 
 
@@ -51,6 +51,7 @@ class Rule:
     """The runs have the seeds first_seed, first_seed + 1, …; each sets projection, model and data order."""
 
     def __post_init__(self) -> None:
+        check_level(self.level)
         if self.baseline not in ("auto", "global", "local"):
             try:
                 float(self.baseline)
@@ -70,7 +71,13 @@ class Rule:
             raise ValueError(f"`rates` must be positive and finite; got {self.rates}.")
 
 
-def sampling_noise(config: TrainConfig, level: float, baseline: float | Sequence[float]) -> float | None:
+def check_level(level: float) -> None:
+    """Refuse a level that is no share of a baseline."""
+    if not 0 < level < 1:
+        raise ValueError(f"`level` must be in (0, 1), a share of the baseline; got {level:g}. Such as 0.9.")
+
+
+def sampling_noise(config: Run, level: float, baseline: float | Sequence[float]) -> float | None:
     """Standard deviation of an accuracy near the threshold that comes of judging by so few validation examples.
 
     None where that is below 1 % of the threshold, so that other noise may be larger, or where the score is no share of
@@ -82,7 +89,7 @@ def sampling_noise(config: TrainConfig, level: float, baseline: float | Sequence
     task = get_task(config.task)
     if task.judged_on != "val" or task.score_name != "accuracy" or task.dataset not in DATASETS:
         return None
-    examples = DATASETS[task.dataset].validation if config.validation is None else config.validation
+    examples = DATASETS[task.dataset].validation if config.data.validation is None else config.data.validation
     scores = [baseline] if isinstance(baseline, int | float) else [score for score in baseline if score == score]
     if not scores or not examples:
         return None
@@ -95,7 +102,7 @@ def sampling_noise(config: TrainConfig, level: float, baseline: float | Sequence
 class Measurement:
     """The estimate and what it was made of."""
 
-    config: TrainConfig
+    config: Run
     """The runs without their d and seeds."""
     rule: Rule
     D: int
@@ -115,7 +122,7 @@ class Measurement:
     def by_d(self) -> dict[int, list[Result]]:
         """The runs in subspaces by dimension, smallest first."""
         found: dict[int, list[Result]] = {}
-        for result in sorted(self.results, key=lambda r: (r.config.d or 0, r.config.seed_model)):
+        for result in sorted(self.results, key=lambda r: (r.config.d or 0, r.config.seeds.model)):
             found.setdefault(result.config.d or 0, []).append(result)
         return found
 
@@ -126,7 +133,7 @@ class Measurement:
         rows = [
             {
                 "d": d,
-                "lr": runs[0].config.lr,
+                "lr": runs[0].config.optimizer.lr,
                 "runs": len(runs),
                 "stopped": sum(r.status == "stopped" for r in runs),
                 "score": _mean([r.score for r in runs if r.status != "stopped"]),

@@ -48,7 +48,7 @@ class SearchDisplay:
         key = event.config.key()
         label = "direct" if event.config.d is None else f"d = {event.config.d:,}"
         if is_trial(event.config):
-            label = f"tuning {label}, rate {event.config.lr:g}, {event.config.epochs} epochs"
+            label = f"tuning {label}, rate {event.config.optimizer.lr:g}, {event.config.optimizer.epochs} epochs"
         if event.kind == "progress":
             self._parts[key] = (label, event.part)
         else:
@@ -57,7 +57,7 @@ class SearchDisplay:
             result = event.result
             verdict = percent(result.score, result.score_name) if result.status == "done" else result.status
             now = "" if found is None else f"; now {str(found.estimate).partition(':')[0]}"
-            seed = "" if is_trial(event.config) else f", seed {event.config.seed_model}"
+            seed = "" if is_trial(event.config) else f", seed {event.config.seeds.model}"
             self._say(f"{label}{seed}: {verdict} in {result.seconds:.1f} s{now}")
 
     def _say(self, text: str) -> None:
@@ -96,7 +96,7 @@ def tried_table(found: Measurement, rows: int | None = None) -> Table:
         test = percent(sum(tests) / len(tests), name) if tests else "–"
         shown = percent(mean, name) if scores else "diverged" if whole else "stopped"
         around = "" if spread is None else percent(spread, name)
-        rate = [f"{results[0].config.lr:.3g}"] if found.rule.tune_lr else []
+        rate = [f"{results[0].config.optimizer.lr:.3g}"] if found.rule.tune_lr else []
         table.add_row(f"{d:,}", *rate, str(len(results)), shown, around, test, passes, f"{found.D / d:,.0f}")
     return table
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.runs.pools import RETRIES, TRAINER, Event, Pool
-from subspaces.runs.run import load_result, run_once, store_result
+from subspaces.runs.run import folder_of, load_result, run_once, store_result
 from subspaces.runs.terms import PLAIN, Terms
 from subspaces.runs.worker import load_trainer
-from subspaces.train.config import TrainConfig
+from subspaces.train.config import Run
 from subspaces.train.records import Result
 
 
 def _remote(fields: dict[str, Any], root: str, trainer: str, terms: dict[str, Any]) -> dict[str, Any] | None:
     """What a machine of a cluster does: one run, whose row travels back in case ``root`` is not shared."""
-    config = TrainConfig.from_dict(fields)
+    config = Run.from_dict(fields)
     result = run_once(config, root, wait=False, terms=Terms(**terms), trainer=load_trainer(trainer))
     return None if result is None else result.to_row()
 
@@ -28,9 +28,9 @@ class ClusterPool(Pool):
 
     def __init__(self, root: str | Path, workers: int, trainer: str = TRAINER) -> None:
         super().__init__(Path(root).resolve(), workers, trainer)
-        self._handles: dict[Any, tuple[TrainConfig, Terms]] = {}
+        self._handles: dict[Any, tuple[Run, Terms]] = {}
 
-    def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
+    def submit(self, config: Run, terms: Terms = PLAIN) -> None:
         self._handles[self._start(config, terms)] = (config, terms)
 
     def wait(self, timeout: float) -> list[Event]:
@@ -44,12 +44,12 @@ class ClusterPool(Pool):
             return Event("error", config, message=_reason(str(error)))
         if row is None:
             return Event("busy", config)
-        folder = self.root / config.key()
+        folder = folder_of(self.root, config)
         found = load_result(folder, terms)
         return Event("done", config, found or store_result(Result.from_row(row), folder, terms))
 
     @abstractmethod
-    def _start(self, config: TrainConfig, terms: Terms) -> Any: ...
+    def _start(self, config: Run, terms: Terms) -> Any: ...
 
     @abstractmethod
     def _finished(self, timeout: float) -> list[Any]: ...
@@ -78,8 +78,8 @@ class RayPool(ClusterPool):
             )
         self._function = self._ray.remote(_remote)
 
-    def _start(self, config: TrainConfig, terms: Terms) -> Any:
-        job = self._function.options(num_cpus=config.threads, max_retries=RETRIES)
+    def _start(self, config: Run, terms: Terms) -> Any:
+        job = self._function.options(num_cpus=config.compute.threads, max_retries=RETRIES)
         return job.remote(config.to_dict(), str(self.root), self.trainer, terms.to_dict())
 
     def _finished(self, timeout: float) -> list[Any]:
@@ -112,8 +112,8 @@ class SlurmPool(ClusterPool):
         self._executor = submitit.AutoExecutor(folder=str(self.root / "slurm"), cluster=cluster)
         self._executor.update_parameters(name="subspaces", timeout_min=minutes)
 
-    def _start(self, config: TrainConfig, terms: Terms) -> Any:
-        self._executor.update_parameters(cpus_per_task=config.threads)
+    def _start(self, config: Run, terms: Terms) -> Any:
+        self._executor.update_parameters(cpus_per_task=config.compute.threads)
         return self._executor.submit(_remote, config.to_dict(), str(self.root), self.trainer, terms.to_dict())
 
     def _finished(self, timeout: float) -> list[Any]:

@@ -17,10 +17,11 @@ from subspaces.learned.frequent_directions import frequent_directions
 from subspaces.learned.trajectory import Trajectory
 from subspaces.runs.run import RESULT
 from subspaces.subspace import Subspace
-from subspaces.train.config import TrainConfig
+from subspaces.train.config import Run
 from subspaces.train.learned import REFRESH, enter_stored
 from subspaces.train.recording import TRAJECTORY
 from subspaces.train.records import decode_row
+from subspaces.train.settings import Recording
 from subspaces.train.setup import begin
 from subspaces.train.step import evaluate
 
@@ -99,10 +100,10 @@ def extract(
     path = trajectory_path(source)
     config = recorded_config(path.parent)
     chosen = choose(Trajectory.open(path), samples, every)
-    gradients = config is not None and config.record_source == "gradients"
+    gradients = config is not None and config.record.source == "gradients"
     if gradients != (method == "gradient-pca") and config is not None:
         raise ValueError(
-            f"`method` must fit what was recorded; got {method} of {config.record_source}. "
+            f"`method` must fit what was recorded; got {method} of {config.record.source}. "
             "Record with --record-source gradients for gradient-pca, and weights for all others."
         )
     basis = METHODS[method](chosen, d)
@@ -135,10 +136,10 @@ def trajectory_path(source: str | Path) -> Path:
     return path
 
 
-def recorded_config(folder: Path) -> TrainConfig | None:
+def recorded_config(folder: Path) -> Run | None:
     """The config of the run in a folder; None where there is no result."""
     try:
-        return TrainConfig.from_dict(decode_row((folder / RESULT).read_bytes())["config"])
+        return Run.from_dict(decode_row((folder / RESULT).read_bytes())["config"])
     except (OSError, ValueError, KeyError):
         return None
 
@@ -162,7 +163,7 @@ def _origin(basis: LearnedBasis) -> Any:
     return basis.mean if basis.method == "twa" else basis.start
 
 
-def _start_at_initialisation(basis: LearnedBasis, config: TrainConfig | None, root: str | None) -> None:
+def _start_at_initialisation(basis: LearnedBasis, config: Run | None, root: str | None) -> None:
     """Gradients carry no point: the subspace is laid through the initial weights of the run."""
     if config is None:
         raise ValueError("`source` must be the folder of a finished run, whose initial weights the subspace starts at.")
@@ -173,24 +174,20 @@ def _start_at_initialisation(basis: LearnedBasis, config: TrainConfig | None, ro
     basis.mean = None
 
 
-def projected_score(config: TrainConfig, path: Path, chosen: Trajectory, d: int) -> float:
+def projected_score(config: Run, path: Path, chosen: Trajectory, d: int) -> float:
     """Test score of the last iterate projected on the first d directions of a stored basis; no training."""
     found = _scores(config, path, chosen, None, d)[1]
     return math.nan if found is None else found
 
 
-def _scores(
-    config: TrainConfig, path: Path, chosen: Trajectory, root: str | None, d: int | None = None
-) -> tuple[Any, Any]:
+def _scores(config: Run, path: Path, chosen: Trajectory, root: str | None, d: int | None = None) -> tuple[Any, Any]:
     """Test scores of the last iterate and of its projection; statistics re-estimated for both."""
-    plain = {f.name: f.default for f in dataclasses.fields(TrainConfig) if f.name.startswith("record")}
-    state = begin(dataclasses.replace(config, **plain), None, root)
+    state = begin(dataclasses.replace(config, record=Recording()), None, root)
     if state.subspace is not None:
         state.subspace.remove()
-    state.config = dataclasses.replace(state.config, subspace=str(path), d=d)
     chosen[-1].load_into(state.model)
     last = _score(state)
-    subspace: Subspace = enter_stored(state)
+    subspace: Subspace = enter_stored(state.model, path, d)
     basis = subspace.projection
     start = torch.cat([tensor.reshape(-1) for tensor in subspace.origin.values()])
     with torch.no_grad():

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from subspaces.runs.run import load_result, run_once
+from subspaces.runs.run import folder_of, load_result, run_once
 from subspaces.runs.terms import PLAIN, Terms
 from subspaces.runs.worker import ProgressSender, load_trainer
 from subspaces.train.autocast import warn_of_slow_autocast
 from subspaces.train.callbacks import Callback
-from subspaces.train.config import TrainConfig
+from subspaces.train.config import Run
 from subspaces.train.records import Result
 
 TRAINER = "subspaces.train.loop:train"
@@ -45,7 +45,7 @@ class Event:
     """News of a run: ``progress`` (``part`` of it is done), ``done``, ``busy`` (another process has it), ``error``."""
 
     kind: Literal["progress", "done", "busy", "error"]
-    config: TrainConfig
+    config: Run
     result: Result | None = None
     part: float = 0.0
     message: str = ""
@@ -61,21 +61,21 @@ class Pool(ABC):
         self.on_progress: Callable[[Event], Any] | None = None
         """Called with the progress of runs that are done in this process, where `wait` is busy until they are done."""
 
-    def _reporter(self, config: TrainConfig) -> list[Callback]:
+    def _reporter(self, config: Run) -> list[Callback]:
         """What is hung into a run of this process so that its progress is told."""
         tell = self.on_progress
         if tell is None:
             return []
         return [ProgressSender(lambda news: tell(Event("progress", config, part=news["part"])))]
 
-    def _do_here(self, config: TrainConfig, terms: Terms) -> Event:
+    def _do_here(self, config: Run, terms: Terms) -> Event:
         """One run, in this process."""
         trainer, told = load_trainer(self.trainer), self._reporter(config)
         result = run_once(config, self.root, wait=False, terms=terms, trainer=trainer, callbacks=told)
         return Event("busy" if result is None else "done", config, result)
 
     @abstractmethod
-    def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
+    def submit(self, config: Run, terms: Terms = PLAIN) -> None:
         """Take a run on."""
 
     @abstractmethod
@@ -98,9 +98,9 @@ class InlinePool(Pool):
 
     def __init__(self, root: str | Path, workers: int = 1, trainer: str = TRAINER) -> None:
         super().__init__(root, workers, trainer)
-        self._jobs: list[tuple[TrainConfig, Terms]] = []
+        self._jobs: list[tuple[Run, Terms]] = []
 
-    def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
+    def submit(self, config: Run, terms: Terms = PLAIN) -> None:
         self._jobs.append((config, terms))
 
     def wait(self, timeout: float) -> list[Event]:
@@ -121,7 +121,7 @@ class LocalPool(Pool):
         self._events: queue.Queue[tuple[_Process, dict[str, Any]]] = queue.Queue()
         self._processes: list[_Process] = []
 
-    def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
+    def submit(self, config: Run, terms: Terms = PLAIN) -> None:
         warn_of_slow_autocast(config)  # said here, since nobody reads what a worker warns of
         self._jobs.append(_Job(config, terms))
         self._dispatch()
@@ -155,7 +155,7 @@ class LocalPool(Pool):
         process.job = None
         self._dispatch()
         if event["event"] == "done":
-            return Event("done", config, load_result(self.root / config.key(), terms))
+            return Event("done", config, load_result(folder_of(self.root, config), terms))
         return Event(event["event"], config, message=event.get("message", ""))
 
     def _bury(self, process: "_Process") -> Event | None:
@@ -186,7 +186,7 @@ class LocalPool(Pool):
 
 @dataclass(frozen=True)
 class _Job:
-    config: TrainConfig
+    config: Run
     terms: Terms
     tries: int = 0
     """Processes that died of it."""

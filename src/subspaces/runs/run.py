@@ -16,7 +16,7 @@ from subspaces.files import atomic_write
 from subspaces.runs.claims import Claim
 from subspaces.runs.terms import PLAIN, Terms
 from subspaces.train.callbacks import Callback
-from subspaces.train.config import TrainConfig
+from subspaces.train.config import Run
 from subspaces.train.fingerprint import fingerprint, is_of_today, mark
 from subspaces.train.records import Result, decode_row, encode_row
 
@@ -24,8 +24,14 @@ RESULT, GIVEN_UP, STATE = "result.json", "stopped.json", "state.safetensors"
 Trainer = Callable[..., Result]
 
 
+def folder_of(root: str | Path, config: Run) -> Path:
+    """The folder of a run below ``root``; one that an earlier version named by a task with '@', ':' or '/' stays."""
+    folder, former = Path(root) / config.key(), Path(root) / config.former_key()
+    return former if former != folder and former.exists() and not folder.exists() else folder
+
+
 def run_once(
-    config: TrainConfig,
+    config: Run,
     root: str | Path,
     *,
     wait: bool = True,
@@ -54,7 +60,7 @@ def run_once(
     Raises:
         OSError: ``root`` cannot be written; the message says why and what to do.
     """
-    folder = Path(root) / config.key()
+    folder = folder_of(root, config)
     while True:
         result = load_result(folder, terms)
         if result is not None:
@@ -70,7 +76,7 @@ def run_once(
 
 
 def _train_and_store(
-    config: TrainConfig, folder: Path, terms: Terms, trainer: Trainer | None, options: dict[str, Any]
+    config: Run, folder: Path, terms: Terms, trainer: Trainer | None, options: dict[str, Any]
 ) -> Result:
     if trainer is None:
         from subspaces.train.loop import train as trainer  # torch is needed only where something is trained
@@ -106,9 +112,9 @@ def _replace(path: Path, result: Result) -> None:
     atomic_write(path, encode_row(result.to_row()))
 
 
-def status(config: TrainConfig, root: str | Path) -> str:
+def status(config: Run, root: str | Path) -> str:
     """``absent``, ``started`` or ``done``."""
-    folder = Path(root) / config.key()
+    folder = folder_of(root, config)
     if (folder / RESULT).exists() and load_result(folder) is not None:
         return "done"
     return "started" if folder.exists() else "absent"
@@ -186,7 +192,7 @@ def load_rows(root: str | Path, *, stopped: bool = False) -> Iterator[dict[str, 
 def latest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows that were made by their tasks as they are now; of a task that has none of these, all rows."""
     rows = list(rows)
-    now = [is_of_today(row.get("fingerprint", ""), TrainConfig.from_dict(row["config"])) for row in rows]
+    now = [is_of_today(row.get("fingerprint", ""), Run.from_dict(row["config"])) for row in rows]
     renewed = {row["config"]["task"] for row, fits in zip(rows, now, strict=True) if fits}
     kept = [row for row, fits in zip(rows, now, strict=True) if fits or row["config"]["task"] not in renewed]
     if len(kept) < len(rows):

@@ -34,7 +34,8 @@ class Terms:
         The scores are read again, so that it counts neither who stopped the run nor by which threshold: a run may be
         taken over exactly where it would have been stopped here too.
         """
-        total = evaluations(result.config.epochs or result.resolved.get("epochs") or 0, result.config.eval_every)
+        epochs = result.config.optimizer.epochs or result.resolved.get("epochs") or 0
+        total = evaluations(epochs, result.config.record.eval_every)
         scores = [row.get("score") for row in result.curves]
         return any(self.gives_up(scores[: k + 1], total) for k in range(len(scores)))
 
@@ -67,7 +68,7 @@ class GiveUp(Callback):
         self.terms, self.folder = terms, folder
 
     def epoch(self, state: "TrainState", row: dict[str, Any]) -> bool:
-        total = evaluations(state.config.epochs or 1, state.config.eval_every)
+        total = evaluations(state.config.optimizer.epochs or 1, state.config.record.eval_every)
         over = self.terms.gives_up([seen["score"] for seen in state.curves], total)
         if over and self.folder is not None:
             from subspaces.train.state import save_state  # torch is needed only where something is trained

@@ -20,7 +20,7 @@ from typing import Any
 from subspaces.runs.run import run_once
 from subspaces.runs.terms import Terms
 from subspaces.train.callbacks import Callback
-from subspaces.train.config import TrainConfig
+from subspaces.train.config import Run
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -53,7 +53,7 @@ def work(root: Path, trainer: str, jobs: "queue.Queue[str]", send: Send, busy: t
         try:
             fields = json.loads(line)
             terms = Terms(**fields.pop("terms", {}))
-            config = TrainConfig.from_dict(fields)
+            config = Run.from_dict(fields)
             result = run_once(config, root, wait=False, terms=terms, trainer=train, callbacks=[ProgressSender(send)])
             send({"event": "busy" if result is None else "done"})
         except Exception as error:

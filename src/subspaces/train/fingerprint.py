@@ -11,19 +11,19 @@ import hashlib
 import json
 
 from subspaces.tasks import Hyper, Task, get_task
-from subspaces.train.config import TrainConfig
+from subspaces.train.config import Run
 
 
-def fingerprint(config: TrainConfig) -> str:
+def fingerprint(config: Run) -> str:
     """The revision of the config's task and 10 hexadecimal digits for its definition, D and the defaults in use.
 
     Empty where the task cannot be had, such as one of a module that is not here: a result is worth keeping without.
 
     Example:
-        >>> fingerprint(TrainConfig("mnist-fc", d=750)).partition("-")[0]
+        >>> fingerprint(Run.of("mnist-fc", d=750)).partition("-")[0]
         'r2'
     """
-    left = tuple(f.name for f in dataclasses.fields(Hyper) if getattr(config, f.name) is None)
+    left = tuple(f.name for f in dataclasses.fields(Hyper) if config.value(f.name) is None)
     try:
         return _fingerprint(get_task(config.task), left)
     except Exception:  # whatever the import of somebody's module or the making of their model raises
@@ -43,7 +43,7 @@ def _name(value: object) -> str:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def is_of_today(made: str, config: TrainConfig) -> bool:
+def is_of_today(made: str, config: Run) -> bool:
     """Whether a run with the fingerprint ``made`` was made by the task as it is now.
 
     An empty one is from before there were any, when every task had revision 1. Where the task cannot be had there is

@@ -1,17 +1,17 @@
 """Training in a stored subspace: its settings, start and rate, its optimisers' steps, its BatchNorm statistics."""
 
-import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from subspaces.learned.batchnorm import refresh_batchnorm
 from subspaces.optim import PBFGS, GaussNewton, curvature_rate
 from subspaces.subspace import Subspace
-from subspaces.train.config import TrainConfig
+from subspaces.train.config import Run
 from subspaces.train.state import TrainState
 from subspaces.train.subspace_file import load_subspace, stored_sizes
 
@@ -31,27 +31,26 @@ REFRESH = (1000, 10)
 """Batch size and number of batches that BatchNorm statistics are re-estimated on."""
 
 
-def resolve_learned(config: TrainConfig) -> TrainConfig:
+def resolve_learned(config: Run) -> Run:
     """The published settings in place of None, where there is a stored subspace or a long-step optimiser."""
-    if config.subspace is not None:
-        d = config.d if config.d is not None else stored_sizes(config.subspace).d
-        config = dataclasses.replace(config, d=d, optimizer=config.optimizer or "sgd")
-        if config.optimizer == "sgd" and config.lr is None and config.lr_rule is None:
-            config = dataclasses.replace(config, lr_rule="curvature")
-    if config.subspace is not None or config.optimizer in LONG_STEPS:
-        known = SETTINGS[config.optimizer or "sgd"]
-        config = dataclasses.replace(config, **{k: v for k, v in known.items() if getattr(config, k) is None})
-    if config.batchnorm is None:
-        config = dataclasses.replace(config, batchnorm="re-estimate" if config.optimizer in LONG_STEPS else "keep")
+    file = config.space.file
+    if file is not None:
+        d = config.d if config.d is not None else stored_sizes(file).d
+        config = config.but(d=d, optimizer=config.optimizer.name or "sgd")
+        if config.optimizer.name == "sgd" and config.optimizer.lr is None and config.optimizer.lr_rule is None:
+            config = config.but(lr_rule="curvature")
+    if file is not None or config.optimizer.name in LONG_STEPS:
+        known = SETTINGS[config.optimizer.name or "sgd"]
+        config = config.but(**{k: v for k, v in known.items() if config.value(k) is None})
+    if config.optimizer.batchnorm is None:
+        config = config.but(batchnorm="re-estimate" if config.optimizer.name in LONG_STEPS else "keep")
     return config
 
 
-def enter_stored(state: TrainState) -> Subspace:
-    """The subspace of ``config.subspace`` around the model, which then stands at the file's origin."""
-    config = state.config
-    assert config.subspace is not None
-    stored = load_subspace(config.subspace, config.d)
-    return Subspace(state.model, projection=stored.projection, origin=stored.origin)
+def enter_stored(model: nn.Module, file: str | Path, d: int | None) -> Subspace:
+    """The first d directions of a stored subspace around the model, which then stands at the file's origin."""
+    stored = load_subspace(file, d)
+    return Subspace(model, projection=stored.projection, origin=stored.origin)
 
 
 @torch.no_grad()
@@ -61,20 +60,20 @@ def start_stored(state: TrainState) -> None:
     Raises:
         ValueError: `start` is "projected" and the file does not know the end.
     """
-    config, subspace = state.config, state.subspace
-    if config.subspace is None or subspace is None or config.start == "origin":
+    space, subspace = state.config.space, state.subspace
+    if space.file is None or subspace is None or space.start == "origin":
         return
-    end = load_subspace(config.subspace, config.d).end
+    end = load_subspace(space.file, space.d).end
     if end is None:
-        if config.start == "projected":
+        if space.start == "projected":
             raise ValueError(
-                f"`start` projected must know the end of the recorded run; {config.subspace} does not. "
+                f"`start` projected must know the end of the recorded run; {space.file} does not. "
                 "Extract it again with dldr or lottery, or use --start origin."
             )
         return
     subspace.coordinates.copy_(end)
     subspace.sync()
-    if config.batchnorm != "reset":  # those of the origin are far away
+    if state.config.optimizer.batchnorm != "reset":  # those of the origin are far away
         _refresh(state)
 
 
@@ -86,9 +85,9 @@ def measured_rate(state: TrainState) -> float:
     Raises:
         ValueError: no direction curves up, or the loss is not finite.
     """
-    config, subspace = state.config, state.subspace
+    settings, subspace = state.config.optimizer, state.subspace
     assert subspace is not None
-    count = config.batch_size or 1
+    count = settings.batch_size or 1
     inputs, targets = state.data.train_x[:count], state.data.train_y[:count]
     here, kept = subspace.coordinates.detach().clone(), [buffer.clone() for buffer in state.model.buffers()]
     places = [here] if not bool(here.any()) else [here, torch.zeros_like(here)]
@@ -97,7 +96,7 @@ def measured_rate(state: TrainState) -> float:
         for place in places:
             _place(subspace, place)
             closure = lambda: state.task.loss(state.model(inputs), targets)  # noqa: E731
-            rates.append(curvature_rate(subspace, closure, momentum=config.momentum or 0.0, iterations=10))
+            rates.append(curvature_rate(subspace, closure, momentum=settings.momentum or 0.0, iterations=10))
         return min(rates)
     except RuntimeError as error:
         raise ValueError(f"`lr` must be given where its rule fails ({error}). Add --lr.") from error
@@ -114,10 +113,10 @@ def _place(subspace: Subspace, w: Tensor) -> None:
     subspace.sync()
 
 
-def make_long_optimizer(config: TrainConfig, subspace: Subspace, lr: float) -> torch.optim.Optimizer:
+def make_long_optimizer(config: Run, subspace: Subspace, lr: float) -> torch.optim.Optimizer:
     """P-BFGS in the mode of the config, or Gauss–Newton for the loss of the task, its matrix from d + 1 passes."""
-    if config.optimizer == "pbfgs":
-        return PBFGS(subspace, config.pbfgs_mode, lr=lr)
+    if config.optimizer.name == "pbfgs":
+        return PBFGS(subspace, config.optimizer.pbfgs_mode, lr=lr)
     return GaussNewton(subspace, jacobian="differences")
 
 
@@ -148,7 +147,7 @@ def take_long_step(
 
 def refresh_statistics(state: TrainState, forward: Callable[[], AbstractContextManager[Any]]) -> None:
     """Before an evaluation: statistics of up to 10,000 training images at the present weights, if so configured."""
-    if state.config.batchnorm == "re-estimate":
+    if state.config.optimizer.batchnorm == "re-estimate":
         with forward():
             _refresh(state)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from subspaces.train.callbacks import Callback
-from subspaces.train.config import TrainConfig
+from subspaces.train.config import Run
 from subspaces.train.device import check_device
 from subspaces.train.recording import RecordTrajectory
 from subspaces.train.records import Result, environment
@@ -21,7 +21,7 @@ from subspaces.train.setup import basis_seed, begin, resolve
 from subspaces.train.state import TrainState, save_state
 from subspaces.train.step import derived_seed, epoch_order, evaluate, learning_rate, refresh, take_step
 
-__all__ = ["Callback", "Result", "TrainConfig", "TrainState", "resolve", "train"]
+__all__ = ["Callback", "Result", "Run", "TrainState", "resolve", "train"]
 
 CHECK_EVERY = 200
 """Steps between looks at the summed loss for NaN (each look waits for an accelerator)."""
@@ -31,14 +31,14 @@ Status = Literal["done", "diverged", "stopped"]
 
 
 def train(
-    config: TrainConfig,
+    config: Run,
     *,
     folder: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     resume: bool = True,
     data_root: str | Path | None = None,
 ) -> Result:
-    """Train a task directly (``config.d`` is None) or in a subspace of d dimensions.
+    """Train a task directly (``config.subspace`` is None) or in a subspace of d dimensions.
 
     θ = θ₀ + P w; the optimiser moves the d numbers w (or θ itself) down the mean loss of batches in the order of a
     seeded permutation per epoch; a last batch that is not full is left out. The same config gives the same numbers on
@@ -59,11 +59,11 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the state was written to ``folder``.
 
     Example:
-        >>> train(TrainConfig("digits-fc", d=100, epochs=1)).trained
+        >>> train(Run.of("digits-fc", d=100, epochs=1)).trained
         100
     """
     folder = None if folder is None else Path(folder)
-    if config.record is not None:
+    if config.record.every is not None:
         if folder is None:
             raise ValueError("`record` must go with a folder for the trajectory file; got none. Add --out FOLDER.")
         callbacks = [*callbacks, RecordTrajectory(folder)]
@@ -89,7 +89,7 @@ def _run(
         if order is None or state.epoch != epoch:
             epoch, order = state.epoch, epoch_order(state, state.epoch)
             if state.step % state.steps_per_epoch == 0:
-                state.generator.manual_seed(derived_seed("augment", state.config.seed_data, epoch))
+                state.generator.manual_seed(derived_seed("augment", state.config.seeds.data, epoch))
         loss, score = take_step(state, order, state.step % state.steps_per_epoch, learning_rate(state))
         _count(state, loss, score)
         for call in on_step:
@@ -118,15 +118,17 @@ def _count(state: TrainState, loss: Tensor, score: Tensor) -> None:
     state.score_sum += score
     state.summed += 1
     state.step += 1
-    every = state.config.redraw_every
-    if every and state.subspace is not None and state.step % every == 0 and state.step < state.total_steps:
+    if state.subspace is None:
+        return
+    every = state.config.space.redraw_every
+    if every and state.step % every == 0 and state.step < state.total_steps:
         state.bases += 1
         state.subspace.move_origin(seed=basis_seed(state.config, state.bases))
         state.optimizer.state.clear()  # moments of old coordinates mean nothing in a new basis
 
 
 def _evaluation_due(state: TrainState) -> bool:
-    return state.epoch % state.config.eval_every == 0 or state.step == state.total_steps
+    return state.epoch % state.config.record.eval_every == 0 or state.step == state.total_steps
 
 
 def _evaluate(state: TrainState) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def _evaluate(state: TrainState) -> dict[str, Any]:
 
 
 def _advice(state: TrainState) -> str:
-    native = state.config.lr or state.lr  # a measured rate has no native one
+    native = state.config.optimizer.lr or state.lr  # a measured rate has no native one
     return (
         f"the loss became NaN or infinite by step {state.step:,} of {state.total_steps:,} with `lr` {native:g}. "
         f"Lower it: --lr {native / 3:.2g}"
@@ -175,7 +177,7 @@ def _result(state: TrainState, status: Status, message: str, folder: Path | None
         coordinates, projection = state.subspace.coordinates, state.subspace.projection
         sizes["coordinates"] = coordinates.numel() * coordinates.element_size()
         sizes["projection"] = projection.stored_bytes
-        if folder is not None and status == "done" and not state.bases and not state.config.burn_in:
+        if folder is not None and status == "done" and not state.bases and not state.config.space.burn_in:
             folder.mkdir(parents=True, exist_ok=True)
             state.subspace.save(folder / "subspace.safetensors")
             sizes["checkpoint"] = (folder / "subspace.safetensors").stat().st_size
@@ -189,7 +191,7 @@ def _result(state: TrainState, status: Status, message: str, folder: Path | None
         seconds=state.elapsed(),
         score_name=state.task.score_name,
         message=message,
-        resolved={k: v for k, v in filled.items() if getattr(state.asked, k) is None} | {"lr_scaled": state.lr},
+        resolved={k: v for k, v in filled.items() if state.asked.value(k) is None} | {"lr_scaled": state.lr},
         sizes=sizes,
         trace=[] if state.trace is None else state.trace[: state.step].tolist(),
         environment=environment(),
@@ -197,11 +199,11 @@ def _result(state: TrainState, status: Status, message: str, folder: Path | None
 
 
 @contextlib.contextmanager
-def _surroundings(config: TrainConfig) -> Iterator[None]:
+def _surroundings(config: Run) -> Iterator[None]:
     """The threads of the config, and random states that are put back."""
-    device = check_device(config.device)
+    device = check_device(config.compute.device)
     threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.compute.threads)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield

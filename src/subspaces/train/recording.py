@@ -18,7 +18,7 @@ TRAJECTORY = "trajectory.bin"
 
 
 class RecordTrajectory(Callback):
-    """Writes the trajectory file of a run into its folder; hung in by ``TrainConfig.record``.
+    """Writes the trajectory file of a run into its folder; hung in where ``run.record.every`` is given.
 
     A resumed run drops the samples that were taken after the step from which it goes on, so that the file of an
     interrupted run is the file of an uninterrupted one.
@@ -31,20 +31,20 @@ class RecordTrajectory(Callback):
         self.path, self.recorder = folder / TRAJECTORY, None
 
     def start(self, state: "TrainState") -> None:
-        config = state.config
-        assert config.record is not None
-        self.every = config.record if config.record == "epoch" else int(config.record)
+        record = state.config.record
+        assert record.every is not None
+        self.every = record.every if record.every == "epoch" else int(record.every)
         if state.step == 0:
             self.path.unlink(missing_ok=True)  # of a run that was killed before it kept a state
         elif not self.path.is_file():
             raise ValueError(f"`record` must go on with {self.path}, which is gone. Remove the run's folder and retry.")
         self.recorder = TrajectoryRecorder(
-            state.model, self.every, self.path, dtype=getattr(torch, config.record_dtype),
-            source=config.record_source, resume=state.step > 0,
+            state.model, self.every, self.path, dtype=getattr(torch, record.dtype),
+            source=record.source, resume=state.step > 0,
         )  # fmt: skip
         if state.step:
             taken = state.epoch if self.every == "epoch" else state.step // int(self.every)
-            samples = taken + (config.record_source == "weights")
+            samples = taken + (record.source == "weights")
             self.recorder.load_state_dict({"samples": samples, "step": state.step, "window": None, "count": 0})
 
     def step(self, state: "TrainState", loss: "Tensor") -> None:

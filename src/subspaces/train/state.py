@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from subspaces.files import atomic_write
 from subspaces.subspace import Subspace
-from subspaces.train.config import TrainConfig
+from subspaces.train.config import Run
 from subspaces.train.fingerprint import fingerprint, is_of_today, mark
 
 STATE = "state.safetensors"
@@ -24,8 +24,8 @@ STATE = "state.safetensors"
 class TrainState:
     """All that a callback may look at, and all that is needed to go on."""
 
-    asked: TrainConfig
-    config: TrainConfig
+    asked: Run
+    config: Run
     """The one that was asked for, with the task's values in place of None."""
     task: Any
     data: Any
@@ -53,11 +53,11 @@ class TrainState:
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self.loss_sum, self.score_sum = torch.zeros((2,), dtype=torch.float64, device=self.config.device)
+        self.loss_sum, self.score_sum = torch.zeros((2,), dtype=torch.float64, device=self.config.compute.device)
 
     @property
     def total_steps(self) -> int:
-        return self.steps_per_epoch * (self.config.epochs or 1)
+        return self.steps_per_epoch * (self.config.optimizer.epochs or 1)
 
     @property
     def epoch(self) -> int:
@@ -75,8 +75,8 @@ def save_state(state: TrainState, folder: Path) -> None:
     tensors |= {"sum.loss": state.loss_sum, "sum.score": state.score_sum}
     if state.trace is not None:
         tensors["trace"] = state.trace
-    if state.config.device.startswith("cuda"):
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(state.config.device)
+    if state.config.compute.device.startswith("cuda"):
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(state.config.compute.device)
     scalars: dict[str, Any] = {"step": state.step, "bases": state.bases, "summed": state.summed}
     scalars |= {
         "curves": state.curves,
@@ -113,7 +113,7 @@ def load_parameters(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         parameter.copy_(tensors[f"parameter.{name}"])
 
 
-def read_state(folder: Path, config: TrainConfig) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def read_state(folder: Path, config: Run) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and scalars of an interrupted run; None where there are none, or they are damaged or of another run.
 
     A state of another revision of the task is put aside, with a warning, like a damaged one.
@@ -129,7 +129,7 @@ def read_state(folder: Path, config: TrainConfig) -> tuple[dict[str, Tensor], di
     except (SafetensorError, ValueError, KeyError):
         path.replace(path.with_name(STATE + ".corrupt"))
         return None
-    if scalars["key"] != config.key():
+    if scalars["key"] not in (config.key(), config.former_key()):
         return None
     made = scalars.get("fingerprint", "")
     if not is_of_today(made, config):
@@ -156,13 +156,14 @@ def load_state(state: TrainState, tensors: dict[str, Tensor], scalars: dict[str,
     _load_optimizer(state.optimizer, tensors, scalars["optimizer"])
     state.step, state.bases, state.summed = scalars["step"], scalars["bases"], scalars["summed"]
     state.curves, state.seconds = scalars["curves"], scalars["seconds"]
-    state.loss_sum, state.score_sum = (tensors[name].to(state.config.device) for name in ("sum.loss", "sum.score"))
+    device = state.config.compute.device
+    state.loss_sum, state.score_sum = (tensors[name].to(device) for name in ("sum.loss", "sum.score"))
     if state.trace is not None:
         state.trace.copy_(tensors["trace"])
     torch.set_rng_state(tensors["rng.torch"])
     state.generator.set_state(tensors["rng.augment"])
     if "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"], state.config.device)
+        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:

@@ -22,15 +22,15 @@ def derived_seed(*parts: object) -> int:
 
 def epoch_order(state: TrainState, epoch: int) -> Tensor:
     """The order of the training examples in an epoch (negative: of the burn-in), on the data's device."""
-    generator = torch.Generator().manual_seed(derived_seed("order", state.config.seed_data, epoch))
+    generator = torch.Generator().manual_seed(derived_seed("order", state.config.seeds.data, epoch))
     return torch.randperm(state.data.train_x.shape[0], generator=generator).to(state.data.train_x.device)
 
 
 def learning_rate(state: TrainState) -> float:
     """The optimiser's rate for the next step."""
-    config = state.config
-    milestones = [epoch * state.steps_per_epoch for epoch in config.milestones]
-    return state.lr * factor(config.schedule or "constant", state.step, state.total_steps, config.warmup, milestones)
+    rate = state.config.optimizer
+    milestones = [epoch * state.steps_per_epoch for epoch in rate.milestones]
+    return state.lr * factor(rate.schedule or "constant", state.step, state.total_steps, rate.warmup, milestones)
 
 
 def take_step(state: TrainState, order: Tensor, batch: int, lr: float) -> tuple[Tensor, Tensor]:
@@ -39,15 +39,16 @@ def take_step(state: TrainState, order: Tensor, batch: int, lr: float) -> tuple[
     Cost: one forward and backward pass and one step; some 30 µs of Python besides.
     """
     config, task, optimizer = state.config, state.task, state.optimizer
-    size = config.batch_size or 1
+    settings = config.optimizer
+    size = settings.batch_size or 1
     index = order[batch * size : (batch + 1) * size]
     inputs, targets = state.data.train_x.index_select(0, index), state.data.train_y.index_select(0, index)
-    if config.augment:
+    if config.data.augment:
         inputs = augment(inputs, state.generator)
-        if config.channels_last:  # the gather made them contiguous: the first convolution would reorder them
+        if config.compute.channels_last:  # the gather made them contiguous: the first convolution would reorder them
             inputs = inputs.to(memory_format=torch.channels_last)
     optimizer.zero_grad(set_to_none=True)
-    if config.optimizer in LONG_STEPS:
+    if settings.name in LONG_STEPS:
         return take_long_step(state, inputs, targets, lambda: _forward_format(state))
     with _forward_format(state):
         outputs = state.model(inputs)
@@ -61,9 +62,10 @@ def take_step(state: TrainState, order: Tensor, batch: int, lr: float) -> tuple[
 
 
 def _forward_format(state: TrainState) -> contextlib.AbstractContextManager[Any]:
-    if not state.config.autocast:
+    compute = state.config.compute
+    if not compute.autocast:
         return contextlib.nullcontext()
-    return torch.autocast(torch.device(state.config.device).type, dtype=torch.bfloat16)
+    return torch.autocast(torch.device(compute.device).type, dtype=torch.bfloat16)
 
 
 def refresh(state: TrainState) -> None:
