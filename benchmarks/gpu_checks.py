@@ -228,8 +228,8 @@ def train(bench: Bench) -> None:
 
 
 def _digits(bench: Bench) -> None:
-    from subspaces.train.config import Run
-    from subspaces.train.loop import train as run
+    from subspaces.runs.run import Run
+    from subspaces.runs.train import train as run
 
     scores = {}
     for device in dict.fromkeys(("cpu", bench.device.type)):

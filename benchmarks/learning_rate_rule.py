@@ -17,8 +17,8 @@ import matplotlib.pyplot as plt
 import torch
 from common import FIGURES, print_table, write_rows
 
-from subspaces.train.config import Run
-from subspaces.train.loop import train
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
 
 DIMENSIONS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 FACTORS = tuple(2.0**k for k in range(-3, 4))

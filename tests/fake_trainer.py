@@ -1,4 +1,4 @@
-"""Trainers that cost nothing: they stand in for `subspaces.train.loop.train` where only the machinery is under test."""
+"""Trainers that cost nothing: they stand in for `subspaces.runs.train.train` where only the machinery is under test."""
 
 import math
 import os
@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from subspaces.train.config import Run
-from subspaces.train.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.records import Result
 
 TRUE_D = 40
 

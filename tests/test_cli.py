@@ -15,7 +15,7 @@ from subspaces.models import MODELS
 from subspaces.projections import PROJECTIONS
 from subspaces.subspace import Subspace
 from subspaces.tasks import TASKS
-from subspaces.train.config import WORDS, Run
+from subspaces.runs.run import WORDS, Run
 
 FAST = ["--epochs", "1", "--batch-size", "64"]
 

@@ -9,11 +9,11 @@ from training import RECORDED, Interrupt
 
 from subspaces.learned.trajectory import Trajectory
 from subspaces.runs.extract import extract
-from subspaces.runs.run import run_once
-from subspaces.train.config import Run
-from subspaces.train.loop import train
-from subspaces.train.recording import TRAJECTORY
-from subspaces.train.subspace_file import load_subspace
+from subspaces.runs.store import run_once
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
+from subspaces.runs.recording import TRAJECTORY
+from subspaces.learned.stored import load_subspace
 
 # ---- the names of runs
 

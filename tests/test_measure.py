@@ -15,8 +15,8 @@ import pytest
 from subspaces.dimension.measure import FILE, RUNS, measure_dimension
 from subspaces.dimension.result import Rule
 from subspaces.tasks import get_task
-from subspaces.train.config import Run
-from subspaces.train.protocols import quick
+from subspaces.runs.run import Run
+from subspaces.runs.protocols import quick
 
 DIGITS = Run.of("digits-fc")
 TRAINER = "fake_trainer:known_curve"
@@ -168,7 +168,7 @@ def test_time_spent_on_tuning_ends_the_search(tmp_path):
 
 
 SHARED = """
-from subspaces.train.config import Run
+from subspaces.runs.run import Run
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
 rule = Rule(baseline={baseline!r}, ahead={ahead})

@@ -17,10 +17,10 @@ import torch
 
 from subspaces.cli import main
 from subspaces.report.write import write_report
-from subspaces.runs.run import load_result
+from subspaces.runs.store import load_result
 from subspaces.tasks import get_task
-from subspaces.train.config import Run
-from subspaces.train.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.records import Result
 from subspaces.transition import Outcome
 from subspaces.transition.measure import FILE, RUNS, measure_transition
 from subspaces.transition.page import load_transition
@@ -262,9 +262,9 @@ def test_predictions_are_kept_start_by_start(tmp_path, monkeypatch):
     monkeypatch.setattr("subspaces.transition.prediction.predict_transition", broken)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            measure(tmp_path, rule, config, trainer="subspaces.train.loop:train")
+            measure(tmp_path, rule, config, trainer="subspaces.runs.train:train")
     assert asked == [[0, 4], [4]]
-    assert measure(tmp_path, rule, config, trainer="subspaces.train.loop:train").predictions.keys() == {0, 4}
+    assert measure(tmp_path, rule, config, trainer="subspaces.runs.train:train").predictions.keys() == {0, 4}
 
 
 def test_prediction_between_its_levels():

@@ -22,8 +22,8 @@ from subspaces.reproduce.rows import (
 )
 from subspaces.reproduce.run import redraw, reproduce
 from subspaces.tasks import get_task
-from subspaces.train.config import Run
-from subspaces.train.settings import Compute
+from subspaces.runs.run import Run
+from subspaces.runs.settings import Compute
 
 EVERY = [(name, series) for name in RECIPES for series in load_recipe(name).series if series.kind == "table"]
 IDS = [f"{name}-{series.name}" for name, series in EVERY]

@@ -11,14 +11,14 @@ from subspaces import tasks
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
 from subspaces.report.data import gather
-from subspaces.runs.run import load_result, load_rows, run_once, status
+from subspaces.runs.store import load_result, load_rows, run_once, status
 from subspaces.runs.sweep import run_many
-from subspaces.runs.terms import Terms
+from subspaces.runs.stop import StopPolicy
 from subspaces.tasks import TASKS, Task
-from subspaces.train.config import Run
-from subspaces.train.fingerprint import fingerprint, is_of_today
-from subspaces.train.loop import train
-from subspaces.train.records import decode_row, encode_row
+from subspaces.runs.run import Run
+from subspaces.runs.fingerprint import fingerprint, is_of_today
+from subspaces.runs.train import train
+from subspaces.runs.records import decode_row, encode_row
 
 DIGITS, MNIST = Run.of("digits-fc-16x1", d=10, epochs=2), Run.of("mnist-fc", d=750)
 
@@ -125,7 +125,7 @@ def test_results_without_a_fingerprint_stay_where_nothing_changed(tmp_path):
 
 
 def test_a_run_given_up_under_another_revision_is_not_taken_over(tmp_path, monkeypatch):
-    config, terms = Run.of("digits-fc", d=2), Terms(threshold=0.99)
+    config, terms = Run.of("digits-fc", d=2), StopPolicy(threshold=0.99)
     fields = {"trainer": fake_trainer.learning, "terms": terms}
     assert run_once(config, tmp_path, **fields).status == "stopped"  # pyright: ignore[reportOptionalMemberAccess]
     monkeypatch.setitem(TASKS, "digits-fc", dataclasses.replace(TASKS["digits-fc"], revision=2))

@@ -16,10 +16,10 @@ from subspaces import files
 from subspaces.files import atomic_write
 from subspaces.runs import claims
 from subspaces.runs.claims import Claim
-from subspaces.runs.run import load_result, load_rows, run_once, status
-from subspaces.runs.terms import Terms
-from subspaces.train.config import Run
-from subspaces.train.records import Result, decode_row, encode_row
+from subspaces.runs.store import load_result, load_rows, run_once, status
+from subspaces.runs.stop import StopPolicy
+from subspaces.runs.run import Run
+from subspaces.runs.records import Result, decode_row, encode_row
 
 CONFIG = Run.of("digits-fc", d=10)
 
@@ -143,7 +143,7 @@ def test_a_damaged_result_is_named_set_aside_and_done_again(tmp_path):
 
 def test_a_run_that_is_given_up_is_no_result_and_goes_on_to_the_bit(tmp_path):
     config = Run.of("digits-fc-16x1", d=2, epochs=10, batch_size=64)
-    folder, terms = tmp_path / config.key(), Terms(threshold=0.99)
+    folder, terms = tmp_path / config.key(), StopPolicy(threshold=0.99)
     stopped = run_once(config, tmp_path, terms=terms)
     assert stopped is not None
     assert (stopped.status, len(stopped.curves)) == ("stopped", 4)
@@ -152,8 +152,8 @@ def test_a_run_that_is_given_up_is_no_result_and_goes_on_to_the_bit(tmp_path):
     again = run_once(config, tmp_path, terms=terms, trainer=fake_trainer.fails)
     assert again is not None
     assert again.curves == stopped.curves
-    assert load_result(folder, Terms(threshold=0.999)) is not None  # it would have been given up there too
-    assert load_result(folder, Terms(threshold=0.05)) is None
+    assert load_result(folder, StopPolicy(threshold=0.999)) is not None  # it would have been given up there too
+    assert load_result(folder, StopPolicy(threshold=0.05)) is None
     assert load_result(folder) is None
     assert list(load_rows(tmp_path)) == []
     (row,) = load_rows(tmp_path, stopped=True)
@@ -290,8 +290,8 @@ def test_kill_9_loses_only_the_run_in_hand(tmp_path):
     run_once(Run.of("digits-fc", d=9), tmp_path, trainer=fake_trainer.known_curve)
     code = f"""
 import fake_trainer
-from subspaces.train.config import Run
-from subspaces.runs.run import run_once
+from subspaces.runs.run import Run
+from subspaces.runs.store import run_once
 run_once(Run.of("digits-fc", d=10), {str(tmp_path)!r}, trainer=fake_trainer.endless)
 """
     process = _python(code)
@@ -309,8 +309,8 @@ run_once(Run.of("digits-fc", d=10), {str(tmp_path)!r}, trainer=fake_trainer.endl
 def test_many_processes_on_one_folder_do_no_run_twice(tmp_path):
     code = f"""
 import fake_trainer
-from subspaces.train.config import Run
-from subspaces.runs.run import run_once
+from subspaces.runs.run import Run
+from subspaces.runs.store import run_once
 for d in range(1, 9):
     run_once(Run.of("digits-fc", d=d), {str(tmp_path)!r}, trainer=fake_trainer.known_curve)
 """

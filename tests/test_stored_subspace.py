@@ -13,12 +13,12 @@ from subspaces.learned.tickets import magnitude_ticket
 from subspaces.learned.trajectory import Trajectory
 from subspaces.optim import PBFGS
 from subspaces.runs.extract import extract
-from subspaces.runs.run import run_once
-from subspaces.train.config import Run
-from subspaces.train.loop import train
-from subspaces.train.recording import TRAJECTORY
-from subspaces.train.setup import begin
-from subspaces.train.subspace_file import load_subspace, save_ticket
+from subspaces.runs.store import run_once
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
+from subspaces.runs.recording import TRAJECTORY
+from subspaces.runs.build import begin
+from subspaces.learned.stored import load_subspace, save_ticket
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "pbfgs", "gauss-newton"])

@@ -11,9 +11,9 @@ from pathlib import Path
 import fake_trainer
 import pytest
 
-from subspaces.runs.run import load_result
+from subspaces.runs.store import load_result
 from subspaces.runs.sweep import events, open_pool, run_many
-from subspaces.train.config import Run
+from subspaces.runs.run import Run
 
 CONFIGS = [Run.of("digits-fc", d=d) for d in (10, 20, 40)]
 
@@ -88,7 +88,7 @@ def _sweep(root: Path, configs: str, trainer: str) -> subprocess.Popen:
     code = f"""
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # even where the tests run in the background of a shell
-from subspaces.train.config import Run
+from subspaces.runs.run import Run
 from subspaces.runs.sweep import run_many
 run_many({configs}, {str(root)!r}, 2, trainer="fake_trainer:{trainer}")
 """

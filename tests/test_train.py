@@ -12,14 +12,14 @@ from subspaces.layout import COORDINATES
 from subspaces.subspace import Subspace
 from subspaces.tasks import get_task
 from subspaces.train import setup as train_setup
-from subspaces.train.callbacks import Callback
-from subspaces.train.config import Run
-from subspaces.train.device import check_device
-from subspaces.train.loop import train
+from subspaces.training.callbacks import Callback
+from subspaces.runs.run import Run
+from subspaces.training.device import check_device
+from subspaces.runs.train import train
 from subspaces.training.schedules import factor
-from subspaces.train.setup import begin, resolve
-from subspaces.train.state import STATE
-from subspaces.train.step import evaluate, take_step
+from subspaces.runs.build import begin, resolve
+from subspaces.training.state import STATE
+from subspaces.training.step import evaluate, take_step
 
 TINY = Run.of("digits-fc-16x1", d=60, epochs=2, batch_size=32, lr=1e-2)
 

@@ -9,11 +9,11 @@ from training import Interrupt, curves
 from subspaces import LayerKronecker, Subspace
 from subspaces.cli.listing import projections
 from subspaces.tasks import get_task
-from subspaces.train.config import Run
-from subspaces.train.loop import train
-from subspaces.train.setup import begin, largest_d
-from subspaces.train.state import STATE
-from subspaces.train.step import take_step
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
+from subspaces.runs.build import begin, largest_d
+from subspaces.training.state import STATE
+from subspaces.training.step import take_step
 
 OPTIONS = ("rank=[16, null]",)
 TINY = Run.of(

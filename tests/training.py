@@ -3,8 +3,8 @@
 import os
 import signal
 
-from subspaces.train.callbacks import Callback
-from subspaces.train.config import Run
+from subspaces.training.callbacks import Callback
+from subspaces.runs.run import Run
 
 TIMES = ("seconds",)
 RECORDED = Run.of("digits-fc-16x1", epochs=6, batch_size=32, lr=5e-3, record="epoch")

@@ -16,10 +16,10 @@ from subspaces.cli.options import Compare, Dimension, Extract, List, Report, Rep
 
 def run_train(options: Train) -> int:
     """``subspaces train``."""
-    from subspaces.runs.run import run_once
+    from subspaces.runs.store import run_once
     from subspaces.terminal import TrainDisplay
-    from subspaces.train.callbacks import Callback, TensorBoard
-    from subspaces.train.loop import train
+    from subspaces.training.callbacks import Callback, TensorBoard
+    from subspaces.runs.train import train
 
     display = TrainDisplay()
     callbacks: list[Callback] = [display]
@@ -41,7 +41,7 @@ def run_train(options: Train) -> int:
 
 
 def _print_result(result: Any, out: Path | None) -> None:
-    from subspaces.runs.run import folder_of
+    from subspaces.runs.store import folder_of
 
     screen = Console(highlight=False)
     if result.status == "diverged":

@@ -31,9 +31,9 @@ def tasks() -> Listing:
     """Tasks with their D and the settings of direct training."""
     rows = []
     for name, task in TASKS.items():
-        h = task.defaults
+        h = task.optimizer
         settings = f"{h.optimizer} {h.lr:g}, batch {h.batch_size}, {h.epochs} epochs, {h.schedule}, l2 {h.l2:g}"
-        rows.append([name, task.dataset, task.D, task.global_baseline, settings, task.source])
+        rows.append([name, task.dataset, task.D, task.baseline, settings, task.source])
     return ["task", "data", "D", "baseline", "settings", "source"], rows
 
 

@@ -10,7 +10,7 @@ import tyro
 
 from subspaces.cli.run_options import run_options
 from subspaces.dimension.result import Rule, check_level
-from subspaces.train.config import Run
+from subspaces.runs.run import Run
 from subspaces.transition.rule import TransitionRule
 
 DIMENSION_RUNS = run_options(renamed={"start": "run-start"})
@@ -76,7 +76,7 @@ class Measuring:
 
     def start(self, config: Run, command: str) -> tuple[Run, Path]:
         """The runs in the protocol asked for, and the folder."""
-        from subspaces.train.protocols import quick
+        from subspaces.runs.protocols import quick
 
         config = quick(config) if self.quick else config
         return config, self.out or Path("runs") / f"{config.task.replace('/', '_')}-{command}"

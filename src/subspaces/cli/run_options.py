@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from subspaces.train.config import WORDS, Run
-from subspaces.train.settings import Compute, DataSettings, OptimizerSettings, Recording, Seeds, SubspaceSettings
+from subspaces.runs.run import WORDS, Run
+from subspaces.runs.settings import Compute, DataSettings, OptimizerSettings, Recording, Seeds, SubspaceSettings
 
 PARTS: dict[str, type] = {
     "subspace": SubspaceSettings,

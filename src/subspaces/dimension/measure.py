@@ -13,14 +13,14 @@ from typing import Any
 from subspaces.dimension.rates import Do, Rates, is_trial
 from subspaces.dimension.result import Measurement, Rule, sampling_noise
 from subspaces.dimension.search import ThresholdSearch
-from subspaces.runs.measurement import RUNS, Course
+from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
-from subspaces.runs.terms import PLAIN, Terms
+from subspaces.runs.stop import PLAIN, StopPolicy
 from subspaces.tasks import get_task
-from subspaces.train.callbacks import TensorBoard
-from subspaces.train.config import Run
-from subspaces.train.records import Result
-from subspaces.train.setup import largest_d
+from subspaces.training.callbacks import TensorBoard
+from subspaces.runs.run import Run
+from subspaces.runs.records import Result
+from subspaces.runs.resolve import largest_d
 
 __all__ = ["FILE", "RUNS", "Measurement", "Rule", "measure_dimension"]
 
@@ -69,16 +69,16 @@ def measure_dimension(
     logs = str(Path(out) / "tensorboard") if tensorboard else None
     if logs is not None:
         TensorBoard(logs)  # refuse before the first run what every run would refuse
-    return _Search(config, Path(out), rule, on_event, Terms(tensorboard=logs)).run(workers, launcher, trainer)
+    return _Search(config, Path(out), rule, on_event, StopPolicy(tensorboard=logs)).run(workers, launcher, trainer)
 
 
-class _Search(Course):
+class _Search(Measurement):
     """The course of one measurement."""
 
     file, entry = FILE, "measurement"
 
     def __init__(
-        self, config: Run, out: Path, rule: Rule, on_event: Callable[..., Any] | None, terms: Terms = PLAIN
+        self, config: Run, out: Path, rule: Rule, on_event: Callable[..., Any] | None, policy: StopPolicy = PLAIN
     ) -> None:
         super().__init__(config, out, rule.minutes, on_event)
         self.rule, self.D = rule, get_task(config.task).D
@@ -86,9 +86,9 @@ class _Search(Course):
         self.results: dict[tuple[int, int], Result] = {}
         self.engine: ThresholdSearch | None = None
         self.rates: Rates | None = None
-        self.plain = self.giving_up = terms
+        self.plain = self.giving_up = policy
 
-    def terms(self, config: Run) -> Terms:
+    def policy(self, config: Run) -> StopPolicy:
         """Runs that only bracket the crossing may be given up; those of the fit must be whole."""
         if config.d is None or is_trial(config) or self.engine is None:
             return self.plain
@@ -117,11 +117,11 @@ class _Search(Course):
     def _baseline(self) -> float | list[float]:
         wanted, task = self.rule.baseline, get_task(self.config.task)
         if wanted == "auto":
-            wanted = "global" if task.global_baseline is not None else "local"
+            wanted = "global" if task.baseline is not None else "local"
         if wanted == "global":
-            if task.global_baseline is None:
+            if task.baseline is None:
                 raise ValueError(f"`baseline` must be local or a number: {task.name} has no published one. Use local.")
-            return task.global_baseline
+            return task.baseline
         if wanted != "local":
             return float(wanted)
         seeds = range(self.rule.first_seed, self.rule.first_seed + self.rule.baseline_runs)

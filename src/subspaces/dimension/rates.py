@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from subspaces.dimension.fidelity import TUNING_SEED, RateChoice, halving, interpolate_rate, rungs_around
 from subspaces.tasks import get_task
-from subspaces.train.config import Run
-from subspaces.train.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.records import Result
 
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
 """Of the run's own rate: six rates are two rounds, four whole runs of work for each rung."""
@@ -26,7 +26,7 @@ class Rates:
     """
 
     def __init__(self, config: Run, span: tuple[int, int, int], rates: tuple[float, ...] = ()) -> None:
-        defaults = get_task(config.task).defaults
+        defaults = get_task(config.task).optimizer
         own = config.optimizer.lr or defaults.lr
         self.config, self.span, self.epochs = config, span, config.optimizer.epochs or defaults.epochs
         self.tried = rates or tuple(_rounded(own * factor) for factor in FACTORS)

@@ -10,7 +10,7 @@ from subspaces.datasets import DATASETS
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.given import estimate_of
 from subspaces.tasks import get_task
-from subspaces.train.records import Result
+from subspaces.runs.records import Result
 
 if TYPE_CHECKING:
     from subspaces.dimension.result import Measurement
@@ -75,7 +75,7 @@ def _baseline(found: "Measurement") -> str:
     estimate = found.estimate
     if found.direct:
         return f"{estimate.baseline:.4g} ± {estimate.baseline_sd:.2g}, measured: {estimate.baseline_runs} direct runs"
-    published = get_task(found.config.task).global_baseline == estimate.baseline
+    published = get_task(found.config.task).baseline == estimate.baseline
     return (
         f"{estimate.baseline:.4g}, {'the published constant of the task' if published else 'a number that was given'}"
     )
@@ -96,7 +96,7 @@ def _judge(found: "Measurement") -> str:
 
 
 def _training(found: "Measurement") -> str:
-    own = get_task(found.config.task).defaults.epochs
+    own = get_task(found.config.task).optimizer.epochs
     epochs = found.config.optimizer.epochs or own
     if epochs == own:
         return f"{epochs} epochs, the task's own length"

@@ -8,8 +8,8 @@ from typing import Any
 
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.fidelity import TUNING_SEED, RateChoice
-from subspaces.train.config import Run
-from subspaces.train.records import Result, environment
+from subspaces.runs.run import Run
+from subspaces.runs.records import Result, environment
 
 
 @dataclass(frozen=True)

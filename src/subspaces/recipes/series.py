@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from subspaces.train.config import Run
+from subspaces.runs.run import Run
 
 SEED_STEP = 1_000_000
 Kind = Literal["table", "transition", "wells"]

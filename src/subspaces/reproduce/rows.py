@@ -14,9 +14,9 @@ from subspaces.recipes import Series, Wanted
 from subspaces.reproduce.places import COLUMNS, Row
 from subspaces.subspace import Subspace
 from subspaces.tasks import get_task
-from subspaces.train.config import Run
-from subspaces.train.records import Result, environment
-from subspaces.train.setup import resolve
+from subspaces.runs.run import Run
+from subspaces.runs.records import Result, environment
+from subspaces.runs.resolve import resolve
 
 NOISE = 0.5
 """Standard deviation of one published accuracy, in points: the .3 to .5 of Li et al. 2018 between projections."""
@@ -120,7 +120,7 @@ def facts(config: Run) -> Facts:
         layer_scale=space.layer_scale, **space.options(),
     )  # fmt: skip
     projection = subspace.projection
-    rate = subspace.lr(1.0, config.optimizer.name or task.defaults.optimizer)
+    rate = subspace.lr(1.0, config.optimizer.name or task.optimizer.optimizer)
     return Facts(subspace.D, projection.frozen_rows() / subspace.D, projection.column_norm, rate)
 
 

@@ -20,10 +20,10 @@ from subspaces.reproduce.stages import run_stages
 from subspaces.reproduce.transition import run_transitions
 from subspaces.reproduce.wells import run_wells
 from subspaces.runs.pools import TRAINER, Event
-from subspaces.runs.run import folder_of, load_result
+from subspaces.runs.store import folder_of, load_result
 from subspaces.runs.sweep import run_many
-from subspaces.train.config import Run
-from subspaces.train.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.records import Result
 
 
 @dataclass

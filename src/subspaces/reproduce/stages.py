@@ -19,12 +19,12 @@ from subspaces.reproduce.places import Row
 from subspaces.reproduce.rows import learned_row, score_row
 from subspaces.runs.extract import choose, projected_score
 from subspaces.runs.pools import Event
-from subspaces.runs.run import folder_of
+from subspaces.runs.store import folder_of
 from subspaces.runs.sweep import run_many
-from subspaces.train.config import Run
-from subspaces.train.recording import TRAJECTORY
-from subspaces.train.records import Result
-from subspaces.train.subspace_file import save_ticket
+from subspaces.runs.run import Run
+from subspaces.runs.recording import TRAJECTORY
+from subspaces.runs.records import Result
+from subspaces.learned.stored import save_ticket
 
 if TYPE_CHECKING:
     from subspaces.reproduce.run import Reproduction

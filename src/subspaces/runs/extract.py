@@ -12,18 +12,18 @@ import torch
 from subspaces.errors import unknown_name
 from subspaces.learned.affine import distance_to_affine, projected_coordinates, trajectory_figure
 from subspaces.learned.bases import LearnedBasis, dldr, gradient_pca, lottery_subspace, twa
-from subspaces.learned.batchnorm import refresh_batchnorm
 from subspaces.learned.frequent_directions import frequent_directions
 from subspaces.learned.trajectory import Trajectory
-from subspaces.runs.run import RESULT
+from subspaces.runs.store import RESULT
 from subspaces.subspace import Subspace
-from subspaces.train.config import Run
-from subspaces.train.learned import REFRESH, enter_stored
-from subspaces.train.recording import TRAJECTORY
-from subspaces.train.records import decode_row
-from subspaces.train.settings import Recording
-from subspaces.train.setup import begin
-from subspaces.train.step import evaluate
+from subspaces.runs.run import Run
+from subspaces.runs.stored import enter_stored
+from subspaces.runs.recording import TRAJECTORY
+from subspaces.runs.records import decode_row
+from subspaces.runs.settings import Recording
+from subspaces.runs.build import build, refresh
+from subspaces.training.state import Fit
+from subspaces.training.step import evaluate
 
 METHODS: dict[str, Callable[..., LearnedBasis]] = {
     "dldr": dldr,
@@ -167,8 +167,8 @@ def _start_at_initialisation(basis: LearnedBasis, config: Run | None, root: str 
     """Gradients carry no point: the subspace is laid through the initial weights of the run."""
     if config is None:
         raise ValueError("`source` must be the folder of a finished run, whose initial weights the subspace starts at.")
-    state = begin(config, None, root)
-    named = dict(state.model.named_parameters(remove_duplicate=False))
+    fit, _ = build(config, None, root)
+    named = dict(fit.model.named_parameters(remove_duplicate=False))
     assert basis.layout is not None
     basis.start = torch.cat([named[name].detach().float().cpu().reshape(-1) for name in basis.layout.names])
     basis.mean = None
@@ -182,24 +182,23 @@ def projected_score(config: Run, path: Path, chosen: Trajectory, d: int) -> floa
 
 def _scores(config: Run, path: Path, chosen: Trajectory, root: str | None, d: int | None = None) -> tuple[Any, Any]:
     """Test scores of the last iterate and of its projection; statistics re-estimated for both."""
-    state = begin(dataclasses.replace(config, record=Recording()), None, root)
-    if state.subspace is not None:
-        state.subspace.remove()
-    chosen[-1].load_into(state.model)
-    last = _score(state)
-    subspace: Subspace = enter_stored(state.model, path, d)
+    fit, _ = build(dataclasses.replace(config, record=Recording()), None, root)
+    if fit.subspace is not None:
+        fit.subspace.remove()
+    chosen[-1].load_into(fit.model)
+    last = _score(fit)
+    subspace: Subspace = enter_stored(fit.model, path, d)
     basis = subspace.projection
     start = torch.cat([tensor.reshape(-1) for tensor in subspace.origin.values()])
     with torch.no_grad():
         subspace.coordinates.copy_(projected_coordinates(chosen[-1], basis, start))
     subspace.sync()
-    return last, _score(state)
+    return last, _score(fit)
 
 
-def _score(state: Any) -> float | None:
-    size, batches = REFRESH
-    refresh_batchnorm(state.model, state.data.train_x[: size * batches].split(size))
-    found = evaluate(state, state.data.test_x, state.data.test_y)
+def _score(fit: Fit) -> float | None:
+    refresh(fit)
+    found = evaluate(fit, "test")
     return None if found is None else found[1]
 
 

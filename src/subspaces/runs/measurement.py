@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 from subspaces.files import atomic_write
 from subspaces.runs.pools import Event
-from subspaces.runs.run import folder_of, load_result
+from subspaces.runs.store import folder_of, load_result
 from subspaces.runs.sweep import next_events, open_pool
-from subspaces.runs.terms import PLAIN, Terms
-from subspaces.train.config import Run
-from subspaces.train.fingerprint import fingerprint, is_of_today
-from subspaces.train.records import Result
+from subspaces.runs.stop import PLAIN, StopPolicy
+from subspaces.runs.run import Run
+from subspaces.runs.fingerprint import fingerprint, is_of_today
+from subspaces.runs.records import Result
 
 RUNS = "runs"
 """Folder of the runs, below that of the measurement."""
@@ -27,7 +27,7 @@ RETRY = 2.0
 """Seconds between looks at a run that another process works on."""
 
 
-class Course(abc.ABC):
+class Measurement(abc.ABC):
     """Runs in hand, runs of other processes, time spent and the record; a subclass has `take` and decides the rest.
 
     Args:
@@ -53,8 +53,8 @@ class Course(abc.ABC):
     def take(self, event: Event) -> None:
         """Book an event of the pool and pass it on."""
 
-    def terms(self, config: Run) -> Terms:
-        """On which terms a run is done."""
+    def policy(self, config: Run) -> StopPolicy:
+        """On which policy a run is done."""
         return PLAIN
 
     # ---- runs
@@ -69,7 +69,7 @@ class Course(abc.ABC):
     def submit(self, config: Run) -> None:
         """Take a run into hand."""
         self.working.add(config)
-        self.pool.submit(config, self.terms(config))
+        self.pool.submit(config, self.policy(config))
 
     @property
     def in_hand(self) -> set[Run]:
@@ -102,12 +102,12 @@ class Course(abc.ABC):
 
     def result(self, config: Run) -> Result | None:
         """The result of a run, if it is done."""
-        return load_result(folder_of(self.root, config), self.terms(config))
+        return load_result(folder_of(self.root, config), self.policy(config))
 
-    def stored(self, terms: Terms = PLAIN) -> Iterator[Result]:
-        """Results in subspaces that are on the disk, whoever made them; those given up only if ``terms`` accept it."""
+    def stored(self, policy: StopPolicy = PLAIN) -> Iterator[Result]:
+        """Results in subspaces that are on the disk, whoever made them; those given up only if ``policy`` accept it."""
         for folder in sorted(path for path in self.root.glob("*") if path.is_dir()):
-            known = load_result(folder, terms)
+            known = load_result(folder, policy)
             if known is not None and known.config.d is not None:
                 yield known
 

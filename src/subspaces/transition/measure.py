@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from subspaces.runs.measurement import RUNS, Course
+from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.tasks import get_task
-from subspaces.train.config import Run
-from subspaces.train.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.records import Result
 from subspaces.transition import TransitionSearch
 from subspaces.transition.result import (
     SEED_STEP,
@@ -76,7 +76,7 @@ def measure_transition(
     return course.run(workers, launcher, trainer)
 
 
-class _Search(Course):
+class _Search(Measurement):
     """The course of one measurement."""
 
     file, entry = FILE, "transition"

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from subspaces.runs.pools import worker_environment
-from subspaces.train.config import Run
-from subspaces.train.setup import begin, resolve
-from subspaces.train.state import TrainState
+from subspaces.runs.run import Run
+from subspaces.training.batches import InMemory
+from subspaces.training.state import Fit
+from subspaces.runs.build import build, task_of
 from subspaces.transition.result import Prediction
 from subspaces.transition.theory import ProximalOptions, StartPrediction, predict_from_start
 
@@ -61,10 +62,9 @@ def predict_transition(
     Raises:
         RuntimeError: a process failed, said after the others have answered; the message has its last words.
     """
-    base = dataclasses.replace(
-        config, d=d, record_trace=False, seed_model=seed, seed_data=seed, seed_projection=seed, redraw_every=0
-    )
-    asked = [Asked(base.but(burn_in=t), tuple(levels), epochs, examples, seed) for t in sorted(burn_in)]
+    seeds = {"seed_model": seed, "seed_data": seed, "seed_projection": seed}
+    base = config.but(d=d, record_trace=False, redraw_every=0, **seeds)
+    asked = [PredictionJob(base.but(burn_in=t), tuple(levels), epochs, examples, seed) for t in sorted(burn_in)]
     if workers == 1 or len(asked) == 1:
         yield from ((one.config.space.burn_in, one.answer()) for one in asked)
         return
@@ -81,7 +81,7 @@ def predict_transition(
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictionJob:
     """What one prediction is made of."""
 
     config: Run
@@ -112,25 +112,27 @@ class Asked:
 
 
 def _at(config: Run, levels: Sequence[float], epochs: int, examples: int, seed: int) -> Prediction:
-    state = begin(config, None, None)
-    origin = _origin(state)
-    model = state.task.build_model(seed).to(config.compute.device, next(state.model.parameters()).dtype)
+    fit, full = build(config)
+    if not isinstance(fit.batches, InMemory):
+        raise ValueError(f"`task` must have its data in memory for predictions; {config.task} has a DataLoader.")
+    origin = _origin(fit)
+    model = task_of(config).build_model(seed).to(config.compute.device, next(fit.model.parameters()).dtype)
     if config.compute.channels_last:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    buffers = {name: buffer for name, buffer in state.model.state_dict().items() if name in model.state_dict()}
+    buffers = {name: buffer for name, buffer in fit.model.state_dict().items() if name in model.state_dict()}
     model.load_state_dict({**buffers, **origin})
-    full = resolve(config).optimizer
-    steps = max(STEPS, epochs * state.steps_per_epoch // POINTS)
+    settings = full.optimizer
+    steps = max(STEPS, epochs * fit.batches.per_epoch // POINTS)
     options = ProximalOptions(
-        lr=RATE * (full.lr or 1e-3), steps=steps, batch_size=full.batch_size or 128, examples=examples, seed=seed
+        lr=RATE * (settings.lr or 1e-3), steps=steps, batch_size=settings.batch_size or 128, examples=examples, seed=seed
     )
-    data = state.data.train_x, state.data.train_y
-    return _prediction(predict_from_start(model, state.task.loss, data, levels, options, names=list(origin)))
+    data = fit.batches.data.split("train")
+    return _prediction(predict_from_start(model, fit.loss, data, levels, options, names=list(origin)))
 
 
-def _origin(state: TrainState) -> dict[str, Tensor]:
-    assert state.subspace is not None
-    return {name: tensor.detach().clone() for name, tensor in state.subspace.origin.items()}
+def _origin(fit: Fit) -> dict[str, Tensor]:
+    assert fit.subspace is not None
+    return {name: tensor.detach().clone() for name, tensor in fit.subspace.origin.items()}
 
 
 def _prediction(found: StartPrediction) -> Prediction:
@@ -158,7 +160,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not get into the answer
     fields = json.load(sys.stdin)
     config = Run.from_dict(fields.pop("config"))
-    found = Asked(config, tuple(fields.pop("levels")), **fields).answer()
+    found = PredictionJob(config, tuple(fields.pop("levels")), **fields).answer()
     with channel:
         json.dump(found.to_dict(), channel, allow_nan=False)
 

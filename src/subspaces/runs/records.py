@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from subspaces.train.config import Run
+from subspaces.runs.run import Run
 
 ROW_VERSION = 1
 

@@ -8,7 +8,7 @@ fall short). What a user sets by hand is never changed.
 from typing import Any
 
 from subspaces.tasks import Task, get_task
-from subspaces.train.config import Run
+from subspaces.runs.run import Run
 
 QUICK: dict[str, dict[str, Any]] = {
     "digits-fc": {"lr": 1e-2, "batch_size": 32, "epochs": 20},
@@ -35,8 +35,8 @@ def quick(config: Run) -> Run:
 
 
 def _values(task: Task, config: Run) -> dict[str, Any]:
-    general: dict[str, Any] = {"schedule": "cosine", "l2": 0.0, "epochs": max(3, task.defaults.epochs // 10)}
+    general: dict[str, Any] = {"schedule": "cosine", "l2": 0.0, "epochs": max(3, task.optimizer.epochs // 10)}
     tuned = QUICK.get(task.name, {})
-    if config.optimizer.name not in (None, task.defaults.optimizer):
+    if config.optimizer.name not in (None, task.optimizer.optimizer):
         tuned = {name: value for name, value in tuned.items() if name != "lr"}
     return general | tuned
