@@ -5,7 +5,6 @@ and the libraries and the data are loaded once for many runs. When its input clo
 dead, it writes down the state of the run in hand and ends.
 """
 
-import importlib
 import json
 import os
 import queue
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from subspaces.registry import import_object
 from subspaces.runs.run import run_once
 from subspaces.runs.terms import Terms
 from subspaces.train.callbacks import Callback
@@ -27,8 +27,7 @@ Send = Callable[[dict[str, Any]], None]
 
 def load_trainer(name: str) -> Callable[..., Any]:
     """The function that ``module:function`` names."""
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+    return import_object("trainer", name)
 
 
 class ProgressSender(Callback):

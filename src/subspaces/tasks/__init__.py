@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from subspaces.datasets import Data, DataOptions, Normalise, get_dataset, load_data
 from subspaces.errors import unknown_name
-from subspaces.models import MODELS, Scheme, count_parameters, import_object, initialise, make_model
+from subspaces.models import MODELS, Scheme, count_parameters, initialise, make_model
+from subspaces.registry import import_object
 
 
 @dataclass(frozen=True)
