@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from subspaces.runs.run import Run
 from subspaces.runs.records import Result
+from subspaces.runs.run import Run
 
 TRUE_D = 40
 

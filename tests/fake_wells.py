@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from subspaces.runs.run import Run
 from subspaces.runs.records import Result
+from subspaces.runs.run import Run
 
 WELL = 500
 """Dimensions of the well; the network's own D plays no part."""

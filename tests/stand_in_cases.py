@@ -17,9 +17,9 @@ from training import Interrupt, curves
 
 from subspaces import Subspace
 from subspaces.projections import PROJECTIONS, make_projection
-from subspaces.training.callbacks import Callback
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
+from subspaces.training.callbacks import Callback
 
 CASES: dict[str, Callable[[], None]] = {}
 

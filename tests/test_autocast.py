@@ -7,10 +7,10 @@ import pytest
 from subspaces.cli import main
 from subspaces.cli.warnings import plain_warnings
 from subspaces.runs.pools import LocalPool
-from subspaces.train import autocast
-from subspaces.training.autocast import cpuinfo_has_bfloat16, multiplies_bfloat16, warn_of_slow_autocast
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
+from subspaces.train import autocast
+from subspaces.training.autocast import cpuinfo_has_bfloat16, multiplies_bfloat16, warn_of_slow_autocast
 
 LOW = Run.of("digits-fc-8x1", d=5, epochs=1, subset=128, autocast=True)
 TEXT = "`autocast` is slow here: this processor has no bfloat16 instructions.*6 to 10 times slower"

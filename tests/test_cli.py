@@ -13,9 +13,9 @@ from subspaces.cli import COMMANDS, main
 from subspaces.datasets import DATASETS
 from subspaces.models import MODELS
 from subspaces.projections import PROJECTIONS
+from subspaces.runs.run import WORDS, Run
 from subspaces.subspace import Subspace
 from subspaces.tasks import TASKS
-from subspaces.runs.run import WORDS, Run
 
 FAST = ["--epochs", "1", "--batch-size", "64"]
 

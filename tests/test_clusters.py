@@ -11,9 +11,9 @@ from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
 from subspaces.runs import clusters
 from subspaces.runs.clusters import SlurmPool
+from subspaces.runs.run import Run
 from subspaces.runs.store import load_result
 from subspaces.runs.sweep import LAUNCHERS, events, run_many
-from subspaces.runs.run import Run
 
 CONFIGS = [Run.of("digits-fc", d=d) for d in (10, 20, 40, 80)]
 

@@ -8,10 +8,10 @@ from PIL import Image
 from subspaces.datasets import DataOptions, get_dataset, load_data
 from subspaces.datasets.folder import read_folder, read_image
 from subspaces.runs.extract import extract
-from subspaces.runs.store import run_once
-from subspaces.tasks import get_task
 from subspaces.runs.run import Run
+from subspaces.runs.store import run_once
 from subspaces.runs.train import train
+from subspaces.tasks import get_task
 
 COLOURS = {"apple": (200, 30, 30), "leaf": (30, 180, 40), "sky": (40, 60, 220)}
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from training import RECORDED, Interrupt
 
+from subspaces.learned.stored import load_subspace
 from subspaces.learned.trajectory import Trajectory
 from subspaces.runs.extract import extract
-from subspaces.runs.store import run_once
-from subspaces.runs.run import Run
-from subspaces.runs.train import train
 from subspaces.runs.recording import TRAJECTORY
-from subspaces.learned.stored import load_subspace
+from subspaces.runs.run import Run
+from subspaces.runs.store import run_once
+from subspaces.runs.train import train
 
 # ---- the names of runs
 

@@ -14,9 +14,9 @@ import pytest
 
 from subspaces.dimension.measure import FILE, RUNS, measure_dimension
 from subspaces.dimension.result import Rule
-from subspaces.tasks import get_task
-from subspaces.runs.run import Run
 from subspaces.runs.protocols import quick
+from subspaces.runs.run import Run
+from subspaces.tasks import get_task
 
 DIGITS = Run.of("digits-fc")
 TRAINER = "fake_trainer:known_curve"

@@ -17,10 +17,10 @@ import torch
 
 from subspaces.cli import main
 from subspaces.report.write import write_report
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
 from subspaces.runs.store import load_result
 from subspaces.tasks import get_task
-from subspaces.runs.run import Run
-from subspaces.runs.records import Result
 from subspaces.transition import Outcome
 from subspaces.transition.measure import FILE, RUNS, measure_transition
 from subspaces.transition.page import load_transition

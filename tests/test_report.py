@@ -13,9 +13,9 @@ from subspaces.dimension.result import Rule
 from subspaces.report.data import gather
 from subspaces.report.figures import _round_numbers
 from subspaces.report.write import write_report
+from subspaces.runs.run import Run
 from subspaces.runs.store import run_once
 from subspaces.runs.sweep import run_many
-from subspaces.runs.run import Run
 
 TRAINER = "fake_trainer:known_curve"
 SPANS = [(1.0, 10.0), (300.0, 320.0), (117.0, 531.0), (3.0, 2e5), (0.02, 2.3), (90.0, 90.1)]

@@ -21,9 +21,9 @@ from subspaces.reproduce.rows import (
     settings,
 )
 from subspaces.reproduce.run import redraw, reproduce
-from subspaces.tasks import get_task
 from subspaces.runs.run import Run
 from subspaces.runs.settings import Compute
+from subspaces.tasks import get_task
 
 EVERY = [(name, series) for name in RECIPES for series in load_recipe(name).series if series.kind == "table"]
 IDS = [f"{name}-{series.name}" for name, series in EVERY]

@@ -13,8 +13,8 @@ from subspaces.dimension.measure import FILE, measure_dimension
 from subspaces.dimension.rests import by_test, gain, rests_on
 from subspaces.dimension.result import Rule, sampling_noise
 from subspaces.dimension.search import search
-from subspaces.runs.run import Run
 from subspaces.runs.protocols import quick
+from subspaces.runs.run import Run
 
 
 def measured(folder, config=None, rule=None):

@@ -11,14 +11,14 @@ from subspaces import tasks
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
 from subspaces.report.data import gather
+from subspaces.runs.fingerprint import fingerprint, is_of_today
+from subspaces.runs.records import decode_row, encode_row
+from subspaces.runs.run import Run
+from subspaces.runs.stop import StopPolicy
 from subspaces.runs.store import load_result, load_rows, run_once, status
 from subspaces.runs.sweep import run_many
-from subspaces.runs.stop import StopPolicy
-from subspaces.tasks import TASKS, Task
-from subspaces.runs.run import Run
-from subspaces.runs.fingerprint import fingerprint, is_of_today
 from subspaces.runs.train import train
-from subspaces.runs.records import decode_row, encode_row
+from subspaces.tasks import TASKS, Task
 
 DIGITS, MNIST = Run.of("digits-fc-16x1", d=10, epochs=2), Run.of("mnist-fc", d=750)
 

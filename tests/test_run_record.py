@@ -9,12 +9,12 @@ import pytest
 from training import Interrupt, curves
 
 from subspaces.cli.run_options import PARTS
+from subspaces.runs.fingerprint import fingerprint
+from subspaces.runs.run import WORDS, Run
+from subspaces.runs.settings import Compute, DataSettings, OptimizerSettings, Recording, Seeds, SubspaceSettings
 from subspaces.runs.store import folder_of, load_result, run_once, status
 from subspaces.runs.sweep import run_many
-from subspaces.runs.run import WORDS, Run
-from subspaces.runs.fingerprint import fingerprint
 from subspaces.runs.train import train
-from subspaces.runs.settings import Compute, DataSettings, OptimizerSettings, Recording, Seeds, SubspaceSettings
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "runs_v1.json").read_text())
 OWN = Run.of("digits@subspaces.models:fc", d=20, epochs=2, lr=0.003, subset=320)

@@ -16,10 +16,10 @@ from subspaces import files
 from subspaces.files import atomic_write
 from subspaces.runs import claims
 from subspaces.runs.claims import Claim
-from subspaces.runs.store import load_result, load_rows, run_once, status
-from subspaces.runs.stop import StopPolicy
-from subspaces.runs.run import Run
 from subspaces.runs.records import Result, decode_row, encode_row
+from subspaces.runs.run import Run
+from subspaces.runs.stop import StopPolicy
+from subspaces.runs.store import load_result, load_rows, run_once, status
 
 CONFIG = Run.of("digits-fc", d=10)
 

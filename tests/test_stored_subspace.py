@@ -9,16 +9,16 @@ from training import RECORDED, Interrupt
 
 from subspaces.dimension.measure import Rule, measure_dimension
 from subspaces.learned.affine import projected_coordinates
+from subspaces.learned.stored import load_subspace, save_ticket
 from subspaces.learned.tickets import magnitude_ticket
 from subspaces.learned.trajectory import Trajectory
 from subspaces.optim import PBFGS
-from subspaces.runs.extract import extract
-from subspaces.runs.store import run_once
-from subspaces.runs.run import Run
-from subspaces.runs.train import train
-from subspaces.runs.recording import TRAJECTORY
 from subspaces.runs.build import begin
-from subspaces.learned.stored import load_subspace, save_ticket
+from subspaces.runs.extract import extract
+from subspaces.runs.recording import TRAJECTORY
+from subspaces.runs.run import Run
+from subspaces.runs.store import run_once
+from subspaces.runs.train import train
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "pbfgs", "gauss-newton"])

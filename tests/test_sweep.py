@@ -11,9 +11,9 @@ from pathlib import Path
 import fake_trainer
 import pytest
 
+from subspaces.runs.run import Run
 from subspaces.runs.store import load_result
 from subspaces.runs.sweep import events, open_pool, run_many
-from subspaces.runs.run import Run
 
 CONFIGS = [Run.of("digits-fc", d=d) for d in (10, 20, 40)]
 

@@ -7,9 +7,9 @@ from training import Interrupt
 
 from subspaces.cli import main
 from subspaces.dimension.measure import measure_dimension
-from subspaces.training.callbacks import TensorBoard
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
+from subspaces.training.callbacks import TensorBoard
 
 CONFIG = Run.of("digits-fc-16x1", d=10, epochs=3, subset=256)  # 4 steps per epoch
 COMMAND = (

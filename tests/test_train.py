@@ -9,15 +9,15 @@ from torch import nn
 from training import Interrupt, curves
 
 from subspaces.layout import COORDINATES
+from subspaces.runs.build import begin, resolve
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
 from subspaces.subspace import Subspace
 from subspaces.tasks import get_task
 from subspaces.train import setup as train_setup
 from subspaces.training.callbacks import Callback
-from subspaces.runs.run import Run
 from subspaces.training.device import check_device
-from subspaces.runs.train import train
 from subspaces.training.schedules import factor
-from subspaces.runs.build import begin, resolve
 from subspaces.training.state import STATE
 from subspaces.training.step import evaluate, take_step
 

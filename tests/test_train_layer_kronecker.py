@@ -8,10 +8,10 @@ from training import Interrupt, curves
 
 from subspaces import LayerKronecker, Subspace
 from subspaces.cli.listing import projections
-from subspaces.tasks import get_task
+from subspaces.runs.build import begin, largest_d
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
-from subspaces.runs.build import begin, largest_d
+from subspaces.tasks import get_task
 from subspaces.training.state import STATE
 from subspaces.training.step import take_step
 

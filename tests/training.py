@@ -3,8 +3,8 @@
 import os
 import signal
 
-from subspaces.training.callbacks import Callback
 from subspaces.runs.run import Run
+from subspaces.training.callbacks import Callback
 
 TIMES = ("seconds",)
 RECORDED = Run.of("digits-fc-16x1", epochs=6, batch_size=32, lr=5e-3, record="epoch")

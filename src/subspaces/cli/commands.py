@@ -17,9 +17,9 @@ from subspaces.cli.options import Compare, Dimension, Extract, List, Report, Rep
 def run_train(options: Train) -> int:
     """``subspaces train``."""
     from subspaces.runs.store import run_once
+    from subspaces.runs.train import train
     from subspaces.terminal import TrainDisplay
     from subspaces.training.callbacks import Callback, TensorBoard
-    from subspaces.runs.train import train
 
     display = TrainDisplay()
     callbacks: list[Callback] = [display]

@@ -44,8 +44,9 @@ class Extract:
 
     source: tyro.conf.Positional[Path]
     """Folder of the run, or its trajectory file."""
-    method: Literal["dldr", "lottery", "twa", "gradient-pca", "frequent-directions"] = "dldr"
-    """Which directions; see docs/learned-subspaces.md."""
+    method: str = "dldr"
+    """Which directions: dldr, lottery, twa, gradient-pca or frequent-directions (see docs/learned-subspaces.md), or one
+    of your own as package.module:function or file.py:function."""
     d: int | float = 15
     """Number of directions, or the share of the variance to hold, such as 0.99."""
     samples: int | None = None
@@ -184,9 +185,9 @@ class Reproduce:
 
 @dataclass
 class List:
-    """List what can be named: projections, tasks, models or data sets."""
+    """List what can be named: projections, tasks, models, data sets, optimisers, methods of learned subspaces."""
 
-    what: tyro.conf.Positional[Literal["projections", "tasks", "models", "datasets"]]
+    what: tyro.conf.Positional[Literal["projections", "tasks", "models", "datasets", "optimizers", "methods"]]
     """What to list."""
     json: bool = False
     """Print as JSON instead of a table."""

@@ -1,4 +1,4 @@
-"""A look at a task before hours are spent on it: does it train, does its score point upwards, what will a search cost?"""
+"""A look at a task before hours are spent on it: does it train, does its score rise, what will a search cost?"""
 
 import math
 import time
@@ -55,7 +55,9 @@ def check(run: Run, *, level: float = 0.9, workers: int = 2) -> Iterator[Line]:
     sizes = [f"{n:,} {name}" for name in ("train", "val", "test") if (n := number_of_examples(data, name))]
     judged = "train" if task.judged_on == "train" else "val"
     missing = number_of_examples(data, judged) == 0
-    yield Line("data", "wrong" if missing else "ok", f"{', '.join(sizes)}{'; no examples to judge by' if missing else ''}")
+    yield Line(
+        "data", "wrong" if missing else "ok", f"{', '.join(sizes)}{'; no examples to judge by' if missing else ''}"
+    )
     yield from _check_batch(task, data)
     started = time.perf_counter()
     result = train(run)
@@ -160,6 +162,10 @@ def _check_objective(objective: Objective, workers: int) -> Iterator[Line]:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,4 +1,4 @@
-"""One function that measures the intrinsic dimension of anything: a named task, a model with data, a person's own loop."""
+"""One function that measures the intrinsic dimension of anything: a task, a model with data, a person's own loop."""
 
 import dataclasses
 import re
@@ -93,15 +93,13 @@ def intrinsic_dimension(
         found = measure_dimension(run, folder, rule, workers=workers, launcher=launcher, on_event=display)
     found.folder = folder
     if report:
-        from subspaces.report import write_report
+        from subspaces.report.write import write_report
 
         found.report = write_report(folder)
     return found
 
 
-def _task(
-    what: Any, data: Any, D: int | None, loss: Any, score: Any, name: str | None, words: dict[str, Any]
-) -> str | Task | Objective:
+def _task(what: Any, data: Any, D: int | None, loss: Any, score: Any, name: str | None, words: dict[str, Any]) -> Any:
     """The task that the arguments describe; a name is checked and stays a name."""
     if isinstance(what, str | Task | Objective):
         for given, value in (("data", data), ("D", D), ("loss", loss), ("score", score)):
@@ -119,7 +117,9 @@ def _task(
         if D is None:
             raise ValueError("`D` must be given with a function run(d, seed): the number of parameters, the largest d.")
         if loss is not None:
-            raise ValueError("`loss` must be left out with a function run(d, seed), which trains by itself. Or give `data`.")
+            raise ValueError(
+                "`loss` must be left out with a function run(d, seed), which trains by itself. Or give `data`."
+            )
         if words.keys() - {"device", "threads"}:
             raise ValueError(f"`{min(words)}` must be left out with a function run(d, seed), which trains by itself.")
         return Objective(called, what, D, score_name=score or "score")

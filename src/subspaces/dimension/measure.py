@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.dimension.rates import Do, Rates, is_trial
-from subspaces.dimension.result import Measurement, Rule, sampling_noise
+from subspaces.dimension.result import IntrinsicDimension, Rule, sampling_noise
 from subspaces.dimension.search import ThresholdSearch
 from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
+from subspaces.runs.records import Result
+from subspaces.runs.resolve import largest_d
+from subspaces.runs.run import Run
 from subspaces.runs.stop import PLAIN, StopPolicy
 from subspaces.tasks import get_task
 from subspaces.training.callbacks import TensorBoard
-from subspaces.runs.run import Run
-from subspaces.runs.records import Result
-from subspaces.runs.resolve import largest_d
 
-__all__ = ["FILE", "RUNS", "Measurement", "Rule", "measure_dimension"]
+__all__ = ["FILE", "RUNS", "IntrinsicDimension", "Rule", "measure_dimension"]
 
 FILE = "measurement.json"
 
@@ -35,9 +35,9 @@ def measure_dimension(
     workers: int = 2,
     launcher: str = "local",
     tensorboard: bool = False,
-    on_event: Callable[[Event | None, Measurement], Any] | None = None,
+    on_event: Callable[[Event | None, IntrinsicDimension], Any] | None = None,
     trainer: str = TRAINER,
-) -> Measurement:
+) -> IntrinsicDimension:
     """Find the smallest d at which training in a random subspace reaches ``level`` × baseline.
 
     Everything is kept below ``out``: the same call goes on where an earlier one was ended, in whatever way, and
@@ -94,7 +94,7 @@ class _Search(Measurement):
             return self.plain
         return self.giving_up if self.engine.bracketing(config.d, config.seeds.model) else self.plain
 
-    def run(self, workers: int, launcher: str, trainer: str) -> Measurement:
+    def run(self, workers: int, launcher: str, trainer: str) -> IntrinsicDimension:
         with self.doing_runs(workers, launcher, trainer):
             engine = self.engine = self._engine(self._baseline(), max(workers, self.rule.ahead))
             if self.rule.stop_early and engine.threshold.value > 0:  # NaN: every baseline run failed
@@ -116,6 +116,8 @@ class _Search(Measurement):
 
     def _baseline(self) -> float | list[float]:
         wanted, task = self.rule.baseline, get_task(self.config.task)
+        if self.rule.baseline_scores:
+            return list(self.rule.baseline_scores)
         if wanted == "auto":
             wanted = "global" if task.baseline is not None else "local"
         if wanted == "global":
@@ -209,17 +211,19 @@ class _Search(Measurement):
             return None
         return _seeded(self.config, seed).but(d=d, lr=lr)
 
-    def measurement(self) -> Measurement:
+    def measurement(self) -> IntrinsicDimension:
         assert self.engine is not None
         estimate = self.engine.estimate()
         runs = [self.results[run.d, run.seed] for run in estimate.runs]
-        found = Measurement(self.config, self.rule, self.D, estimate, self.direct, runs, round(self.elapsed(), 3))
+        found = IntrinsicDimension(
+            self.config, self.rule, self.D, estimate, self.direct, runs, round(self.elapsed(), 3)
+        )
         found.ahead = self.engine.ahead
         if self.rates is not None:
             found.rates, found.tuning = dict(self.rates.known), list(self.rates.runs.values())
         return found
 
-    def _write(self) -> Measurement:
+    def _write(self) -> IntrinsicDimension:
         assert self.engine is not None
         found = self.measurement()
         self.write(found.to_dict())

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 
 from subspaces.dimension.fidelity import TUNING_SEED, RateChoice, halving, interpolate_rate, rungs_around
-from subspaces.tasks import get_task
-from subspaces.runs.run import Run
 from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.tasks import get_task
 
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
 """Of the run's own rate: six rates are two rounds, four whole runs of work for each rung."""

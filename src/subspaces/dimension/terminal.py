@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from subspaces.dimension.rates import is_trial
-from subspaces.dimension.result import Measurement
+from subspaces.dimension.result import IntrinsicDimension
 from subspaces.runs.pools import Event
 from subspaces.terminal import console, percent
 
@@ -22,7 +22,7 @@ class SearchDisplay:
         self.screen = screen or console()
         self.title = title
         self._parts: dict[str, tuple[str, float]] = {}
-        self._found: Measurement | None = None
+        self._found: IntrinsicDimension | None = None
         self._clock = Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=self.screen)
         self._clock.add_task(title)
         self._live = Live(console=self.screen, refresh_per_second=4, get_renderable=self._render, transient=True)
@@ -38,7 +38,7 @@ class SearchDisplay:
         if self.screen.is_terminal:
             self._live.stop()
 
-    def __call__(self, event: Event | None, found: Measurement | None) -> None:
+    def __call__(self, event: Event | None, found: IntrinsicDimension | None) -> None:
         """Take in an event of the search."""
         self._found = found or self._found
         if event is None:
@@ -74,7 +74,7 @@ class SearchDisplay:
         return Group(*shown)
 
 
-def tried_table(found: Measurement, rows: int | None = None) -> Table:
+def tried_table(found: IntrinsicDimension, rows: int | None = None) -> Table:
     """Every d tried, with means and spread of the scores; only the ``rows`` nearest to the crossing if so many fit."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     rate = ["native rate"] if found.rule.tune_lr else []
@@ -101,7 +101,7 @@ def tried_table(found: Measurement, rows: int | None = None) -> Table:
     return table
 
 
-def rates_line(found: Measurement) -> str:
+def rates_line(found: IntrinsicDimension) -> str:
     """The native rates that were tuned, in one line; empty without any."""
     rates = ", ".join(f"{choice.rate:.3g} at d = {d:,}" for d, choice in sorted(found.rates.items()))
     return f"native rates tuned in {len(found.tuning)} runs: {rates}" if rates else ""

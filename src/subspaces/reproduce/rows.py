@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from subspaces.dimension.estimate import DimensionEstimate
-from subspaces.dimension.measure import Measurement
+from subspaces.dimension.measure import IntrinsicDimension
 from subspaces.recipes import Series, Wanted
 from subspaces.reproduce.places import COLUMNS, Row
-from subspaces.subspace import Subspace
-from subspaces.tasks import get_task
-from subspaces.runs.run import Run
 from subspaces.runs.records import Result, environment
 from subspaces.runs.resolve import resolve
+from subspaces.runs.run import Run
+from subspaces.subspace import Subspace
+from subspaces.tasks import get_task
 
 NOISE = 0.5
 """Standard deviation of one published accuracy, in points: the .3 to .5 of Li et al. 2018 between projections."""
@@ -187,7 +187,7 @@ def learned_row(recipe: str, series: Series, d: int, results: Sequence[Result], 
     )  # fmt: skip
 
 
-def dimension_row(recipe: str, series: Series, wanted: Wanted, found: Measurement) -> Row:
+def dimension_row(recipe: str, series: Series, wanted: Wanted, found: IntrinsicDimension) -> Row:
     """The row of an intrinsic dimension: estimate and interval (of validation scores) beside the published one."""
     estimate, verdict = found.estimate, judge_dimension(found.estimate, wanted.published)
     difference = None if estimate.d_int is None or not wanted.published else estimate.d_int - wanted.published

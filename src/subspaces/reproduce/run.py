@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subspaces.dimension.measure import RUNS, Measurement, Rule, measure_dimension
+from subspaces.dimension.measure import RUNS, IntrinsicDimension, Rule, measure_dimension
 from subspaces.recipes import RECIPES, Recipe, Series, Wanted, load_recipe
 from subspaces.recipes.series import Kind
 from subspaces.reproduce.figure import write_figure
@@ -20,10 +20,10 @@ from subspaces.reproduce.stages import run_stages
 from subspaces.reproduce.transition import run_transitions
 from subspaces.reproduce.wells import run_wells
 from subspaces.runs.pools import TRAINER, Event
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
 from subspaces.runs.store import folder_of, load_result
 from subspaces.runs.sweep import run_many
-from subspaces.runs.run import Run
-from subspaces.runs.records import Result
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Reproduction:
             baseline_runs=series.seeds, start=wanted.published,
         )  # fmt: skip
 
-        def tell(event: Event | None, found: Measurement | None) -> None:
+        def tell(event: Event | None, found: IntrinsicDimension | None) -> None:
             if event is not None and self.on_event is not None:
                 self.on_event(series, event)
 

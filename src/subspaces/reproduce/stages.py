@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from subspaces.dimension.measure import RUNS
 from subspaces.learned.bases import LearnedBasis, dldr, load_basis, lottery_subspace
+from subspaces.learned.stored import save_ticket
 from subspaces.learned.tickets import Ticket, magnitude_ticket
 from subspaces.learned.trajectory import Trajectory
 from subspaces.recipes import Series
@@ -19,12 +20,11 @@ from subspaces.reproduce.places import Row
 from subspaces.reproduce.rows import learned_row, score_row
 from subspaces.runs.extract import choose, projected_score
 from subspaces.runs.pools import Event
-from subspaces.runs.store import folder_of
-from subspaces.runs.sweep import run_many
-from subspaces.runs.run import Run
 from subspaces.runs.recording import TRAJECTORY
 from subspaces.runs.records import Result
-from subspaces.learned.stored import save_ticket
+from subspaces.runs.run import Run
+from subspaces.runs.store import folder_of
+from subspaces.runs.sweep import run_many
 
 if TYPE_CHECKING:
     from subspaces.reproduce.run import Reproduction

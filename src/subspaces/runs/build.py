@@ -9,20 +9,22 @@ from typing import Any
 import torch
 
 from subspaces.datasets import Data, DataOptions
-from subspaces.datasets.forms import Loaders
+from subspaces.datasets.forms import Loaders, number_of_examples
+from subspaces.datasets.trees import count
 from subspaces.learned.batchnorm import refresh_batchnorm
 from subspaces.runs.fingerprint import fingerprint, is_of_today, mark
 from subspaces.runs.resolve import record_of, resolve
 from subspaces.runs.run import Run
 from subspaces.runs.stored import enter_stored, measured_rate, start_stored
 from subspaces.subspace import LayerKronecker, Subspace
-from subspaces.tasks import Task, get_task
+from subspaces.tasks import Images, Task, get_task
 from subspaces.training.autocast import warn_of_slow_autocast
 from subspaces.training.batches import Batches, InMemory, Streamed, derived_seed
 from subspaces.training.callbacks import Callback
 from subspaces.training.fit import placed
 from subspaces.training.state import STATE, Fit, Kept, load_parameters, load_state, read_state
 from subspaces.training.step import add_penalty, take_step
+
 
 def build(asked: Run, folder: Path | None = None, data_root: str | None = None) -> tuple[Fit, Run]:
     """The training before its first step, or where an interrupted one in ``folder`` stopped; and the run resolved.
@@ -72,8 +74,22 @@ def task_of(run: Run) -> Task:
     """
     task = get_task(run.task)
     if not isinstance(task, Task):
-        raise ValueError(f"`task` must be a Task to be trained; {run.task} is a function run(d, seed). Measure it instead.")
+        raise ValueError(
+            f"`task` must be a Task to be trained; {run.task} is a function run(d, seed). Measure it instead."
+        )
     return task
+
+
+def judging_examples(run: Run) -> int | None:
+    """Validation examples that a run is judged by; None where nobody knows before the data are read by a loader."""
+    task = get_task(run.task)
+    if not isinstance(task, Task):
+        return None
+    options = _data_options(run)
+    if isinstance(task.data, Images):
+        return task.data.held_out(options)
+    data = task.load_data(options)
+    return count(data.val_y) if isinstance(data, Data) else number_of_examples(data, "val")
 
 
 def refresh(fit: Fit) -> None:

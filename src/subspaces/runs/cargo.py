@@ -25,8 +25,8 @@ def pack(name: str) -> bytes | None:
         return cloudpickle.dumps((task, known_definition(task)))
     except (TypeError, pickle.PicklingError) as error:
         raise ValueError(
-            f"`workers` must be able to take {name!r} along, which cannot be pickled ({error}). Build what cannot within "
-            "the function, put the task into a module and name it module:task, or take workers=1."
+            f"`workers` must be able to take {name!r} along, which cannot be pickled ({error}). Build what cannot "
+            "within the function, put the task into a module and name it module:task, or take workers=1."
         ) from error
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.runs.pools import RETRIES, TRAINER, Event, Pool
-from subspaces.runs.store import folder_of, load_result, run_once, store_result
-from subspaces.runs.stop import PLAIN, StopPolicy
-from subspaces.runs.worker import load_trainer
-from subspaces.runs.run import Run
 from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.stop import PLAIN, StopPolicy
+from subspaces.runs.store import folder_of, load_result, run_once, store_result
+from subspaces.runs.worker import load_trainer
 
 
 def _remote(fields: dict[str, Any], root: str, trainer: str, policy: dict[str, Any]) -> dict[str, Any] | None:

@@ -3,35 +3,27 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from subspaces.errors import unknown_name
 from subspaces.learned.affine import distance_to_affine, projected_coordinates, trajectory_figure
-from subspaces.learned.bases import LearnedBasis, dldr, gradient_pca, lottery_subspace, twa
-from subspaces.learned.frequent_directions import frequent_directions
+from subspaces.learned.basis import LearnedBasis
+from subspaces.learned.methods import METHODS, Method
 from subspaces.learned.trajectory import Trajectory
-from subspaces.runs.store import RESULT
-from subspaces.subspace import Subspace
-from subspaces.runs.run import Run
-from subspaces.runs.stored import enter_stored
+from subspaces.registry import resolve
+from subspaces.runs.build import build, refresh
 from subspaces.runs.recording import TRAJECTORY
 from subspaces.runs.records import decode_row
+from subspaces.runs.run import Run
 from subspaces.runs.settings import Recording
-from subspaces.runs.build import build, refresh
+from subspaces.runs.store import RESULT
+from subspaces.runs.stored import enter_stored
+from subspaces.subspace import Subspace
 from subspaces.training.state import Fit
 from subspaces.training.step import evaluate
-
-METHODS: dict[str, Callable[..., LearnedBasis]] = {
-    "dldr": dldr,
-    "lottery": lottery_subspace,
-    "twa": twa,
-    "gradient-pca": gradient_pca,
-    "frequent-directions": frequent_directions,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +74,7 @@ def extract(
 
     Args:
         source: the folder of a run with a trajectory file, or such a file.
-        method: a key of `METHODS`.
+        method: a key of `subspaces.learned.methods.METHODS`, or the import path of one of your own.
         d: number of directions, or a variance ratio in (0, 1) (not for frequent-directions).
         out: basis file; ``METHOD-d.safetensors`` beside the trajectory without it. The figure lies beside it.
         samples: use only the first so many samples.
@@ -95,30 +87,29 @@ def extract(
 
     Source: Li et al. (arXiv 2103.11154), §3.2; see `subspaces.learned.bases` for the others.
     """
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    learner: Method = resolve("method", method)
     path = trajectory_path(source)
     config = recorded_config(path.parent)
     chosen = choose(Trajectory.open(path), samples, every)
-    gradients = config is not None and config.record.source == "gradients"
-    if gradients != (method == "gradient-pca") and config is not None:
+    if config is not None and config.record.source != learner.records:
+        fitting = ", ".join(name for name, known in METHODS.items() if known.records == config.record.source)
         raise ValueError(
             f"`method` must fit what was recorded; got {method} of {config.record.source}. "
-            "Record with --record-source gradients for gradient-pca, and weights for all others."
+            f"Use {fitting}, or record with --record-source {learner.records}."
         )
-    basis = METHODS[method](chosen, d)
-    if basis.layout is None:  # a sketch of vectors knows no names
-        basis.layout, basis.buffers = chosen.layout, dict(chosen[0].buffers)
-    if basis.start is None or gradients:
+    gradients = learner.records == "gradients"
+    basis = learner(chosen, d)
+    if gradients:
         _start_at_initialisation(basis, config, data_root)
-    target = Path(out) if out is not None else path.parent / f"{method}-{basis.d}.safetensors"
+    stem = re.sub(r"[^\w.-]+", "_", learner.name)
+    target = Path(out) if out is not None else path.parent / f"{stem}-{basis.d}.safetensors"
     basis.save(target)
     figure = target.with_suffix(".png")
     trajectory_figure(chosen, basis, figure)
     outside = None if gradients else distance_to_affine(chosen[-1], basis, _origin(basis)).relative
     scores = (None, None) if config is None or gradients else _scores(config, target, chosen, data_root)
     return Extraction(
-        basis=target, figure=figure, method=method, d=basis.d, D=basis.D, samples=len(chosen),
+        basis=target, figure=figure, method=learner.name, d=basis.d, D=basis.D, samples=len(chosen),
         singular_values=basis.singular_values.tolist(), ratio=basis.ratio.tolist(),
         orthonormality=orthonormality(basis), distance=outside, last_score=scores[0], projected_score=scores[1],
     )  # fmt: skip

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from subspaces.files import atomic_write
+from subspaces.runs.fingerprint import fingerprint, is_of_today
 from subspaces.runs.pools import Event
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.stop import PLAIN, StopPolicy
 from subspaces.runs.store import folder_of, load_result
 from subspaces.runs.sweep import next_events, open_pool
-from subspaces.runs.stop import PLAIN, StopPolicy
-from subspaces.runs.run import Run
-from subspaces.runs.fingerprint import fingerprint, is_of_today
-from subspaces.runs.records import Result
 
 RUNS = "runs"
 """Folder of the runs, below that of the measurement."""

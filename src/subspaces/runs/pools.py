@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from subspaces.runs.store import folder_of, load_result, run_once
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
 from subspaces.runs.stop import PLAIN, StopPolicy
+from subspaces.runs.store import folder_of, load_result, run_once
 from subspaces.runs.worker import ProgressSender, load_trainer
 from subspaces.training.autocast import warn_of_slow_autocast
 from subspaces.training.callbacks import Callback
-from subspaces.runs.run import Run
-from subspaces.runs.records import Result
 
 TRAINER = "subspaces.runs.train:train"
 """The function that does a run; tests put another one in its place."""
@@ -122,7 +122,9 @@ class LocalPool(Pool):
         self._processes: list[_Process] = []
 
     def submit(self, config: Run, policy: StopPolicy = PLAIN) -> None:
-        warn_of_slow_autocast(config.compute.autocast, config.compute.device)  # said here, since nobody reads what a worker warns of
+        warn_of_slow_autocast(
+            config.compute.autocast, config.compute.device
+        )  # said here, since nobody reads what a worker warns of
         self._jobs.append(_Job(config, policy))
         self._dispatch()
 

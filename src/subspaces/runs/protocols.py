@@ -7,8 +7,8 @@ fall short). What a user sets by hand is never changed.
 
 from typing import Any
 
-from subspaces.tasks import Task, get_task
 from subspaces.runs.run import Run
+from subspaces.tasks import Task, get_task
 
 QUICK: dict[str, dict[str, Any]] = {
     "digits-fc": {"lr": 1e-2, "batch_size": 32, "epochs": 20},

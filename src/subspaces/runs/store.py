@@ -14,11 +14,11 @@ from typing import Any
 
 from subspaces.files import atomic_write
 from subspaces.runs.claims import Claim
-from subspaces.runs.stop import PLAIN, StopPolicy
-from subspaces.training.callbacks import Callback
-from subspaces.runs.run import Run
 from subspaces.runs.fingerprint import fingerprint, is_of_today, mark
 from subspaces.runs.records import Result, decode_row, encode_row
+from subspaces.runs.run import Run
+from subspaces.runs.stop import PLAIN, StopPolicy
+from subspaces.training.callbacks import Callback
 
 RESULT, GIVEN_UP, STATE = "result.json", "stopped.json", "state.safetensors"
 Trainer = Callable[..., Result]

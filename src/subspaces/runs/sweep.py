@@ -8,9 +8,9 @@ from typing import Any, Literal
 from subspaces.errors import unknown_name
 from subspaces.runs.clusters import RayPool, SlurmPool
 from subspaces.runs.pools import TRAINER, Event, InlinePool, LocalPool, Pool
-from subspaces.runs.store import folder_of, load_result
-from subspaces.runs.run import Run
 from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.store import folder_of, load_result
 
 Launcher = Literal["local", "ray", "slurm"]
 LAUNCHERS: dict[str, type[Pool]] = {"local": LocalPool, "ray": RayPool, "slurm": SlurmPool}

@@ -114,9 +114,8 @@ def _answer(objective: Objective, run: Run) -> Result:
         said = objective.run(run.d, seed)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        raise RuntimeError(
-            f"run({run.d}, {seed}) raised {type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
-        ) from error
+        place = f"{Path(last.filename).name}, line {last.lineno}"
+        raise RuntimeError(f"run({run.d}, {seed}) raised {type(error).__name__}: {error} ({place})") from error
     seconds = time.perf_counter() - started
     told: dict[str, Any] = dict(said) if isinstance(said, Mapping) else {"score": said}
     try:

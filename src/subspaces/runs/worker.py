@@ -5,7 +5,6 @@ and the libraries and the data are loaded once for many runs. When its input clo
 dead, it writes down the state of the run in hand and ends.
 """
 
-import importlib
 import json
 import os
 import queue
@@ -17,18 +16,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from subspaces.runs.store import run_once
-from subspaces.runs.stop import StopPolicy
-from subspaces.training.callbacks import Callback
+from subspaces.registry import import_object
 from subspaces.runs.run import Run
+from subspaces.runs.stop import StopPolicy
+from subspaces.runs.store import run_once
+from subspaces.training.callbacks import Callback
 
 Send = Callable[[dict[str, Any]], None]
 
 
 def load_trainer(name: str) -> Callable[..., Any]:
     """The function that ``module:function`` names."""
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+    return import_object("trainer", name)
 
 
 class ProgressSender(Callback):

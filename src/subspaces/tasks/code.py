@@ -28,9 +28,9 @@ def code_digest(thing: Any) -> str:
     """16 hexadecimal digits for what a callable or value is.
 
     Functions and classes of a person's own modules count by their syntax tree (no comments, no docstrings, no layout),
-    with defaults, closed-over values and the globals that they use, as far as they are functions, classes or plain values
-    of such modules too. What comes with Python or is installed counts by name and version. Tensors and parameters count
-    by their contents.
+    with defaults, closed-over values and the globals that they use, as far as they are functions, classes or plain
+    values of such modules too. What comes with Python or is installed counts by name and version. Tensors and
+    parameters count by their contents.
 
     Cost: milliseconds, and one pass over tensors.
     """

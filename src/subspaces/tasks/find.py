@@ -3,8 +3,7 @@
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from subspaces.errors import unknown_name
-from subspaces.registry import import_object
+from subspaces.registry import register, resolve, table
 from subspaces.tasks.objective import Objective
 from subspaces.tasks.published import TASKS, published
 from subspaces.tasks.task import Task
@@ -72,18 +71,23 @@ def get_task(name: str | Task | Objective) -> Any:
         return found
     if (task := published(name)) is not None:
         return task
-    if ":" not in name:
-        raise unknown_name("task", name, [*TASKS, *_SESSION])
-    return _imported(name)
+    task = resolve("task", name, others=_SESSION)
+    if ":" in name:
+        _SESSION[name] = task  # imported once in a process
+    return task
 
 
-def _imported(path: str) -> Task | Objective:
-    found: Any = import_object("task", path)
-    task = found() if callable(found) and not isinstance(found, Task | Objective) else found
+def _accept(thing: Any, name: str, argument: str) -> Task | Objective:
+    """A task, or what a function that makes one gives."""
+    task = thing() if callable(thing) and not isinstance(thing, Task | Objective) else thing
     if not isinstance(task, Task | Objective):
         raise TypeError(
-            f"`task` must lead to a Task, an Objective or a function that makes one; {path!r} is a "
+            f"`{argument}` must lead to a Task, an Objective or a function that makes one; {name!r} is a "
             f"{type(task).__name__}."
         )
-    _SESSION[path] = task
     return task
+
+
+table("task", _accept)
+for _name, _task in TASKS.items():
+    register("task", _name, _task)

@@ -8,6 +8,9 @@ from typing import Any
 from subspaces.tasks.code import code_digest
 from subspaces.tasks.hyper import Hyper
 
+ONCE = Hyper(epochs=1)
+"""A function of a person trains as long as it likes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Objective:
@@ -40,7 +43,7 @@ class Objective:
     source: str = ""
     revision: int = 1
     judged_on: str = "val"
-    optimizer: Hyper = Hyper(epochs=1)
+    optimizer: Hyper = ONCE
 
     def __post_init__(self) -> None:
         if self.D < 1:
@@ -50,7 +53,9 @@ class Objective:
         try:
             inspect.signature(self.run).bind(1, 0)
         except TypeError as error:
-            raise TypeError(f"`run` must take d and seed: run(d, seed) -> score; got {self.run!r} ({error}).") from error
+            raise TypeError(
+                f"`run` must take d and seed: run(d, seed) -> score; got {self.run!r} ({error})."
+            ) from error
         except ValueError:  # built in: it has no signature to look at
             pass
 

@@ -19,9 +19,9 @@ from subspaces.datasets.options import apply_options, split_validation
 from subspaces.datasets.trees import count
 from subspaces.models import count_parameters
 from subspaces.tasks.code import code_digest
+from subspaces.tasks.digest import digest
 from subspaces.tasks.hyper import OWN, Hyper
 from subspaces.tasks.losses import get_loss
-from subspaces.tasks.digest import digest
 from subspaces.tasks.readers import read_examples
 from subspaces.tasks.scores import Score, get_score
 
@@ -85,7 +85,7 @@ class Task:
     name: str
     model: Callable[..., nn.Module]
     data: Any
-    loss: str | Callable[[Any, Any], Tensor] = "cross_entropy"
+    loss: Any = "cross_entropy"
     score: Any = None
     optimizer: Hyper = OWN
     baseline: float | None = None
@@ -105,8 +105,8 @@ class Task:
             )
         if isinstance(self.model, nn.Module):
             raise TypeError(
-                "`model` must be a function that makes a new network; got a network. Every run needs weights of its own: "
-                "give the function or class that builds it, such as model=lambda: Net(10)."
+                "`model` must be a function that makes a new network; got a network. Every run needs weights of its "
+                "own: give the function or class that builds it, such as model=lambda: Net(10)."
             )
         if self.judged_on not in ("train", "val"):
             raise ValueError(f"`judged_on` must be train or val; got {self.judged_on!r}.")
@@ -238,14 +238,22 @@ class _Reciprocal:
         return _inverse(self.score(outputs, targets))
 
 
+@dataclass(frozen=True)
+class _Chain:
+    link: Callable[[float], float]
+
+    def __call__(self, value: float) -> float:
+        return _inverse(self.link(value))
+
+
 def _inverse(value: float) -> float:
     return 1 / max(value, 1e-30) if value == value else value
 
 
 def reciprocal(score: Score) -> Score:
-    """A score of which less is better as one of which more is: an error of at most 1/0.9 of the baseline's passes 0.9."""
+    """A score of which less is better as one of which more is: 0.9 of it is an error of 1/0.9 times the baseline's."""
     mean = score.mean or (score.function if score.of_examples else None)
-    link = (lambda x: _inverse(score.link(x))) if score.link else _inverse
+    link = _inverse if score.link is None else _Chain(score.link)
     return Score(
         f"1/{score.name}", _Reciprocal(score), mean=mean, link=link if mean is not None else None, count=score.count
     )

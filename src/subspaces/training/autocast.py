@@ -6,7 +6,6 @@ import subprocess
 import warnings
 from pathlib import Path
 
-
 FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Names in /proc/cpuinfo of instructions that multiply bfloat16: AVX-512 BF16, AMX, and those of ARM."""
 

@@ -86,8 +86,8 @@ def fit(
 
     Args:
         model: any module, on the device where it is to be trained.
-        data: a pair (x, y), a dictionary of tensors with labels, a Dataset, a DataLoader, or a dictionary of these under
-            train, validation, test.
+        data: a pair (x, y), a dictionary of tensors with labels, a Dataset, a DataLoader, or a dictionary of these
+            under train, validation, test.
         loss: a name of `LOSSES`, or (outputs, targets) → mean loss of a batch.
         optimizer: a name, an optimiser that was made with the model's parameters, or a class to make it with ``lr``.
         lr: top learning rate; 1e-3 without it. Not with an optimiser that has its own.

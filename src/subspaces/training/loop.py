@@ -63,7 +63,8 @@ def _steps(
                 return "diverged", f"the loss became NaN or infinite by step {fit.step:,} of {fit.total_steps:,}"
             if at_end and (fit.epoch % fit.eval_every == 0 or fit.step == fit.total_steps):
                 row = _evaluate(fit)
-                if any([callback.epoch(fit, row) for callback in callbacks]):
+                verdicts = [callback.epoch(fit, row) for callback in callbacks]
+                if any(verdicts):
                     return "stopped", f"stopped by a rule after epoch {fit.epoch}"
             if interrupt.is_set():
                 _leave(fit, folder)

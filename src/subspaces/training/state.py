@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from subspaces.files import atomic_write
-from subspaces.training.batches import Batches
-from subspaces.training.schedules import factor
 from subspaces.subspace import Subspace
 from subspaces.tasks.scores import Score
+from subspaces.training.batches import Batches
+from subspaces.training.schedules import factor
 
 STATE = "state.safetensors"
 Kept = tuple[dict[str, Tensor], dict[str, Any]]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from subspaces.datasets.trees import Tree, call
-from subspaces.training.state import Fit
 from subspaces.tasks.scores import evaluate_score
+from subspaces.training.state import Fit
 
 
 def take_step(fit: Fit, inputs: Tree, targets: Tree, share: float) -> tuple[Tensor, Tensor | None]:
@@ -49,7 +49,9 @@ def closure_of(optimizer: torch.optim.Optimizer) -> str:
 def _long_step(fit: Fit, inputs: Tree, targets: Tree) -> tuple[Tensor, Any]:
     """One step of an optimiser that evaluates the batch several times; loss and outputs of the batch before it."""
     optimizer: Any = fit.optimizer
-    if fit.closure == "batch":  # Gauss–Newton: bfloat16 would drown its differences in rounding, so it is never in autocast
+    if (
+        fit.closure == "batch"
+    ):  # Gauss–Newton: bfloat16 would drown its differences in rounding, so it is never in autocast
         loss = optimizer.step(lambda: (inputs, targets))
         return torch.as_tensor(loss, device=fit.device), optimizer.last_outputs
     first: list[Any] = []

@@ -11,9 +11,9 @@ from typing import Any
 
 from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
-from subspaces.tasks import get_task
-from subspaces.runs.run import Run
 from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.tasks import get_task
 from subspaces.transition import TransitionSearch
 from subspaces.transition.result import (
     SEED_STEP,

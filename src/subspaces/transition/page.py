@@ -11,9 +11,9 @@ from typing import Any
 
 from subspaces.report.figures import save
 from subspaces.report.tables import figure, table, unbroken
-from subspaces.runs.store import latest, load_rows
-from subspaces.runs.run import Run
 from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.store import latest, load_rows
 from subspaces.transition.page_figures import draw_heatmap, draw_start, draw_thresholds, draw_traces
 from subspaces.transition.result import Prediction, Transition
 from subspaces.transition.rule import TransitionRule

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from subspaces.runs.build import build, task_of
 from subspaces.runs.pools import worker_environment
 from subspaces.runs.run import Run
 from subspaces.training.batches import InMemory
 from subspaces.training.state import Fit
-from subspaces.runs.build import build, task_of
 from subspaces.transition.result import Prediction
 from subspaces.transition.theory import ProximalOptions, StartPrediction, predict_from_start
 
@@ -124,7 +124,11 @@ def _at(config: Run, levels: Sequence[float], epochs: int, examples: int, seed: 
     settings = full.optimizer
     steps = max(STEPS, epochs * fit.batches.per_epoch // POINTS)
     options = ProximalOptions(
-        lr=RATE * (settings.lr or 1e-3), steps=steps, batch_size=settings.batch_size or 128, examples=examples, seed=seed
+        lr=RATE * (settings.lr or 1e-3),
+        steps=steps,
+        batch_size=settings.batch_size or 128,
+        examples=examples,
+        seed=seed,
     )
     data = fit.batches.data.split("train")
     return _prediction(predict_from_start(model, fit.loss, data, levels, options, names=list(origin)))

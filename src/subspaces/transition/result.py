@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from subspaces.runs.run import Run
 from subspaces.runs.records import Result, environment
+from subspaces.runs.run import Run
 from subspaces.transition import Outcome, SuccessTable, Threshold, success_probability, threshold_curve, trace_value
 from subspaces.transition.rule import TransitionRule
 
