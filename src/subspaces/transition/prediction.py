@@ -61,9 +61,8 @@ def predict_transition(
     Raises:
         RuntimeError: a process failed, said after the others have answered; the message has its last words.
     """
-    base = dataclasses.replace(
-        config, d=d, record_trace=False, seed_model=seed, seed_data=seed, seed_projection=seed, redraw_every=0
-    )
+    seeds = {"seed_model": seed, "seed_data": seed, "seed_projection": seed}
+    base = config.but(d=d, record_trace=False, redraw_every=0, **seeds)
     asked = [Asked(base.but(burn_in=t), tuple(levels), epochs, examples, seed) for t in sorted(burn_in)]
     if workers == 1 or len(asked) == 1:
         yield from ((one.config.space.burn_in, one.answer()) for one in asked)
