@@ -10,7 +10,7 @@ from training import Interrupt
 from subspaces import tasks
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
-from subspaces.report.data import gather
+from subspaces.dimension.series import gather
 from subspaces.runs.run import load_result, load_rows, run_once, status
 from subspaces.runs.sweep import run_many
 from subspaces.runs.terms import Terms

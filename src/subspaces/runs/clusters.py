@@ -45,7 +45,7 @@ class ClusterPool(Pool):
         if row is None:
             return Event("busy", config)
         folder = self.root / config.key()
-        found = load_result(folder, terms)
+        found = load_result(folder, terms, asked=config)
         return Event("done", config, found or store_result(Result.from_row(row), folder, terms))
 
     @abstractmethod

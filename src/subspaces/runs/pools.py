@@ -155,7 +155,7 @@ class LocalPool(Pool):
         process.job = None
         self._dispatch()
         if event["event"] == "done":
-            return Event("done", config, load_result(self.root / config.key(), terms))
+            return Event("done", config, load_result(self.root / config.key(), terms, asked=config))
         return Event(event["event"], config, message=event.get("message", ""))
 
     def _bury(self, process: "_Process") -> Event | None:
