@@ -10,7 +10,7 @@ from training import Interrupt
 from subspaces import tasks
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
-from subspaces.report.data import gather
+from subspaces.dimension.series import gather
 from subspaces.runs.fingerprint import fingerprint, is_of_today
 from subspaces.runs.records import decode_row, encode_row
 from subspaces.runs.run import Run
