@@ -6,7 +6,7 @@ from typing import Any
 
 from subspaces import registry
 from subspaces.subspace import Subspace
-from subspaces.tasks import TASKS
+from subspaces.tasks import TASKS, Task
 
 _COMMON = {"self", "d", "D", "seed", "sizes", "model", "projection", "only", "exclude"}  # no options of a kind
 Listing = tuple[list[str], list[list[Any]]]
@@ -32,10 +32,14 @@ def tasks() -> Listing:
     """Tasks with their D and the settings of direct training."""
     rows = []
     for name, task in TASKS.items():
-        h = task.defaults
+        h = task.optimizer
         settings = f"{h.optimizer} {h.lr:g}, batch {h.batch_size}, {h.epochs} epochs, {h.schedule}, l2 {h.l2:g}"
-        rows.append([name, task.dataset, task.D, task.global_baseline, settings, task.source])
+        rows.append([name, _data(task), task.D, task.baseline, settings, task.source])
     return ["task", "data", "D", "baseline", "settings", "source"], rows
+
+
+def _data(task: Task) -> str:
+    return getattr(task.data, "dataset", "own")
 
 
 def models() -> Listing:

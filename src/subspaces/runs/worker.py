@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.registry import import_object
-from subspaces.runs.run import run_once
-from subspaces.runs.terms import Terms
-from subspaces.train.callbacks import Callback
-from subspaces.train.config import TrainConfig
+from subspaces.runs.run import Run
+from subspaces.runs.stop import StopPolicy
+from subspaces.runs.store import run_once
+from subspaces.training.callbacks import Callback
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -51,9 +51,9 @@ def work(root: Path, trainer: str, jobs: "queue.Queue[str]", send: Send, busy: t
         busy.set()
         try:
             fields = json.loads(line)
-            terms = Terms(**fields.pop("terms", {}))
-            config = TrainConfig.from_dict(fields)
-            result = run_once(config, root, wait=False, terms=terms, trainer=train, callbacks=[ProgressSender(send)])
+            policy = StopPolicy(**fields.pop("policy", {}))
+            config = Run.from_dict(fields)
+            result = run_once(config, root, wait=False, policy=policy, trainer=train, callbacks=[ProgressSender(send)])
             send({"event": "busy" if result is None else "done"})
         except Exception as error:
             send({"event": "error", "message": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()})

@@ -1,29 +1,31 @@
 """What the numbers of a run depend on besides its config: the task, as it was when the run was made.
 
-The config names a task and leaves to it what is None. The fingerprint of what stood behind that name is kept with every
-result, so that a run made by an earlier form of the task is not taken for one of today. It does not see the contents of
-folders of images, nor code: for a change there `Task.revision` is raised by hand.
+A run names a task and leaves to it what is None. The fingerprint of what stood behind that name is kept with every
+result, so that a run made by an earlier form of the task is not taken for one of today. Of a person's own task it sees
+what the callables do and the contents of the data (`Task.definition`); of a bundled one the names and settings, since
+its files are verified and its code is the library's: for a change there `Task.revision` is raised by hand.
 """
 
 import dataclasses
 import functools
 import hashlib
 import json
+from typing import Any
 
-from subspaces.tasks import Hyper, Task, get_task
-from subspaces.train.config import TrainConfig
+from subspaces.runs.run import Run
+from subspaces.tasks import Hyper, get_task, known_definition
 
 
-def fingerprint(config: TrainConfig) -> str:
+def fingerprint(config: Run) -> str:
     """The revision of the config's task and 10 hexadecimal digits for its definition, D and the defaults in use.
 
     Empty where the task cannot be had, such as one of a module that is not here: a result is worth keeping without.
 
     Example:
-        >>> fingerprint(TrainConfig("mnist-fc", d=750)).partition("-")[0]
+        >>> fingerprint(Run.of("mnist-fc", d=750)).partition("-")[0]
         'r2'
     """
-    left = tuple(f.name for f in dataclasses.fields(Hyper) if getattr(config, f.name) is None)
+    left = tuple(f.name for f in dataclasses.fields(Hyper) if config.value(f.name) is None)
     try:
         return _fingerprint(get_task(config.task), left)
     except Exception:  # whatever the import of somebody's module or the making of their model raises
@@ -31,9 +33,9 @@ def fingerprint(config: TrainConfig) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _fingerprint(task: Task, left: tuple[str, ...]) -> str:
-    """``left``: the settings that the config leaves to the task."""
-    parts = task.definition() | {"defaults": {name: getattr(task.defaults, name) for name in left}}
+def _fingerprint(task: Any, left: tuple[str, ...]) -> str:
+    """``left``: the settings that the run leaves to the task."""
+    parts = known_definition(task) | {"defaults": {name: getattr(task.optimizer, name) for name in left}}
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_name)
     return f"r{task.revision}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
 
@@ -43,7 +45,7 @@ def _name(value: object) -> str:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def is_of_today(made: str, config: TrainConfig) -> bool:
+def is_of_today(made: str, config: Run) -> bool:
     """Whether a run with the fingerprint ``made`` was made by the task as it is now.
 
     An empty one is from before there were any, when every task had revision 1. Where the task cannot be had there is

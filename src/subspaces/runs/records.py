@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from subspaces.train.config import TrainConfig
+from subspaces.runs.run import Run
 
 ROW_VERSION = 1
 
@@ -25,7 +25,7 @@ class Result:
     (never the best one). A run whose loss became NaN or infinite is a result too: its status is ``diverged``.
     """
 
-    config: TrainConfig
+    config: Run
     status: Literal["done", "diverged", "stopped"]
     D: int
     """Parameters of the network that may move (all of them in direct training)."""
@@ -75,7 +75,7 @@ class Result:
     def from_row(cls, row: dict[str, Any]) -> "Result":
         """The result written by ``to_row``."""
         fields = {f.name: row[f.name] for f in dataclasses.fields(cls) if f.name in row}
-        fields["config"] = TrainConfig.from_dict(row["config"])
+        fields["config"] = Run.from_dict(row["config"])
         return cls(**fields)
 
 

@@ -1,4 +1,4 @@
-"""On which terms a run is done: what is asked of it besides its config, and changes none of its numbers."""
+"""When a run is given up and where it is logged: what is asked of it besides its settings, and changes no number."""
 
 import dataclasses
 import math
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subspaces.dimension.fidelity import hopeless
-from subspaces.train.callbacks import Callback
-from subspaces.train.records import Result
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.training.callbacks import Callback
 
 if TYPE_CHECKING:
-    from subspaces.train.state import TrainState
+    from subspaces.training.state import Fit
 
 
 @dataclass(frozen=True)
-class Terms:
+class StopPolicy:
     """Give a run up where it is hopeless; log it. Without either a run is a plain one."""
 
     threshold: float | None = None
@@ -34,7 +35,8 @@ class Terms:
         The scores are read again, so that it counts neither who stopped the run nor by which threshold: a run may be
         taken over exactly where it would have been stopped here too.
         """
-        total = evaluations(result.config.epochs or result.resolved.get("epochs") or 0, result.config.eval_every)
+        epochs = result.config.optimizer.epochs or result.resolved.get("epochs") or 0
+        total = evaluations(epochs, result.config.record.eval_every)
         scores = [row.get("score") for row in result.curves]
         return any(self.gives_up(scores[: k + 1], total) for k in range(len(scores)))
 
@@ -43,15 +45,17 @@ class Terms:
         seen = [math.nan if score is None else score for score in scores]
         return self.threshold is not None and total > 0 and hopeless(seen, self.threshold, total)
 
-    def callbacks(self, folder: Path | None) -> list[Callback]:
-        """What is hung into the training; ``folder`` keeps the state of a run that is given up."""
-        from subspaces.train.callbacks import TensorBoard
+    def callbacks(self, run: Run, folder: Path | None) -> list[Callback]:
+        """What is called on the way; ``folder`` keeps the state of a run that is given up."""
+        from subspaces.training.callbacks import TensorBoard
 
         found: list[Callback] = [] if self.threshold is None else [GiveUp(self, folder)]
-        return found if self.tensorboard is None else [*found, TensorBoard(self.tensorboard)]
+        if self.tensorboard is None:
+            return found
+        return [*found, TensorBoard(Path(self.tensorboard) / run.key(), run.identity())]
 
 
-PLAIN = Terms()
+PLAIN = StopPolicy()
 """Every run to its end, no logs."""
 
 
@@ -63,14 +67,14 @@ def evaluations(epochs: int, every: int) -> int:
 class GiveUp(Callback):
     """Ends a run that is hopeless; its state is kept, for a measurement that wants it whole."""
 
-    def __init__(self, terms: Terms, folder: Path | None) -> None:
-        self.terms, self.folder = terms, folder
+    def __init__(self, policy: StopPolicy, folder: Path | None) -> None:
+        self.policy, self.folder = policy, folder
 
-    def epoch(self, state: "TrainState", row: dict[str, Any]) -> bool:
-        total = evaluations(state.config.epochs or 1, state.config.eval_every)
-        over = self.terms.gives_up([seen["score"] for seen in state.curves], total)
+    def epoch(self, fit: "Fit", row: dict[str, Any]) -> bool:
+        total = evaluations(fit.epochs, fit.eval_every)
+        over = self.policy.gives_up([seen["score"] for seen in fit.curves], total)
         if over and self.folder is not None:
-            from subspaces.train.state import save_state  # torch is needed only where something is trained
+            from subspaces.training.state import save_state  # torch is needed only where something is trained
 
-            save_state(state, self.folder)
+            save_state(fit, self.folder)
         return over

@@ -5,11 +5,10 @@ at a higher native rate with a cosine, reach about the same scores near d_int90 
 fall short). What a user sets by hand is never changed.
 """
 
-import dataclasses
 from typing import Any
 
+from subspaces.runs.run import Run
 from subspaces.tasks import Task, get_task
-from subspaces.train.config import TrainConfig
 
 QUICK: dict[str, dict[str, Any]] = {
     "digits-fc": {"lr": 1e-2, "batch_size": 32, "epochs": 20},
@@ -21,7 +20,7 @@ QUICK: dict[str, dict[str, Any]] = {
 """Picked by the score near d_int90 from a few settings, one seed each."""
 
 
-def quick(config: TrainConfig) -> TrainConfig:
+def quick(config: Run) -> Run:
     """The config with the fields that are at their defaults set for short runs; what was set is left as it is.
 
     Tasks without tuned values keep their optimiser and rate and get a tenth of their epochs, at least 3. Other
@@ -30,14 +29,14 @@ def quick(config: TrainConfig) -> TrainConfig:
     task = get_task(config.task)
     if task.judged_on == "train" and task.name not in QUICK:
         return config
-    untouched = TrainConfig(config.task)
-    values = {k: v for k, v in _values(task, config).items() if getattr(config, k) == getattr(untouched, k)}
-    return dataclasses.replace(config, **values)
+    untouched = Run.of(config.task)
+    values = {k: v for k, v in _values(task, config).items() if config.value(k) == untouched.value(k)}
+    return config.but(**values)
 
 
-def _values(task: Task, config: TrainConfig) -> dict[str, Any]:
-    general: dict[str, Any] = {"schedule": "cosine", "l2": 0.0, "epochs": max(3, task.defaults.epochs // 10)}
+def _values(task: Task, config: Run) -> dict[str, Any]:
+    general: dict[str, Any] = {"schedule": "cosine", "l2": 0.0, "epochs": max(3, task.optimizer.epochs // 10)}
     tuned = QUICK.get(task.name, {})
-    if config.optimizer not in (None, task.defaults.optimizer):
+    if config.optimizer.name not in (None, task.optimizer.optimizer):
         tuned = {name: value for name, value in tuned.items() if name != "lr"}
     return general | tuned

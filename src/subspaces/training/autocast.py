@@ -6,8 +6,6 @@ import subprocess
 import warnings
 from pathlib import Path
 
-from subspaces.train.config import TrainConfig
-
 FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Names in /proc/cpuinfo of instructions that multiply bfloat16: AVX-512 BF16, AMX, and those of ARM."""
 
@@ -31,9 +29,9 @@ def cpuinfo_has_bfloat16(text: str) -> bool | None:
     return bool(FLAGS & set(lines[0].partition(":")[2].split())) if lines else None
 
 
-def warn_of_slow_autocast(config: TrainConfig) -> None:
+def warn_of_slow_autocast(autocast: bool, device: str) -> None:
     """One warning per process, before the first run in bfloat16 on a processor that has to emulate it."""
-    if config.autocast and config.device == "cpu" and multiplies_bfloat16() is False:
+    if autocast and device == "cpu" and multiplies_bfloat16() is False:
         _warn()
 
 
