@@ -16,8 +16,8 @@ from subspaces.datasets import load_data
 from subspaces.models import make_model
 from subspaces.projections import from_spec
 from subspaces.registry import register, resolve
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
 
 FOLDER = Path(__file__).parent
 
@@ -220,11 +220,11 @@ def test_the_librarys_loop_trains_its_model_on_its_data_in_its_subspace(here):
     assert load_data(task).train_x.shape == (100, 1, 6, 6)
     first = load_data("own.py:dataset").test_x.clone()
     assert torch.equal(first, load_data("own.py:dataset").test_x)  # what is kept was not normalised in place
-    config = TrainConfig(
+    run = Run.of(
         "stranger-stripes@stranger_package.nets:net", d=20, projection="stranger_package.maps:Tile", epochs=10,
         batch_size=20, lr=1e-2, l2=0.0,
     )  # fmt: skip
-    result = train(config)
+    result = train(run)
     assert result.status == "done"
     assert result.curves[-1]["test_score"] > 0.9
 
@@ -250,7 +250,7 @@ def test_a_method_of_ones_own_extracts_a_subspace_that_trains(here, recorded, tm
     assert found["orthonormality"] < 1e-5
     assert found["distance"] < 1e-3  # the last sample is one of the directions
     assert found["projected_score"] == pytest.approx(found["last_score"], abs=0.01)
-    result = train(TrainConfig(RECORDED.task, subspace=found["basis"], optimizer="adam", lr=1e-3, epochs=1))
+    result = train(Run.of(RECORDED.task, subspace=found["basis"], optimizer="adam", lr=1e-3, epochs=1))
     assert result.curves[0]["val_score"] > 0.8
 
 

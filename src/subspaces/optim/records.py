@@ -3,6 +3,7 @@
 Whoever needs to know something of an optimiser asks its record, ``resolve("optimizer", name)``; nobody compares names.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -96,27 +97,30 @@ def parameters_of(trained: Any) -> list[nn.Parameter]:
 
 
 def accept(thing: Any, name: str, argument: str) -> OptimizerRecord:
-    """The record itself, or one of a class of torch optimisers."""
+    """The record itself, or one of a class of torch optimisers, or of a `functools.partial` of one."""
     if isinstance(thing, OptimizerRecord):
         return thing
-    if isinstance(thing, type) and issubclass(thing, torch.optim.Optimizer):
-        return of_class(thing, name or path_of(thing))
+    cls = thing.func if isinstance(thing, functools.partial) else thing
+    if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer):
+        return of_class(thing, name or path_of(cls))
     raise TypeError(
-        f"`{argument}` must be a class of torch optimisers or an OptimizerRecord; got {thing!r}. See docs/extending.md."
+        f"`{argument}` must be a class of torch optimisers, a partial of one, or an OptimizerRecord; got {thing!r}. "
+        "See docs/extending.md."
     )
 
 
-def of_class(cls: type[torch.optim.Optimizer], name: str) -> OptimizerRecord:
-    """The record of a class ``cls(parameters, lr=…, **options)``.
+def of_class(make: Callable[..., torch.optim.Optimizer], name: str) -> OptimizerRecord:
+    """The record of a class, or a partial of one, ``make(parameters, lr=…, **options)``.
 
     The rate scales as that of SGD or L-BFGS for subclasses of these, else as Adam's: by steps of a length of their own.
     """
-    own = [n for n, p in list(inspect.signature(cls).parameters.items())[1:] if p.kind != p.VAR_KEYWORD and n != "lr"]
+    cls: Any = make.func if isinstance(make, functools.partial) else make
+    own = [n for n, p in list(inspect.signature(make).parameters.items())[1:] if p.kind != p.VAR_KEYWORD and n != "lr"]
 
     def factory(trained: Any, beta2: float | None = None, **settings: Any) -> torch.optim.Optimizer:
         if beta2 is not None:
             settings["betas"] = (0.9, beta2)
-        return cls(parameters_of(trained), **settings)
+        return make(parameters_of(trained), **settings)
 
     takes = (*own, "beta2") if "betas" in own else tuple(own)
     if issubclass(cls, torch.optim.LBFGS):
