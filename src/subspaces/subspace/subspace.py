@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -225,7 +225,7 @@ class Subspace:
             raise RuntimeError("`origin` must be stored to be read; got store_origin=False.")
         return dict(zip(self.point.names, self.point.origin_tensors(), strict=True))
 
-    def lr(self, native: float, optimizer: str | type | OptimizerRecord = "adam") -> float:
+    def lr(self, native: float, optimizer: str | Callable[..., Any] | OptimizerRecord = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training: native·√(D/d)/c.
 
         With columns of norm c, Adam moves w by about lr, hence the weights by lr·c·√(d/D) in root mean square. SGD
