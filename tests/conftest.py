@@ -57,7 +57,7 @@ def recorded(tmp_path_factory):
     """The folder of a recorded run; it and `basis` serve several files on learned subspaces."""
     from training import RECORDED
 
-    from subspaces.runs.run import run_once
+    from subspaces.runs.store import run_once
 
     root = tmp_path_factory.mktemp("runs")
     run_once(RECORDED, root)

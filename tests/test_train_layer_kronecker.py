@@ -1,6 +1,5 @@
 """`--projection layer-kronecker`: the training loop, its files and its measurements with layer-wise cores."""
 
-import dataclasses
 import signal
 
 import pytest
@@ -9,27 +8,27 @@ from training import Interrupt, curves
 
 from subspaces import LayerKronecker, Subspace
 from subspaces.cli.listing import projections
+from subspaces.runs.build import begin, largest_d
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
 from subspaces.tasks import get_task
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
-from subspaces.train.setup import begin, largest_d
-from subspaces.train.state import STATE
-from subspaces.train.step import take_step
+from subspaces.training.state import STATE
+from subspaces.training.step import take_step
 
 OPTIONS = ("rank=[16, null]",)
-TINY = TrainConfig(
+TINY = Run.of(
     "digits-fc-50x1", d=120, projection="layer-kronecker", projection_options=OPTIONS, epochs=2, batch_size=32, lr=1e-2
 )
 
 
 def test_it_learns_and_leaves_a_file_that_gives_the_same_model(tmp_path):
-    result = train(dataclasses.replace(TINY, epochs=6, l2=1e-4), folder=tmp_path)
+    result = train(TINY.but(epochs=6, l2=1e-4), folder=tmp_path)
     task = get_task(TINY.task)
     assert result.status == "done"
     assert result.D == task.D
     assert result.sizes["native"] == 4 * task.D
     assert (result.trained, result.score > 0.7) == (120, True)
-    loaded = Subspace.load(task.build_model(TINY.seed_model), tmp_path / "subspace.safetensors")
+    loaded = Subspace.load(task.build_model(TINY.seeds.model), tmp_path / "subspace.safetensors")
     assert type(loaded) is LayerKronecker
     data = task.load_data()
     score = float(task.score(loaded.model.eval()(data.test_x), data.test_y))
@@ -40,7 +39,7 @@ def test_it_learns_and_leaves_a_file_that_gives_the_same_model(tmp_path):
 
 @pytest.mark.parametrize("changed", [{}, {"redraw_every": 20}, {"burn_in": 7, "l2": 1e-3, "exclude": ("*.bias",)}])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, changed):
-    config = dataclasses.replace(TINY, **changed)
+    config = TINY.but(**changed)
     whole = train(config)
     with pytest.raises(KeyboardInterrupt):
         train(config, folder=tmp_path, callbacks=[Interrupt(47, signal.SIGINT)])
@@ -50,7 +49,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, changed):
 
 def test_the_penalty_reaches_the_frozen_weights_through_the_cores():
     """One SGD step of rate 1 without data, against the dense penalty through autograd."""
-    config = dataclasses.replace(TINY, optimizer="sgd", momentum=0.0, lr=1e-9, l2=0.5, dtype="float64")
+    config = TINY.but(optimizer="sgd", momentum=0.0, lr=1e-9, l2=0.5, dtype="float64")
     state = begin(config, None, None)
     subspace = state.subspace
     assert isinstance(subspace, LayerKronecker)
@@ -68,7 +67,7 @@ def test_the_penalty_reaches_the_frozen_weights_through_the_cores():
     take_step(state, torch.arange(32), 0, 1e-12)
     with_penalty = subspace.coordinates.grad
     assert with_penalty is not None
-    free = begin(dataclasses.replace(config, l2=0.0), None, None)
+    free = begin(config.but(l2=0.0), None, None)
     take_step(free, torch.arange(32), 0, 1e-12)
     assert free.subspace is not None
     assert free.subspace.coordinates.grad is not None
@@ -77,13 +76,13 @@ def test_the_penalty_reaches_the_frozen_weights_through_the_cores():
 
 def test_its_largest_d_is_that_of_the_cores():
     task = get_task(TINY.task)
-    assert largest_d(TrainConfig(TINY.task, d=5)) == task.D
-    assert largest_d(dataclasses.replace(TINY, exclude=("*.bias",))) < largest_d(TINY) < task.D
-    state = begin(dataclasses.replace(TINY, d=largest_d(TINY)), None, None)
+    assert largest_d(Run.of(TINY.task, d=5)) == task.D
+    assert largest_d(TINY.but(exclude=("*.bias",))) < largest_d(TINY) < task.D
+    state = begin(TINY.but(d=largest_d(TINY)), None, None)
     assert state.subspace is not None
     assert largest_d(TINY) == state.subspace.layout.D
     with pytest.raises(ValueError, match=r"`d` must be at most .* Raise `rank`"):
-        begin(dataclasses.replace(TINY, d=largest_d(TINY) + 1), None, None)
+        begin(TINY.but(d=largest_d(TINY) + 1), None, None)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +96,7 @@ def test_its_largest_d_is_that_of_the_cores():
 )
 def test_what_it_cannot_do_is_refused(tmp_path, changed, message):
     with pytest.raises(ValueError, match=message):
-        train(dataclasses.replace(TINY, **changed), folder=tmp_path)
+        train(TINY.but(**changed), folder=tmp_path)
 
 
 def test_networks_without_wide_layers_are_refused_with_advice():
@@ -107,7 +106,7 @@ def test_networks_without_wide_layers_are_refused_with_advice():
 
 @pytest.mark.parametrize("optimizer", ["pbfgs", "gauss-newton"])
 def test_long_step_optimisers_work_in_it(optimizer):
-    result = train(dataclasses.replace(TINY, optimizer=optimizer, lr=None, batch_size=256, d=30))
+    result = train(TINY.but(optimizer=optimizer, lr=None, batch_size=256, d=30))
     assert result.curves[-1]["train_loss"] < result.curves[0]["train_loss"]
 
 

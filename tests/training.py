@@ -3,11 +3,11 @@
 import os
 import signal
 
-from subspaces.train.callbacks import Callback
-from subspaces.train.config import TrainConfig
+from subspaces.runs.run import Run
+from subspaces.training.callbacks import Callback
 
 TIMES = ("seconds",)
-RECORDED = TrainConfig("digits-fc-16x1", epochs=6, batch_size=32, lr=5e-3, record="epoch")
+RECORDED = Run.of("digits-fc-16x1", epochs=6, batch_size=32, lr=5e-3, record="epoch")
 """The run of the fixtures `recorded` and `basis`."""
 
 

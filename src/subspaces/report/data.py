@@ -9,7 +9,7 @@ from typing import Any
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.fidelity import TUNING_SEED
 from subspaces.dimension.given import estimate_of
-from subspaces.runs.run import latest, load_rows
+from subspaces.runs.store import latest, load_rows
 
 MEASURED = "measured"
 """Kind of the runs of the measurement in a folder."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subspaces.dimension.measure import RUNS, Measurement, Rule, measure_dimension
+from subspaces.dimension.measure import RUNS, IntrinsicDimension, Rule, measure_dimension
 from subspaces.recipes import RECIPES, Recipe, Series, Wanted, load_recipe
 from subspaces.recipes.series import Kind
 from subspaces.reproduce.figure import write_figure
@@ -20,10 +20,10 @@ from subspaces.reproduce.stages import run_stages
 from subspaces.reproduce.transition import run_transitions
 from subspaces.reproduce.wells import run_wells
 from subspaces.runs.pools import TRAINER, Event
-from subspaces.runs.run import load_result
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.store import folder_of, load_result
 from subspaces.runs.sweep import run_many
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Reproduction:
 
         every = [config for one in series for config in waiting[one.name].values()]
         for config in every:
-            if (result := load_result(root / config.key())) is not None:
+            if (result := load_result(folder_of(root, config))) is not None:
                 done[config.key()] = result
         for one in series:
             look(one)
@@ -72,10 +72,10 @@ class Reproduction:
         self.draw()
         return [row for one in series for row in finished[one.name]]
 
-    def _grid(self, series: Series) -> dict[tuple[int | None, int], TrainConfig]:
+    def _grid(self, series: Series) -> dict[tuple[int | None, int], Run]:
         return {(d, i): config_of(series, d, i) for d in series.d for i in range(series.seeds)}
 
-    def _rows(self, series: Series, configs: dict[Any, TrainConfig], done: dict[str, Result]) -> list[Row]:
+    def _rows(self, series: Series, configs: dict[Any, Run], done: dict[str, Result]) -> list[Row]:
         return [
             score_row(self.recipe.name, series, d, [done[configs[d, i].key()] for i in range(series.seeds)])
             for d in series.d
@@ -88,7 +88,7 @@ class Reproduction:
             baseline_runs=series.seeds, start=wanted.published,
         )  # fmt: skip
 
-        def tell(event: Event | None, found: Measurement | None) -> None:
+        def tell(event: Event | None, found: IntrinsicDimension | None) -> None:
             if event is not None and self.on_event is not None:
                 self.on_event(series, event)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from subspaces.recipes import Series, WellsWanted
 from subspaces.reproduce.places import COLUMNS, Row
-from subspaces.train.records import environment
+from subspaces.runs.records import environment
 from subspaces.transition import Threshold, TransitionSearch, theory
 
 if TYPE_CHECKING:

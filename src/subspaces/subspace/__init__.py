@@ -1,6 +1,7 @@
 """A model seen as θ₀ + P w, and the hooks that keep it so."""
 
+from subspaces.subspace.attach import subspace_of
 from subspaces.subspace.layer_kronecker import LayerKronecker
 from subspaces.subspace.subspace import Subspace
 
-__all__ = ["LayerKronecker", "Subspace"]
+__all__ = ["LayerKronecker", "Subspace", "subspace_of"]

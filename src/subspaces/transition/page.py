@@ -11,9 +11,9 @@ from typing import Any
 
 from subspaces.report.figures import save
 from subspaces.report.tables import figure, table, unbroken
-from subspaces.runs.run import latest, load_rows
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.store import latest, load_rows
 from subspaces.transition.page_figures import draw_heatmap, draw_start, draw_thresholds, draw_traces
 from subspaces.transition.result import Prediction, Transition
 from subspaces.transition.rule import TransitionRule
@@ -45,7 +45,7 @@ def load_transition(folder: Path) -> tuple[Transition, str | None] | None:
         stored = record["transition"]
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["rule"].items()}
         rule = TransitionRule(**fields)
-        config = TrainConfig.from_dict(stored["config"])
+        config = Run.from_dict(stored["config"])
         predictions = {int(t): Prediction.from_dict(fields) for t, fields in stored["predictions"].items()}
         found = Transition(
             config, rule, stored["D"], tuple(stored["levels"]), [], predictions, stored["seconds"]
@@ -56,12 +56,12 @@ def load_transition(folder: Path) -> tuple[Transition, str | None] | None:
     low, high = rule.range(found.D)
     for result in map(Result.from_row, latest(load_rows(folder / "runs"))):
         if _belongs(result.config, config) and low <= (result.config.d or 0) <= high:
-            found.results += [result] if result.config.burn_in in rule.burn_in else []
-    found.results.sort(key=lambda r: (r.config.burn_in, r.config.d or 0, r.config.seed_model))
+            found.results += [result] if result.config.space.burn_in in rule.burn_in else []
+    found.results.sort(key=lambda r: (r.config.space.burn_in, r.config.d or 0, r.config.seeds.model))
     return (found, record.get("command")) if found.results and found.levels else None
 
 
-def _belongs(run: TrainConfig, config: TrainConfig) -> bool:
+def _belongs(run: Run, config: Run) -> bool:
     varied = ("d", "burn_in", "seed_projection", "seed_model", "seed_data", "device", "threads")
     one, other = run.to_dict(), config.to_dict()
     return all(one[name] == other[name] for name in one if name not in varied)
@@ -131,7 +131,7 @@ _TRACES = (
 def _heatmap_words(found: Transition, t: int) -> str:
     start = "random starts" if t == 0 else f"starts after {t:,} steps of direct training"
     rule = found.rule
-    count = sum(r.config.burn_in == t for r in found.results)
+    count = sum(r.config.space.burn_in == t for r in found.results)
     return (
         f"Fraction of {count} runs from {start} that reached the level. Line and bars: the measured threshold "
         f"d* (δ = {rule.delta:g}) with its {100 * rule.confidence:g} % interval."

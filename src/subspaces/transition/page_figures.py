@@ -111,7 +111,8 @@ def draw_traces(found: Transition) -> Figure:
         figure = Figure(figsize=(8.2, 3.4), layout="constrained")
         panels = figure.subplots(1, len(times), sharey=True, squeeze=False)[0]
         for axes, t in zip(panels, times, strict=True):
-            for result in sorted((r for r in found.results if r.config.burn_in == t), key=lambda r: r.config.d or 0):
+            mine = [r for r in found.results if r.config.space.burn_in == t]
+            for result in sorted(mine, key=lambda r: r.config.d or 0):
                 values = reading(result, rule)
                 steps = range(rule.window, rule.window + len(values)) if by_step else range(1, 1 + len(values))
                 colour = shades(float(norm(result.config.d or 1)))

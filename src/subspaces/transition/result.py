@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result, environment
+from subspaces.runs.records import Result, environment
+from subspaces.runs.run import Run
 from subspaces.transition import Outcome, SuccessTable, Threshold, success_probability, threshold_curve, trace_value
 from subspaces.transition.rule import TransitionRule
 
@@ -63,7 +63,7 @@ class Prediction:
 class Transition:
     """Success probabilities, thresholds and predictions of one task, and the runs that they were made of."""
 
-    config: TrainConfig
+    config: Run
     """The runs without their d, burn-in and seeds."""
     rule: TransitionRule
     D: int
@@ -80,7 +80,7 @@ class Transition:
 
     def burn_ins(self) -> list[int]:
         """Burn-in times that have runs."""
-        return sorted({result.config.burn_in for result in self.results})
+        return sorted({result.config.space.burn_in for result in self.results})
 
     def thresholds(self, method: str = "logistic") -> list[Threshold]:
         """d* for every burn-in time and level."""
@@ -103,7 +103,7 @@ class Transition:
         first: dict[int, list[float]] = {}
         for result in self.results:
             if result.trace and result.trace[0] is not None:
-                first.setdefault(result.config.burn_in, []).append(result.trace[0])
+                first.setdefault(result.config.space.burn_in, []).append(result.trace[0])
         return {t: float(np.mean(values)) for t, values in sorted(first.items())}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -172,7 +172,8 @@ def reading(result: Result, rule: TransitionRule) -> list[float]:
 def outcome_of(result: Result, rule: TransitionRule) -> Outcome:
     """A run reduced to the number that decides success at every level."""
     value = trace_value(reading(result, rule), goal=rule.direction, at=rule.at)
-    return Outcome(result.config.d or 0, result.config.seed_model // SEED_STEP, result.config.burn_in, value)
+    config = result.config
+    return Outcome(config.d or 0, config.seeds.model // SEED_STEP, config.space.burn_in, value)
 
 
 # ---- levels
