@@ -19,9 +19,9 @@ from common import print_table, write_rows
 
 from subspaces.dimension.fidelity import hopeless
 from subspaces.dimension.search import ThresholdSearch
-from subspaces.runs.sweep import run_many
-from subspaces.runs.run import Run
 from subspaces.runs.protocols import quick
+from subspaces.runs.run import Run
+from subspaces.runs.sweep import run_many
 
 GRID = {
     "digits-fc": [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 170, 200, 250, 300, 400, 600, 1000],

@@ -17,8 +17,8 @@ from common import print_table, write_rows
 
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
-from subspaces.runs.run import Run
 from subspaces.runs.protocols import quick
+from subspaces.runs.run import Run
 
 APART = 1000
 

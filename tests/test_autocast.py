@@ -9,7 +9,7 @@ from subspaces.cli.warnings import plain_warnings
 from subspaces.runs.pools import LocalPool
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
-from subspaces.train import autocast
+from subspaces.training import autocast
 from subspaces.training.autocast import cpuinfo_has_bfloat16, multiplies_bfloat16, warn_of_slow_autocast
 
 LOW = Run.of("digits-fc-8x1", d=5, epochs=1, subset=128, autocast=True)

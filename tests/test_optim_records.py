@@ -7,7 +7,7 @@ from torch import nn
 
 from subspaces import LayerKronecker, Subspace
 from subspaces.optim import PBFGS, Adam, GaussNewton
-from subspaces.optim.records import OPTIMIZERS, Optimizer
+from subspaces.optim.records import OPTIMIZERS, OptimizerRecord
 from subspaces.registry import resolve
 
 
@@ -71,7 +71,7 @@ def test_settings_reach_the_optimiser_in_its_own_words():
     with pytest.raises(TypeError, match="`optimizer` pbfgs must be given a subspace"):
         OPTIMIZERS["pbfgs"].build(small_network().parameters())
     with pytest.raises(TypeError, match=r"must give a torch.optim.Optimizer; got int"):
-        Optimizer("three", lambda trained: 3).build(subspace)
+        OptimizerRecord("three", lambda trained: 3).build(subspace)
 
 
 @pytest.mark.parametrize("name", [name for name, record in OPTIMIZERS.items() if record.closure != "batch"])

@@ -272,7 +272,7 @@ def test_prediction_between_its_levels():
     assert one.at(1.0) == (20.0, 40.0)
     assert one.at(math.sqrt(10.0)) == pytest.approx((10.0, 25.0))
     assert math.isnan(one.at(0.5)[0])
-    found = Transition(DIGITS, WELL, 10, (1.0,), [], {0: one, 5: dataclasses.replace(one, caveats=("a", "b"))})
+    found = Transition("digits-fc", WELL, 10, (1.0,), [], {0: one, 5: dataclasses.replace(one, caveats=("a", "b"))})
     assert caveats(found) == ["a", "Burn-in 5: b"]
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
-from subspaces.report.data import gather
-from subspaces.report.figures import _round_numbers
+from subspaces.dimension.series import gather
+from subspaces.report.figures import round_numbers
 from subspaces.report.write import write_report
 from subspaces.runs.run import Run
 from subspaces.runs.store import run_once
@@ -105,7 +105,7 @@ def test_several_folders_without_runs_are_refused(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     with pytest.raises(FileNotFoundError, match="must hold finished runs"):
-        gather([tmp_path / "a", tmp_path / "b"])
+        write_report([tmp_path / "a", tmp_path / "b"])
 
 
 def test_kinds_of_runs_in_one_folder_are_told_apart(tmp_path):
@@ -154,8 +154,8 @@ def test_a_damaged_measurement_is_named(measured, tmp_path):
 
 
 @pytest.mark.parametrize(("low", "high"), SPANS)
-def test_round_numbers_lie_within_and_are_few(low, high):
-    ticks = _round_numbers(low, high)
+def testround_numbers_lie_within_and_are_few(low, high):
+    ticks = round_numbers(low, high)
     assert 2 <= len(ticks) <= 14
     assert all(low <= tick <= high for tick in ticks)
     assert ticks == sorted(set(ticks))

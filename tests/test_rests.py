@@ -109,7 +109,7 @@ def test_the_command_compares_two_folders(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("module", "heavy"), [("subspaces.cli", "torch"), ("subspaces.runs.worker, subspaces.train.loop", "scipy.stats")]
+    ("module", "heavy"), [("subspaces.cli", "torch"), ("subspaces.runs.worker, subspaces.runs.train", "scipy.stats")]
 )
 def test_commands_and_workers_start_without_what_they_do_not_need(module, heavy):
     code = f"import {module}, sys; print({heavy!r} in sys.modules)"

@@ -10,7 +10,7 @@ from training import Interrupt
 from subspaces import tasks
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
-from subspaces.report.data import gather
+from subspaces.dimension.series import gather
 from subspaces.runs.fingerprint import fingerprint, is_of_today
 from subspaces.runs.records import decode_row, encode_row
 from subspaces.runs.run import Run
@@ -18,8 +18,9 @@ from subspaces.runs.stop import StopPolicy
 from subspaces.runs.store import load_result, load_rows, run_once, status
 from subspaces.runs.sweep import run_many
 from subspaces.runs.train import train
-from subspaces.tasks import TASKS, Task
+from subspaces.tasks import TASKS, Images, Network, image_task
 
+WITH = f"{__name__}:with_option"
 DIGITS, MNIST = Run.of("digits-fc-16x1", d=10, epochs=2), Run.of("mnist-fc", d=750)
 
 
@@ -43,20 +44,21 @@ def test_only_what_decides_numbers_is_in_the_fingerprint(monkeypatch):
         return fingerprint(Run.of("mine", d=5, lr=0.1))
 
     plain = now()
-    assert plain == now(source="elsewhere", global_baseline=0.5) == now(model_options={})
-    settings = TASKS["digits-fc"].defaults
-    assert plain == now(defaults=dataclasses.replace(settings, lr=9.0))  # the config has a rate of its own
+    assert plain == now(source="elsewhere", baseline=0.5) == now(model=Network("fc", "digits"))
+    settings = TASKS["digits-fc"].optimizer
+    assert plain == now(optimizer=dataclasses.replace(settings, lr=9.0))  # the config has a rate of its own
     other = [
-        now(revision=2), now(normalise="none"), now(model_options={"width": 3}), now(judged_on="train"),
-        now(defaults=dataclasses.replace(settings, epochs=1)), now(data=tasks.DataOptions(subset=9)),
+        now(revision=2), now(data=Images("digits", "none")), now(model=Network("fc", "digits", {"width": 3})),
+        now(judged_on="train"),
+        now(optimizer=dataclasses.replace(settings, epochs=1)), now(options=tasks.DataOptions(subset=9)),
     ]  # fmt: skip
     assert len({plain, *other}) == 7
 
 
 def test_options_that_json_cannot_hold_have_a_lasting_name(monkeypatch):
-    monkeypatch.setitem(TASKS, "mine", Task("mine", "digits", f"{__name__}:with_option", model_options={"act": max}))
+    monkeypatch.setitem(TASKS, "mine", image_task("mine", "digits", WITH, model_options={"act": max}))
     first = fingerprint(Run.of("mine"))
-    monkeypatch.setitem(TASKS, "mine", Task("mine", "digits", f"{__name__}:with_option", model_options={"act": min}))
+    monkeypatch.setitem(TASKS, "mine", image_task("mine", "digits", WITH, model_options={"act": min}))
     assert fingerprint(Run.of("mine")) != first
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from training import RECORDED, Interrupt
+from training import RECORDED, Interrupt, begun
 
 from subspaces.dimension.measure import Rule, measure_dimension
 from subspaces.learned.affine import projected_coordinates
@@ -13,7 +13,6 @@ from subspaces.learned.stored import load_subspace, save_ticket
 from subspaces.learned.tickets import magnitude_ticket
 from subspaces.learned.trajectory import Trajectory
 from subspaces.optim import PBFGS
-from subspaces.runs.build import begin
 from subspaces.runs.extract import extract
 from subspaces.runs.recording import TRAJECTORY
 from subspaces.runs.run import Run
@@ -47,10 +46,10 @@ def test_every_optimiser_trains_a_network_with_bfloat16_forward_passes(tmp_path,
 
 def convolutional():
     """A task with a convolution."""
-    from subspaces.tasks import Hyper, Task
+    from subspaces.tasks import Hyper, image_task
 
     hyper = Hyper("sgd", lr=0.1, momentum=0.9, batch_size=64, epochs=2, l2=0.0)
-    return Task("convolutional", "digits", f"{__name__}:convolutional_network", hyper)
+    return image_task("convolutional", "digits", f"{__name__}:convolutional_network", hyper)
 
 
 def convolutional_network(shape, classes):
@@ -86,8 +85,8 @@ def test_a_file_without_an_end_starts_at_its_origin_and_says_so_if_asked(recorde
 def test_the_rate_of_sgd_follows_the_curvature_in_the_subspace(basis, tmp_path):
     config = Run.of(RECORDED.task, subspace=str(basis.basis), start="origin", momentum=0.5, epochs=2)
     result = train(config)
-    state = begin(config.but(lr=1.0), None, None)
-    x, y = state.data.train_x[:128], state.data.train_y[:128]
+    state = begun(config.but(lr=1.0))
+    x, y = (part[:128] for part in state.batches.data.split("train"))
     assert state.subspace is not None
     top = float(torch.linalg.eigvalsh(torch.func.hessian(_loss_of(state, x, y))(state.subspace.coordinates.data)).max())
     smooth = 0.5 * 2 * 1.5 / top  # differences also see the bends of ReLU, whose curvature autograd leaves out
@@ -99,7 +98,7 @@ def test_the_rate_of_sgd_follows_the_curvature_in_the_subspace(basis, tmp_path):
 
 
 def _loss_of(state, x, y):
-    return lambda w: state.task.loss(state.subspace.functional(w, x), y)
+    return lambda w: state.loss(state.subspace.functional(w, x), y)
 
 
 def test_the_curvature_of_the_origin_bounds_the_rate_at_a_flat_end(basis):
@@ -117,7 +116,7 @@ def test_sgd_in_a_random_subspace_may_measure_its_rate_too():
 
 def test_the_published_form_of_pbfgs_is_a_choice(basis):
     options: dict[str, Any] = {"subspace": str(basis.basis), "optimizer": "pbfgs", "epochs": 1, "batch_size": 256}
-    state = begin(Run.of(RECORDED.task, pbfgs_mode="published", **options), None, None)
+    state = begun(Run.of(RECORDED.task, pbfgs_mode="published", **options))
     assert isinstance(state.optimizer, PBFGS)
     assert state.optimizer.mode == "published"
     published, robust = (train(Run.of(RECORDED.task, pbfgs_mode=m, **options)) for m in ("published", "robust"))
@@ -189,9 +188,9 @@ def test_batchnorm_is_re_estimated_before_evaluation(tmp_path):
 
 def normalised():
     """A task whose network has BatchNorm."""
-    from subspaces.tasks import Hyper, Task
+    from subspaces.tasks import Hyper, image_task
 
-    return Task(
+    return image_task(
         "normalised", "digits", f"{__name__}:normalised_network",
         Hyper("sgd", lr=0.1, momentum=0.9, batch_size=64, epochs=4, l2=0.0),
     )  # fmt: skip

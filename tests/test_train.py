@@ -6,15 +6,15 @@ import signal
 import pytest
 import torch
 from torch import nn
-from training import Interrupt, curves
+from training import Interrupt, begun, curves, step_on
 
 from subspaces.layout import COORDINATES
-from subspaces.runs.build import begin, resolve
+from subspaces.runs import build
+from subspaces.runs.resolve import resolve
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
 from subspaces.subspace import Subspace
 from subspaces.tasks import get_task
-from subspaces.train import setup as train_setup
 from subspaces.training.callbacks import Callback
 from subspaces.training.device import check_device
 from subspaces.training.schedules import factor
@@ -42,31 +42,31 @@ def test_more_dimensions_are_better():
 
 
 def test_all_parameters_of_a_subspace_run_move_and_no_other():
-    state = begin(TINY.but(exclude=("*.bias",)), None, None)
+    state = begun(TINY.but(exclude=("*.bias",)))
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
-    take_step(state, torch.arange(32), 0, 0.1)
+    step_on(state, 32, 0.1)
     for name, parameter in state.model.named_parameters():
         assert torch.equal(parameter, before[name]) == name.endswith("bias")
 
 
 def test_evaluation_is_one_ordered_pass_over_every_example():
-    state = begin(TINY.but(d=None), None, None)
-    found = evaluate(state, state.data.train_x, state.data.train_y)
-    assert len(state.data.train_y) > 1000  # more than one batch, the last one shorter
+    state = begun(TINY.but(d=None))
+    found = evaluate(state, "train")
+    x, y = state.batches.data.split("train")
+    assert len(y) > 1000  # more than one batch, the last one shorter
     with torch.no_grad():
-        outputs = state.model.eval()(state.data.train_x)
-    expected = nn.functional.cross_entropy(outputs, state.data.train_y)
+        outputs = state.model.eval()(x)
+    expected = nn.functional.cross_entropy(outputs, y)
     assert found is not None
     assert found[0] == pytest.approx(float(expected), rel=1e-5)
-    assert found[1] == pytest.approx(float((outputs.argmax(1) == state.data.train_y).double().mean()), rel=1e-6)
+    assert found[1] == pytest.approx(float((outputs.argmax(1) == y).double().mean()), rel=1e-6)
 
 
 @pytest.mark.parametrize("d", [None, 40])
 def test_penalty_is_that_of_its_definition(d):
     """The gradient with λ is that without, plus 2λθ (through Pᵀ in a subspace)."""
     config = TINY.but(d=d, optimizer="sgd", l2=0.0)
-    plain, penal = begin(config, None, None), begin(config.but(l2=0.3), None, None)
-    order = torch.arange(32)
+    plain, penal = begun(config), begun(config.but(l2=0.3))
     named = sorted((n, p) for n, p in plain.model.named_parameters() if n != COORDINATES)
     theta = [p.detach().clone() for _, p in named]
     expected = torch.cat([0.6 * p.reshape(-1) for p in theta])
@@ -74,7 +74,7 @@ def test_penalty_is_that_of_its_definition(d):
         expected = plain.subspace.projection.adjoint(expected)
     gradients = []
     for state in (plain, penal):
-        take_step(state, order, 0, 0.0)
+        step_on(state, 32, 0.0)
         if state.subspace is not None:
             gradients.append(state.subspace.coordinates.grad)
         else:
@@ -85,8 +85,8 @@ def test_penalty_is_that_of_its_definition(d):
 
 def test_burn_in_counts_its_steps_and_moves_the_origin(monkeypatch):
     steps = []
-    monkeypatch.setattr(train_setup, "take_step", lambda *a: steps.append(1) or take_step(*a))
-    state = begin(TINY.but(burn_in=5), None, None)
+    monkeypatch.setattr(build, "take_step", lambda *a: steps.append(1) or take_step(*a))
+    state = begun(TINY.but(burn_in=5))
     assert len(steps) == 5
     assert state.subspace is not None
     untouched = get_task(TINY.task).build_model(0).state_dict()
@@ -213,9 +213,9 @@ def test_the_checkpoint_gives_back_the_trained_network(tmp_path):
     result = train(TINY, folder=tmp_path)
     path = tmp_path / "subspace.safetensors"
     assert result.sizes["checkpoint"] == path.stat().st_size < 6000
-    state = begin(TINY.but(d=None), None, None)
+    state = begun(TINY.but(d=None))
     Subspace.load(state.model, path)
-    found = evaluate(state, state.data.test_x, state.data.test_y)
+    found = evaluate(state, "test")
     assert found is not None
     assert found[1] == result.test_score
 
@@ -224,7 +224,7 @@ def test_sizes_resolved_values_and_environment_are_recorded():
     result = train(TINY)
     assert result.sizes["native"] == 4 * result.D
     assert result.sizes["coordinates"] == 240
-    assert result.resolved["schedule"] == get_task(TINY.task).defaults.schedule
+    assert result.resolved["schedule"] == get_task(TINY.task).optimizer.schedule
     assert result.resolved["lr_scaled"] == pytest.approx(1e-2 * math.sqrt(result.D / 60))
     assert result.environment["torch"] == torch.__version__
 
@@ -252,8 +252,8 @@ def test_callbacks_are_called_and_may_stop():
             self.calls.append(row["epoch"])
             return row["epoch"] == 2
 
-        def end(self, state, result):
-            self.calls.append(result.status)
+        def end(self, state, status):
+            self.calls.append(status)
 
     watch = Watch()
     train(TINY.but(epochs=9), callbacks=[watch])
@@ -289,7 +289,7 @@ def test_a_device_that_is_there_is_accepted(monkeypatch):
 
 def test_fields_left_open_are_those_of_the_task():
     config = resolve(Run.of("mnist-lenet", lr=0.5))
-    defaults = get_task("mnist-lenet").defaults
+    defaults = get_task("mnist-lenet").optimizer
     assert config.optimizer.lr == 0.5
     assert config.optimizer.epochs == defaults.epochs
     assert config.optimizer.l2 == defaults.l2

@@ -4,16 +4,15 @@ import signal
 
 import pytest
 import torch
-from training import Interrupt, curves
+from training import Interrupt, begun, curves, step_on
 
 from subspaces import LayerKronecker, Subspace
 from subspaces.cli.listing import projections
-from subspaces.runs.build import begin, largest_d
+from subspaces.runs.resolve import largest_d
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
 from subspaces.tasks import get_task
 from subspaces.training.state import STATE
-from subspaces.training.step import take_step
 
 OPTIONS = ("rank=[16, null]",)
 TINY = Run.of(
@@ -50,7 +49,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, changed):
 def test_the_penalty_reaches_the_frozen_weights_through_the_cores():
     """One SGD step of rate 1 without data, against the dense penalty through autograd."""
     config = TINY.but(optimizer="sgd", momentum=0.0, lr=1e-9, l2=0.5, dtype="float64")
-    state = begin(config, None, None)
+    state = begun(config)
     subspace = state.subspace
     assert isinstance(subspace, LayerKronecker)
     w = torch.zeros(subspace.d, dtype=torch.float64, requires_grad=True)
@@ -64,11 +63,11 @@ def test_the_penalty_reaches_the_frozen_weights_through_the_cores():
             tensor = layer.base + left @ tensor @ right
         total = total + tensor.square().sum()
     expected = torch.autograd.grad(0.5 * total, w)[0]
-    take_step(state, torch.arange(32), 0, 1e-12)
+    step_on(state, 32, 1e-12)
     with_penalty = subspace.coordinates.grad
     assert with_penalty is not None
-    free = begin(config.but(l2=0.0), None, None)
-    take_step(free, torch.arange(32), 0, 1e-12)
+    free = begun(config.but(l2=0.0))
+    step_on(free, 32, 1e-12)
     assert free.subspace is not None
     assert free.subspace.coordinates.grad is not None
     torch.testing.assert_close(with_penalty - free.subspace.coordinates.grad, expected, rtol=1e-6, atol=1e-9)
@@ -78,11 +77,11 @@ def test_its_largest_d_is_that_of_the_cores():
     task = get_task(TINY.task)
     assert largest_d(Run.of(TINY.task, d=5)) == task.D
     assert largest_d(TINY.but(exclude=("*.bias",))) < largest_d(TINY) < task.D
-    state = begin(TINY.but(d=largest_d(TINY)), None, None)
+    state = begun(TINY.but(d=largest_d(TINY)))
     assert state.subspace is not None
     assert largest_d(TINY) == state.subspace.layout.D
     with pytest.raises(ValueError, match=r"`d` must be at most .* Raise `rank`"):
-        begin(TINY.but(d=largest_d(TINY) + 1), None, None)
+        begun(TINY.but(d=largest_d(TINY) + 1))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from subspaces.batched_linear import map_linears_
 from subspaces.layout import layout_of, select
-from subspaces.optim.records import Optimizer
+from subspaces.optim.records import OptimizerRecord
 from subspaces.optim.watched import watch
 from subspaces.projections import Projection, Together, adopt, make_projection
 from subspaces.subspace import Subspace
@@ -126,7 +126,7 @@ class ManySubspaces:
         """What an optimiser trains: the coordinates of all models, shape (K, d)."""
         return [self.coordinates]
 
-    def lr(self, native: float, optimizer: str | type | Optimizer = "adam") -> float:
+    def lr(self, native: float, optimizer: str | type | OptimizerRecord = "adam") -> float:
         """The learning rate of w, as for one subspace; see `Subspace.lr`."""
         return self.subspace(0).lr(native, optimizer)
 

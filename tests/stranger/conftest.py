@@ -6,5 +6,5 @@ from clean_registry import clean_registry
 
 @pytest.fixture(autouse=True)
 def _alone():
-    with clean_registry(lambda name: name.startswith(("stranger_package", "own"))):
+    with clean_registry(lambda name: name.startswith(("stranger_package", "own", "program"))):
         yield

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from subspaces import Subspace
+from subspaces.registry import import_object
 
 FOLDER = Path(__file__).parent
 SOURCES = FOLDER.parents[1] / "src"
@@ -66,6 +67,29 @@ print(Subspace.load(model, "{tmp_path}/own.safetensors").model(torch.ones(1, 12)
     assert 'first subspaces.registry.import_object("projection", "path/to/own.py:Backwards")' in second
     assert imported == "False"
     assert [json.loads(line) for line in numbers] == [outputs, own]
+
+
+def test_a_class_of_the_program_itself_is_found_again_by_its_file(tmp_path, monkeypatch):
+    program = f"""
+from stranger_package.maps import Tile
+from subspaces import Subspace
+class Mine(Tile):
+    pass
+if __name__ == "__main__":
+    {NETWORK.replace(chr(10), chr(10) + "    ")}
+    subspace = Subspace(model, d=5, projection="program.py:Mine")
+    print(type(subspace.projection) is Mine, subspace.projection.spec["kind"])
+    subspace.save("program.safetensors")
+"""
+    (tmp_path / "program.py").write_text(program)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [SOURCES, FOLDER]))}
+    command = [sys.executable, "program.py"]
+    assert subprocess.check_output(command, cwd=tmp_path, env=environment, text=True) == "True program.py:Mine\n"
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(1)
+    model = nn.Linear(12, 4)
+    mine = import_object("projection", "program.py:Mine")
+    assert type(Subspace.load(model, "program.safetensors").projection) is mine
 
 
 ENTRY_POINTS = """[subspaces.projections]

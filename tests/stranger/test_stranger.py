@@ -16,8 +16,8 @@ from subspaces.datasets import load_data
 from subspaces.models import make_model
 from subspaces.projections import from_spec
 from subspaces.registry import resolve
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
 
 FOLDER = Path(__file__).parent
 
@@ -96,6 +96,12 @@ def test_a_subclass_of_a_kind_is_never_taken_for_it():
     assert type(from_spec(Doubled(4, 20).spec, allow=Doubled)) is Doubled
 
 
+def test_a_file_that_names_something_else_is_refused_before_it_is_called():
+    spec = {"kind": "os:remove", "version": 1, "d": 3, "D": 20, "seed": 0, "options": {}}
+    with pytest.raises(ValueError, match="must be a subclass of Projection; got <built-in function remove>"):
+        from_spec(spec)
+
+
 def test_it_works_in_every_form_of_a_subspace(here):
     assert Subspace.largest_d(network(), "own.py:Backwards") == 10 * 16 + 16 + 16 * 3 + 3
     blocks = Subspace(network(), d=8, projection="own.py:Backwards", blocks="layer")
@@ -163,7 +169,7 @@ def test_mistaken_projections_are_told_what_is_missing(here):
     class Silent(Tile):
         options = Projection.options
 
-    with pytest.raises(TypeError, match="must define _adjoint, multiply_adds"):
+    with pytest.raises(TypeError, match="must define _adjoint"):
         Subspace(network(), d=4, projection=Bare)
     with pytest.raises(TypeError, match=r"must give shift in its `options`"):
         Subspace(network(), d=4, projection=Silent)
@@ -204,9 +210,9 @@ def test_an_optimiser_of_ones_own_trains_by_its_record(here):
 def test_the_librarys_loop_trains_its_model_on_its_data_in_its_subspace(here):
     task = "stranger_package.data:STRIPES"
     assert load_data(task).train_x.shape == (100, 1, 6, 6)
-    data = load_data("own.py:dataset")
-    assert torch.equal(data.train_x, load_data("own.py:dataset").train_x)  # what is kept was not normalised in place
-    config = TrainConfig(
+    first = load_data("own.py:dataset").test_x.clone()
+    assert torch.equal(first, load_data("own.py:dataset").test_x)  # what is kept was not normalised in place
+    config = Run.of(
         "stranger-stripes@stranger_package.nets:net", d=20, projection="stranger_package.maps:Tile", epochs=10,
         batch_size=20, lr=1e-2, l2=0.0,
     )  # fmt: skip
@@ -236,7 +242,7 @@ def test_a_method_of_ones_own_extracts_a_subspace_that_trains(here, recorded, tm
     assert found["orthonormality"] < 1e-5
     assert found["distance"] < 1e-3  # the last sample is one of the directions
     assert found["projected_score"] == pytest.approx(found["last_score"], abs=0.01)
-    result = train(TrainConfig(RECORDED.task, subspace=found["basis"], optimizer="adam", lr=1e-3, epochs=1))
+    result = train(Run.of(RECORDED.task, subspace=found["basis"], optimizer="adam", lr=1e-3, epochs=1))
     assert result.curves[0]["val_score"] > 0.8
 
 

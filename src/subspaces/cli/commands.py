@@ -66,8 +66,9 @@ def run_extract(options: Extract) -> int:
     from subspaces.runs.extract import as_json, extract, rows
 
     found = extract(
-        options.source, options.method, options.d, out=options.out, samples=options.samples, every=options.every
-    )
+        options.source, options.method, options.d, out=options.out, samples=options.samples, every=options.every,
+        trust=options.trust,
+    )  # fmt: skip
     if options.json:
         print(as_json(found))
         return 0

@@ -55,6 +55,8 @@ class Extract:
     """Use every n-th sample."""
     out: Path | None = None
     """Basis file; METHOD-d.safetensors beside the trajectory without it."""
+    trust: tuple[str, ...] = ()
+    """Import paths that the run may name, such as my_tasks:task. Nothing else that it names is imported."""
     json: bool = False
     """Print as JSON instead of a table."""
 

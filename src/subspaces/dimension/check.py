@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -95,7 +95,7 @@ def _check_training(task: Task, result: Result) -> Iterator[Line]:
     if result.status == "diverged":
         yield Line("training", "wrong", result.message)
         return
-    first, last = result.curves[0], result.curves[-1]
+    first, last = (cast(dict[str, Any], row) for row in (result.curves[0], result.curves[-1]))
     fell = last["train_loss"] < first["train_loss"] or len(result.curves) == 1
     yield Line(
         "training", "ok" if fell else "look",

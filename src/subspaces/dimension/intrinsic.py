@@ -112,6 +112,7 @@ def _task(what: Any, data: Any, D: int | None, loss: Any, score: Any, name: str 
             "`what` must be a function run(d, seed) -> score with `D`, a function that makes a model with `data`, or a "
             f"task; got {type(what).__name__}."
         )
+    make: Any = what
     called = name or _name_of(what)
     if data is None:
         if D is None:
@@ -126,7 +127,7 @@ def _task(what: Any, data: Any, D: int | None, loss: Any, score: Any, name: str 
     if D is not None:
         raise ValueError(f"`D` must be left out with `data`: it is counted; got {D}.")
     hyper = dataclasses.replace(Task.optimizer, **{key: words.pop(key) for key in sorted(_OWN & words.keys())})
-    return Task(called, model=what, data=data, loss=loss or "cross_entropy", score=score, optimizer=hyper)
+    return Task(called, model=make, data=data, loss=loss or "cross_entropy", score=score, optimizer=hyper)
 
 
 def _name_of(function: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.dimension.rates import Do, Rates, is_trial
-from subspaces.dimension.result import IntrinsicDimension, Rule, sampling_noise
+from subspaces.dimension.result import FILE, IntrinsicDimension, Rule, sampling_noise
 from subspaces.dimension.search import ThresholdSearch
 from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
@@ -23,8 +23,6 @@ from subspaces.tasks import get_task
 from subspaces.training.callbacks import TensorBoard
 
 __all__ = ["FILE", "RUNS", "IntrinsicDimension", "Rule", "measure_dimension"]
-
-FILE = "measurement.json"
 
 
 def measure_dimension(
@@ -193,7 +191,7 @@ class _Search(Measurement):
         if event.result is not None and self.engine is not None and not is_trial(event.config):
             self._tell(self.engine, event.result)
             self._write()
-        elif event.result is not None:
+        elif event.result is not None and event.config.d is None:
             self.direct.append(event.result)
         self.on_event(event, None if self.engine is None else self.measurement())
 
@@ -226,7 +224,7 @@ class _Search(Measurement):
     def _write(self) -> IntrinsicDimension:
         assert self.engine is not None
         found = self.measurement()
-        self.write(found.to_dict())
+        self.write(found.to_dict(), found.runs())
         return found
 
 

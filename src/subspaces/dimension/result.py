@@ -9,8 +9,12 @@ from typing import Any
 
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.fidelity import TUNING_SEED, RateChoice
+from subspaces.runs.listing import listed
 from subspaces.runs.records import Result, environment
 from subspaces.runs.run import Run
+
+FILE = "measurement.json"
+"""Name of the record of a measurement in its folder."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,10 @@ class IntrinsicDimension:
         for result in sorted(self.results, key=lambda r: (r.config.d or 0, r.config.seeds.model)):
             found.setdefault(result.config.d or 0, []).append(result)
         return found
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Every run that the measurement was made of, as a record lists it."""
+        return [*listed(self.results), *listed(self.direct, "direct"), *listed(self.tuning, "tuning")]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: estimate, rule, config, what it rests on, and for each d the mean scores."""

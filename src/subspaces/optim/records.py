@@ -14,7 +14,7 @@ from torch import nn
 
 from subspaces.registry import path_of, register, table
 
-__all__ = ["OPTIMIZERS", "STORED_DEFAULT", "Optimizer"]
+__all__ = ["OPTIMIZERS", "STORED_DEFAULT", "OptimizerRecord"]
 
 Closure = Literal["none", "loss", "backward", "batch"]
 STORED_DEFAULT = "sgd"
@@ -22,7 +22,7 @@ STORED_DEFAULT = "sgd"
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerRecord:
     """One optimiser: ``build(subspace, {"lr": 0.1, "momentum": 0.9})`` makes it.
 
     Attributes:
@@ -96,19 +96,18 @@ def parameters_of(trained: Any) -> list[nn.Parameter]:
     return [parameter for parameter in trained if parameter.requires_grad]
 
 
-def accept(thing: Any, name: str, argument: str) -> Optimizer:
+def accept(thing: Any, name: str, argument: str) -> OptimizerRecord:
     """The record itself, or one of a class of torch optimisers."""
-    if isinstance(thing, Optimizer):
+    if isinstance(thing, OptimizerRecord):
         return thing
     if isinstance(thing, type) and issubclass(thing, torch.optim.Optimizer):
         return of_class(thing, name or path_of(thing))
     raise TypeError(
-        f"`{argument}` must be a class of torch optimisers or a subspaces.optim.records.Optimizer; got {thing!r}. "
-        "See docs/extending.md."
+        f"`{argument}` must be a class of torch optimisers or an OptimizerRecord; got {thing!r}. See docs/extending.md."
     )
 
 
-def of_class(cls: type[torch.optim.Optimizer], name: str) -> Optimizer:
+def of_class(cls: type[torch.optim.Optimizer], name: str) -> OptimizerRecord:
     """The record of a class ``cls(parameters, lr=…, **options)``.
 
     The rate scales as that of SGD or L-BFGS for subclasses of these, else as Adam's: by steps of a length of their own.
@@ -122,12 +121,12 @@ def of_class(cls: type[torch.optim.Optimizer], name: str) -> Optimizer:
 
     takes = (*own, "beta2") if "betas" in own else tuple(own)
     if issubclass(cls, torch.optim.LBFGS):
-        return Optimizer(name, factory, takes, rate_power=0.0, norm_power=0.0, closure="backward")
+        return OptimizerRecord(name, factory, takes, rate_power=0.0, norm_power=0.0, closure="backward")
     plain = issubclass(cls, (torch.optim.SGD, torch.optim.ASGD))
-    return Optimizer(name, factory, takes, norm_power=2.0 if plain else 1.0)
+    return OptimizerRecord(name, factory, takes, norm_power=2.0 if plain else 1.0)
 
 
-OPTIMIZERS: dict[str, Optimizer] = table("optimizer", accept)
+OPTIMIZERS: dict[str, OptimizerRecord] = table("optimizer", accept)
 
 
 # ---- those of the library
@@ -164,7 +163,7 @@ def _gauss_newton(subspace: Any, lr: float = 1.0, loss: str = "cross_entropy") -
     return GaussNewton(subspace, loss, jacobian="differences")
 
 
-def _register(*records: Optimizer) -> None:
+def _register(*records: OptimizerRecord) -> None:
     for record in records:
         register("optimizer", record.name, record)
 
@@ -176,23 +175,23 @@ def _stored(**fields: Any) -> Mapping[str, Any]:
 _LONG: dict[str, Any] = {"rate_power": 0.0, "norm_power": 0.0, "long_step": True, "needs_subspace": True}
 _register(
     # Larsen et al. 2022: Adam 5e-2 on coordinates of unit columns
-    Optimizer("adam", _adam, ("beta2",), stored=_stored(lr=0.05, momentum=0.0, l2=0.0, schedule="constant")),
+    OptimizerRecord("adam", _adam, ("beta2",), stored=_stored(lr=0.05, momentum=0.0, l2=0.0, schedule="constant")),
     # Li et al. 2021: 40 epochs, ×0.1 at 30; here at ½ and ¾; their rate of 1 is too long for short runs and diverges
     # in networks without BatchNorm, so that it is measured instead (`lr_rule`)
-    Optimizer(
+    OptimizerRecord(
         "sgd", _sgd, ("momentum",), norm_power=2.0, measures_rate=True,
         stored=_stored(momentum=0.9, batch_size=128, epochs=40, l2=0.0, schedule="step"),
     ),
     # Li et al. 2021: batch 1024, 20 epochs
-    Optimizer(
+    OptimizerRecord(
         "pbfgs", _pbfgs, ("mode",), closure="loss", **_LONG,
         stored=_stored(lr=1.0, momentum=0.0, batch_size=1024, epochs=20, l2=0.0, schedule="constant"),
     ),
-    Optimizer(
+    OptimizerRecord(
         "gauss-newton", _gauss_newton, ("loss",), closure="batch", **_LONG,
         stored=_stored(lr=1.0, momentum=0.0, batch_size=1024, epochs=5, l2=0.0, schedule="constant"),
     ),
-    Optimizer("adamw", _adamw, ("beta2", "weight_decay")),
+    OptimizerRecord("adamw", _adamw, ("beta2", "weight_decay")),
     of_class(torch.optim.RMSprop, "rmsprop"),
     of_class(torch.optim.Adagrad, "adagrad"),
     of_class(torch.optim.LBFGS, "lbfgs"),

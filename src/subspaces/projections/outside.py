@@ -62,7 +62,10 @@ def named_in_file(kind: str, allow: Allowed = ()) -> type[Projection]:
     for name, cls in allow.items() if isinstance(allow, Mapping) else _by_name(allow):
         if kind == name or kind.rpartition(":")[2] == name:
             return accept(cls, "", "allow")
-    return resolve("projection", kind, trusted=False, advice="pass its class as `allow`")
+    try:
+        return resolve("projection", kind, trusted=False, advice="pass its class as `allow`")
+    except TypeError as error:  # a file that names something else
+        raise ValueError(str(error)) from error
 
 
 def _by_name(allow: Any) -> Iterator[tuple[str, Any]]:

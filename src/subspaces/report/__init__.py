@@ -1,1 +1,1 @@
-"""One page and its figures from result rows alone: `write.write_report`."""
+"""The frame of a page: template, style, tables, files of figures. `write.write_report` asks the wings for parts."""

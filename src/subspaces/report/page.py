@@ -1,4 +1,70 @@
-"""The page of a report: plain HTML with its style inside, for screens and for paper."""
+"""The page of a report: plain HTML with its style inside, for screens and for paper; and what a wing adds to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Protocol
+
+from subspaces.report.tables import cards
+
+Card = tuple[str, str, str]
+"""Name, value and note, as plain text."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a wing adds to a page: HTML, except for title and cards."""
+
+    title: str
+    lead: str
+    cards: Sequence[Card]
+    figures: str
+    tables: str
+    again: str
+    """What is needed to do it again: commands, settings, machines."""
+
+
+class Section(Protocol):
+    """The module of a wing that makes its part of a page."""
+
+    def claims(self, folder: Path) -> bool:
+        """Whether the wing has something to say about a folder."""
+        ...
+
+    def section(self, folders: Sequence[Path], drawings: Path | None, *, level: float) -> Part | None:
+        """The part about the folders that it claims.
+
+        Args:
+            folders: all of them; several are compared.
+            drawings: where the files of the figures go. None where another wing draws the figures: the part then only
+                lists runs.
+            level: share of the baseline that defines d_int, where no search says it.
+
+        Returns:
+            The part; None where there is nothing after all.
+        """
+        ...
+
+
+def render(heads: Sequence[Part], parts: Sequence[Part]) -> str:
+    """The page of some parts.
+
+    Args:
+        heads: the parts with figures; the last one gives title, lead and cards.
+        parts: all of them, whose tables follow the figures.
+    """
+    head = heads[-1]
+    return Template(PAGE).substitute(
+        title=escape(head.title),
+        lead=head.lead,
+        cards=cards(head.cards),
+        figures="".join(part.figures for part in heads),
+        tables="".join(part.tables for part in parts),
+        again="".join(part.again for part in parts),
+    )
+
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -72,10 +138,8 @@ footer { margin-top: 48px; font-size: 12px; color: var(--muted); }
 <h1>$title</h1>
 <p class="lead">$lead</p>
 <div class="cards">$cards</div>
-$rests
 $figures
 $tables
-$runs
 <h2>To do it again</h2>
 $again
 <footer>Scores are those of the last epoch, never of the best one: the validation part chooses, the test part is only

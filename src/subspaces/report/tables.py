@@ -1,10 +1,8 @@
-"""The tables of a report, and how its numbers are written."""
+"""Tables, cards and figures as HTML, and how numbers are written."""
 
 import re
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
-
-from subspaces.report.data import Series
 
 
 def score_text(value: float | None, name: str, digits: int = 2) -> str:
@@ -63,122 +61,21 @@ def unbroken(text: str) -> str:
     return re.sub(r"(?<=\d) (?=(?:%|s|min|h|B|kB|MB|GB)\b|%)", "\u00a0", text)
 
 
-def comparison(series: list[Series]) -> str:
-    """One line per series."""
-    if len(series) < 2:
-        return ""
-    rows = []
-    for one in series:
-        found = one.estimate
-        d_int = f"{found.d_int:,}" if found and found.d_int else (found.outcome if found else "–")
-        interval = (
-            f"{found.low or found.d_min:,} – {f'{found.high:,}' if found.high else '?'}"
-            if found and found.d_int
-            else "–"
-        )
-        ratio = f"{one.D / found.d_int:,.0f}" if found and found.d_int else "–"
-        rows.append([one.label, one.task, f"{one.D:,}", d_int, interval, ratio, str(len(one.rows))])
-    return "<h2>Compared</h2>" + table(["", "task", "D", "d_int", "interval", "D/d", "runs"], rows, "first-left")
-
-
-def tried(series: Series, named: bool) -> str:
-    """One line per d, and one for direct training."""
-    name, rows = series.score_name, []
-    tuned = bool(series.rates)
-    for d, group in series.by_d().items():
-        scores, tests = [row["score"] for row in group], [row["test_score"] for row in group]
-        whole = [row for row in group if row["status"] != "stopped"]
-        losses = mean([row["curves"][-1]["train_loss"] if row["curves"] else None for row in whole])
-        passed = series.estimate is not None and (mean(scores) or -1) > series.estimate.threshold
-        cells = [mean(scores), spread(scores), mean(tests)]
-        loss = "–" if losses is None else f"{losses:.4f}"
-        shown = [score_text(cell, name) for cell in cells]
-        verdict = "passes" if passed else "" if whole else "given up"
-        count = f"{len(group)}" + (f" ({len(group) - len(whole)} stopped)" if len(whole) < len(group) else "")
-        rate = [f"{group[0]['config']['lr']:.3g}"] if tuned else []
-        rows.append([f"{d:,}", *rate, count, *shown, loss, verdict, f"{series.D / d:,.0f}", bytes_text(4 * d)])
-    if series.direct:
-        scores, tests = [row["score"] for row in series.direct], [row["test_score"] for row in series.direct]
-        shown = [score_text(cell, name) for cell in (mean(scores), spread(scores), mean(tests))]
-        size = bytes_text(series.direct[0]["sizes"].get("native"))
-        rows.append(["direct", *([""] if tuned else []), str(len(scores)), *shown, "", "", "1", size])
-    head = [
-        "d",
-        *(["native rate"] if tuned else []),
-        "runs",
-        f"validation {name}",
-        "s.d.",
-        f"test {name}",
-        "training loss",
-        "",
-        "D/d",
-        "w in bytes",
-    ]
-    title = f"Every d tried: {series.label}" if named else "Every d tried"
-    return f"<h2>{escape(title)}</h2>" + table(head, rows)
-
-
-def rates(series: Series, named: bool) -> str:
-    """The learning rates that were tuned, one line per rung and rate."""
-    if not series.rates:
-        return ""
-    rows = []
-    for rung in series.rates:
-        for rate in sorted({trial[0] for trial in rung["trials"]}):
-            share, score = max(trial[1:] for trial in rung["trials"] if trial[0] == rate)
-            chosen = "chosen" if rate == rung["rate"] else ""
-            rows.append([f"{rung['d']:,}", f"{rate:.3g}", f"{share:.2g}", score_text(score, series.score_name), chosen])
-    head = ["d", "native rate", "share of a run", f"validation {series.score_name}", ""]
-    title = "Learning rates" + (f": {series.label}" if named else "")
-    spent = time_text(sum(row["seconds"] for row in series.tuning))
-    note = (
-        f"Tuned at these d by successive halving ({len(series.tuning)} runs, {spent}), on the validation part and with "
-        "seeds of their own; interpolated in between."
+def cards(named: Sequence[tuple[str, str, str]]) -> str:
+    """Boxes with a name, a value and a note."""
+    return "".join(
+        f'<div class="card"><div class="name">{escape(name)}</div><div class="value">{escape(unbroken(value))}</div>'
+        f'<div class="note">{escape(unbroken(note))}</div></div>'
+        for name, value, note in named
     )
-    return f"<h2>{escape(title)}</h2><p>{escape(note)}</p>" + table(head, rows)
 
 
-def all_runs(series: Series, named: bool) -> str:
-    """One line per run."""
-    rows = []
-    for row in sorted(
-        [*series.rows, *series.tuning, *series.direct],
-        key=lambda row: (row["config"]["d"] or 1 << 62, row["config"]["seed_model"]),
-    ):
-        config = row["config"]
-        seeds = f"{config['seed_projection']}/{config['seed_model']}/{config['seed_data']}"
-        d = f"{config['d']:,}" if config["d"] else "direct"
-        epochs = str(row["curves"][-1]["epoch"]) if row["curves"] else "0"
-        name = series.score_name
-        scores = [score_text(row[part], name) for part in ("score", "test_score")]
-        rows.append([d, seeds, row["status"], epochs, *scores, time_text(row["seconds"]), row["key"]])
-    head = ["d", "seeds P/θ₀/data", "status", "epochs", "validation", "test", "time", "folder"]
-    title = f"All runs: {series.label}" if named else "All runs"
-    return f"<details open><summary>{escape(title)}</summary>{table(head, rows, 'last-left')}</details>"
+def pairs(lines: Iterable[Sequence[str]]) -> str:
+    """A table of names and what is said of them, without a head; nothing where there are no lines."""
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>" for name, text in lines)
+    return f'<table class="pairs"><tbody>{rows}</tbody></table>' if rows else ""
 
 
-def to_do_again(series: Series, named: bool) -> str:
-    """The command, the settings and the machine."""
-    row = (series.rows or series.direct)[0]
-    facts: list[tuple[str, Any]] = [
-        ("task", series.task),
-        ("projection", row["config"]["projection"] if series.rows else None),
-    ]
-    facts += [(name, value) for name, value in row["resolved"].items() if value is not None and name != "lr_scaled"]
-    default = {"task", "d", "seed_model", "seed_data", "seed_projection", "projection", *row["resolved"]}
-    plain = ("device", "threads", "dtype", "eval_every", "beta2", "l2")
-    facts += [
-        (k, v)
-        for k, v in row["config"].items()
-        if k not in default and (v not in (None, False, 0, 0.0, [], "size") or k in plain)
-    ]
-    settings = table(["setting", "value"], [[k, str(v)] for k, v in facts if v is not None], "pairs")
-    machines = {str(sorted(r["environment"].items())): r["environment"] for r in [*series.rows, *series.direct]}
-    places = "".join(
-        table(["environment", "value"], [[k, str(v)] for k, v in place.items() if v is not None], "pairs")
-        for place in machines.values()
-    )
-    command = series.record.get("command")
-    shown = f"<pre>{escape(command)}</pre>" if command else ""
-    title = f"<h3>{escape(series.label)}</h3>" if named else ""
-    return f'{title}{shown}<div class="columns">{settings}<div>{places}</div></div>'
+def command_text(command: str | None) -> str:
+    """The command that made a measurement, where it is known."""
+    return f"<pre>{escape(command)}</pre>" if command else ""

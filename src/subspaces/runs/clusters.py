@@ -45,7 +45,7 @@ class ClusterPool(Pool):
         if row is None:
             return Event("busy", config)
         folder = folder_of(self.root, config)
-        found = load_result(folder, policy)
+        found = load_result(folder, policy, asked=config)
         return Event("done", config, found or store_result(Result.from_row(row), folder, policy))
 
     @abstractmethod

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def extract(
     samples: int | None = None,
     every: int = 1,
     data_root: str | None = None,
+    trust: Collection[str] = (),
 ) -> Extraction:
     """Learn a subspace from the trajectory of a run.
 
@@ -80,16 +82,18 @@ def extract(
         samples: use only the first so many samples.
         every: use every n-th sample.
         data_root: folder of the data sets, for the scores.
+        trust: import paths, such as `my_tasks:task`, that the run may name; nothing else that it names is imported.
 
     Raises:
         FileNotFoundError: no trajectory there.
-        ValueError: unknown method, d or samples out of range, a method that does not fit what was recorded.
+        ValueError: unknown method, d or samples out of range, a method that does not fit what was recorded, a run that
+            names an import path which is not in ``trust``.
 
     Source: Li et al. (arXiv 2103.11154), §3.2; see `subspaces.learned.bases` for the others.
     """
     learner: Method = resolve("method", method)
     path = trajectory_path(source)
-    config = recorded_config(path.parent)
+    config = recorded_config(path.parent, trust)
     chosen = choose(Trajectory.open(path), samples, every)
     if config is not None and config.record.source != learner.records:
         fitting = ", ".join(name for name, known in METHODS.items() if known.records == config.record.source)
@@ -127,11 +131,26 @@ def trajectory_path(source: str | Path) -> Path:
     return path
 
 
-def recorded_config(folder: Path) -> Run | None:
-    """The config of the run in a folder; None where there is no result."""
+def recorded_config(folder: Path, trust: Collection[str] = ()) -> Run | None:
+    """The config of the run in a folder; None where there is no result.
+
+    Raises:
+        ValueError: it names an import path that is not in ``trust``.
+    """
     try:
-        return Run.from_dict(decode_row((folder / RESULT).read_bytes())["config"])
-    except (OSError, ValueError, KeyError):
+        fields = decode_row((folder / RESULT).read_bytes())["config"]
+    except (OSError, ValueError):
+        return None
+    for name in ("task", "projection", "optimizer"):
+        value = fields.get(name)
+        if isinstance(value, str) and ":" in value and value not in trust:
+            raise ValueError(
+                f"`source` must name what is registered; got the {name} {value!r} in {folder / RESULT}, an import "
+                f"path. If you know that code and trust it, add --trust {value}."
+            )
+    try:
+        return Run.from_dict(fields)
+    except (ValueError, TypeError):
         return None
 
 

@@ -25,9 +25,13 @@ def fingerprint(config: Run) -> str:
         >>> fingerprint(Run.of("mnist-fc", d=750)).partition("-")[0]
         'r2'
     """
-    left = tuple(f.name for f in dataclasses.fields(Hyper) if config.value(f.name) is None)
+    return _of(config.task, config.to_dict())
+
+
+def _of(task: str, settings: dict[str, Any]) -> str:
+    left = tuple(f.name for f in dataclasses.fields(Hyper) if settings.get(f.name) is None)
     try:
-        return _fingerprint(get_task(config.task), left)
+        return _fingerprint(get_task(task), left)
     except Exception:  # whatever the import of somebody's module or the making of their model raises
         return ""
 
@@ -48,10 +52,29 @@ def _name(value: object) -> str:
 def is_of_today(made: str, config: Run) -> bool:
     """Whether a run with the fingerprint ``made`` was made by the task as it is now.
 
-    An empty one is from before there were any, when every task had revision 1. Where the task cannot be had there is
-    nothing to compare with, and nobody could do the run again: it counts as of today.
+    The task of ``config`` is looked up, and imported where its name is a path: for what the user asked for, never for
+    what a file says (`row_is_of_today`).
+
+    An empty fingerprint is from before there were any, when every task had revision 1. Where the task cannot be had
+    there is nothing to compare with, and nobody could do the run again: it counts as of today.
     """
-    now = fingerprint(config)
+    return _same(made, fingerprint(config))
+
+
+def row_is_of_today(row: dict[str, Any], typed: str | None = None) -> bool:
+    """The same for a result row, which may come from anybody: nothing that it names is imported.
+
+    Args:
+        row: of `Result.to_row`.
+        typed: the task that the user asked for. A row of another task that is no registered name counts as of today.
+    """
+    task = row["config"]["task"]
+    if ":" in task and task != typed:
+        return True
+    return _same(row.get("fingerprint", ""), _of(task, row["config"]))
+
+
+def _same(made: str, now: str) -> bool:
     return made == now or not now or (not made and now.startswith("r1-"))
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from subspaces.files import atomic_write
 from subspaces.runs.fingerprint import fingerprint, is_of_today
+from subspaces.runs.listing import RUNS
 from subspaces.runs.pools import Event
 from subspaces.runs.records import Result
 from subspaces.runs.run import Run
@@ -21,8 +22,6 @@ from subspaces.runs.stop import PLAIN, StopPolicy
 from subspaces.runs.store import folder_of, load_result
 from subspaces.runs.sweep import next_events, open_pool
 
-RUNS = "runs"
-"""Folder of the runs, below that of the measurement."""
 RETRY = 2.0
 """Seconds between looks at a run that another process works on."""
 
@@ -102,13 +101,15 @@ class Measurement(abc.ABC):
 
     def result(self, config: Run) -> Result | None:
         """The result of a run, if it is done."""
-        return load_result(folder_of(self.root, config), self.policy(config))
+        return load_result(folder_of(self.root, config), self.policy(config), asked=config)
 
     def stored(self, policy: StopPolicy = PLAIN) -> Iterator[Result]:
         """Results in subspaces that are on the disk, whoever made them; those given up only if ``policy`` accept it."""
         for folder in sorted(path for path in self.root.glob("*") if path.is_dir()):
             known = load_result(folder, policy)
-            if known is not None and known.config.d is not None:
+            if known is None or known.config.d is None:
+                continue
+            if known.config.task != self.config.task or is_of_today(known.fingerprint, known.config):
                 yield known
 
     # ---- time and record
@@ -137,9 +138,14 @@ class Measurement(abc.ABC):
             pass
         return {}
 
-    def write(self, found: dict[str, Any], **more: Any) -> None:
-        """Write the record, whole or not at all; the runs are what it is made of, so it does not wait for the disk."""
+    def write(self, found: dict[str, Any], runs: list[dict[str, Any]]) -> None:
+        """Write the record, whole or not at all; the runs are what it is made of, so it does not wait for the disk.
+
+        Args:
+            found: the measurement, ready for JSON.
+            runs: those that it was made of, as `runs.listing.listed` has them.
+        """
         called = " ".join(["subspaces", *sys.argv[1:]]) if "subspaces" in Path(sys.argv[0]).name else None
         named = {"key": self.config.key(), "fingerprint": fingerprint(self.config)}
-        record = {"version": 1, "command": called, **named, **more, self.entry: found}
+        record = {"version": 1, "command": called, **named, "runs": runs, self.entry: found}
         atomic_write(self.out / self.file, json.dumps(record, indent=1, allow_nan=False).encode(), durable=False)

@@ -157,7 +157,7 @@ class LocalPool(Pool):
         process.job = None
         self._dispatch()
         if event["event"] == "done":
-            return Event("done", config, load_result(folder_of(self.root, config), policy))
+            return Event("done", config, load_result(folder_of(self.root, config), policy, asked=config))
         return Event(event["event"], config, message=event.get("message", ""))
 
     def _bury(self, process: "_Process") -> Event | None:

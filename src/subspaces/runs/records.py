@@ -98,6 +98,8 @@ def decode_row(content: bytes) -> dict[str, Any]:
         raise ValueError(f"it is cut off or not a result row ({len(content)} bytes)") from error
     if _digest(json.dumps(row, sort_keys=True)) != digest:
         raise ValueError("its contents do not match their checksum")
+    if not isinstance(row, dict) or not isinstance(row.get("config"), dict) or "task" not in row["config"]:
+        raise ValueError("it is not the row of a run: it lacks the config")
     if row.get("version", 0) > ROW_VERSION:
         raise ValueError(f"it has format {row['version']}, this version reads up to {ROW_VERSION}; update subspaces")
     return row

@@ -3,14 +3,14 @@
 import dataclasses
 
 from subspaces.learned.stored import stored_sizes
-from subspaces.optim.records import STORED_DEFAULT, Optimizer
+from subspaces.optim.records import STORED_DEFAULT, OptimizerRecord
 from subspaces.registry import resolve as resolve_name
 from subspaces.runs.run import Run
 from subspaces.subspace import Subspace
 from subspaces.tasks import get_task
 
 
-def record_of(run: Run) -> Optimizer:
+def record_of(run: Run) -> OptimizerRecord:
     """What is known of the optimiser of a resolved run."""
     return resolve_name("optimizer", run.optimizer.name or "adam", argument="optimizer")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from subspaces.files import atomic_write
 from subspaces.runs.claims import Claim
-from subspaces.runs.fingerprint import fingerprint, is_of_today, mark
+from subspaces.runs.fingerprint import fingerprint, mark, row_is_of_today
 from subspaces.runs.records import Result, decode_row, encode_row
 from subspaces.runs.run import Run
 from subspaces.runs.stop import PLAIN, StopPolicy
@@ -62,14 +62,15 @@ def run_once(
     """
     folder = folder_of(root, config)
     while True:
-        result = load_result(folder, policy)
+        result = load_result(folder, policy, asked=config)
         if result is not None:
             return result
         with Claim(folder) as claim:
             if claim.held:
                 # the run may have been finished between the look above and the claim
                 options["callbacks"] = [*callbacks, *policy.callbacks(config, folder)]
-                return load_result(folder, policy) or _train_and_store(config, folder, policy, trainer, options)
+                done = load_result(folder, policy, asked=config)
+                return done or _train_and_store(config, folder, policy, trainer, options)
         if not wait:
             return None
         time.sleep(0.2)
@@ -107,23 +108,27 @@ def _replace(path: Path, result: Result) -> None:
     """Write a row; one of another revision that stands in its place is kept beside it."""
     if path.exists():
         old = _decoded(path)
-        if old is not None and old.fingerprint != result.fingerprint and not is_of_today(old.fingerprint, old.config):
-            path.replace(path.with_name(f"{path.name}.{mark(old.fingerprint)}"))
+        made = "" if old is None else old.get("fingerprint", "")
+        if old is not None and made != result.fingerprint and not row_is_of_today(old, result.config.task):
+            path.replace(path.with_name(f"{path.name}.{mark(made)}"))
     atomic_write(path, encode_row(result.to_row()))
 
 
 def status(config: Run, root: str | Path) -> str:
     """``absent``, ``started`` or ``done``."""
     folder = folder_of(root, config)
-    if (folder / RESULT).exists() and load_result(folder) is not None:
+    if (folder / RESULT).exists() and load_result(folder, asked=config) is not None:
         return "done"
     return "started" if folder.exists() else "absent"
 
 
-def load_result(folder: str | Path, policy: StopPolicy = PLAIN) -> Result | None:
+def load_result(folder: str | Path, policy: StopPolicy = PLAIN, *, asked: Run | None = None) -> Result | None:
     """The result in a run's folder; None if the run is not done.
 
     A run that was given up counts as done for ``policy`` by which it would have been given up too.
+
+    Nothing that the row names is imported: its task is looked up if it is that of ``asked``, the run which the caller
+    wants, or a registered name. A row of another task than that of ``asked`` is damaged.
 
     A result of another revision of the task counts as not done, with a warning per folder of runs and task; it stays
     where it is until the run was done again.
@@ -134,17 +139,21 @@ def load_result(folder: str | Path, policy: StopPolicy = PLAIN) -> Result | None
     Raises:
         ValueError: the result was written by a later version, whose fields this one does not know.
     """
-    result = _of_today(Path(folder) / RESULT)
+    typed = None if asked is None else asked.task
+    result = _of_today(Path(folder) / RESULT, typed)
     if result is not None or policy.threshold is None:
         return result
-    stopped = _of_today(Path(folder) / GIVEN_UP)
+    stopped = _of_today(Path(folder) / GIVEN_UP, typed)
     return stopped if stopped is not None and policy.accept(stopped) else None
 
 
-def _of_today(path: Path) -> Result | None:
+def _of_today(path: Path, typed: str | None) -> Result | None:
     """The result in a file, if it was made by the task as it is now."""
-    result = _decoded(path)
-    if result is None or is_of_today(result.fingerprint, result.config):
+    row = _decoded(path, typed)
+    if row is None:
+        return None
+    result = Result.from_row(row)
+    if row_is_of_today(row, typed):
         return result
     # the same text from the same line for all runs of a folder: Python shows it once
     warnings.warn(
@@ -156,10 +165,13 @@ def _of_today(path: Path) -> Result | None:
     return None
 
 
-def _decoded(path: Path) -> Result | None:
-    """The result in a file; None without one, and for a damaged one, which is renamed."""
+def _decoded(path: Path, typed: str | None = None) -> dict[str, Any] | None:
+    """The row in a file; None without one, and for a damaged one or one of another task, which is renamed."""
     try:
         row = decode_row(path.read_bytes())
+        if typed is not None and row["config"]["task"] != typed:
+            raise ValueError(f"it is of the task {row['config']['task']!r}, not of {typed!r}")
+        return row
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
@@ -167,7 +179,6 @@ def _decoded(path: Path) -> Result | None:
         path.replace(aside)
         warnings.warn(f"{path}: {error}. It was renamed to {aside.name}; the run is done again.", stacklevel=3)
         return None
-    return Result.from_row(row)
 
 
 def load_rows(root: str | Path, *, stopped: bool = False) -> Iterator[dict[str, Any]]:
@@ -190,9 +201,12 @@ def load_rows(root: str | Path, *, stopped: bool = False) -> Iterator[dict[str, 
 
 
 def latest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that were made by their tasks as they are now; of a task that has none of these, all rows."""
+    """The rows that were made by their tasks as they are now; of a task that has none of these, all rows.
+
+    Only registered tasks are looked up: a row of any other one is taken as of today, since looking would import it.
+    """
     rows = list(rows)
-    now = [is_of_today(row.get("fingerprint", ""), Run.from_dict(row["config"])) for row in rows]
+    now = [row_is_of_today(row) for row in rows]
     renewed = {row["config"]["task"] for row, fits in zip(rows, now, strict=True) if fits}
     kept = [row for row, fits in zip(rows, now, strict=True) if fits or row["config"]["task"] not in renewed]
     if len(kept) < len(rows):

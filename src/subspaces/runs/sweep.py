@@ -54,7 +54,7 @@ def run_many(
     Raises:
         RuntimeError: a run failed (not: diverged, which is a result); the others are kept, the same call goes on.
     """
-    found = {config.key(): load_result(folder_of(root, config)) for config in configs}
+    found = {config.key(): load_result(folder_of(root, config), asked=config) for config in configs}
     missing = {config.key(): config for config in configs if found[config.key()] is None}
     if missing:
         with open_pool(root, min(workers, len(missing)), launcher, trainer) as pool:

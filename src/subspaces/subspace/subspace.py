@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from subspaces import checkpoint
 from subspaces.errors import unknown_name
 from subspaces.layout import COORDINATES, Layout, digest_of, layout_of, select
-from subspaces.optim.records import Optimizer
+from subspaces.optim.records import OptimizerRecord
 from subspaces.projections import Projection, adopt
 from subspaces.projections.outside import Allowed
 from subspaces.registry import resolve
@@ -225,7 +225,7 @@ class Subspace:
             raise RuntimeError("`origin` must be stored to be read; got store_origin=False.")
         return dict(zip(self.point.names, self.point.origin_tensors(), strict=True))
 
-    def lr(self, native: float, optimizer: str | type | Optimizer = "adam") -> float:
+    def lr(self, native: float, optimizer: str | type | OptimizerRecord = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training: native·√(D/d)/c.
 
         With columns of norm c, Adam moves w by about lr, hence the weights by lr·c·√(d/D) in root mean square. SGD
@@ -236,10 +236,10 @@ class Subspace:
         Args:
             native: rate of direct training, > 0.
             optimizer: a registered name ("adam", "sgd", "lbfgs", which is not scaled, …), a class of optimisers
-                (`torch.optim.NAdam`, or its path "torch.optim:NAdam"), or an `Optimizer`, whose record says how.
+                (`torch.optim.NAdam`, or its path "torch.optim:NAdam"), or an `OptimizerRecord`, whose record says how.
         """
         moved = self.D - self.projection.frozen_rows()
-        record: Optimizer = resolve("optimizer", optimizer)
+        record: OptimizerRecord = resolve("optimizer", optimizer)
         return record.rate(native, moved / self.projection.d, self.projection.column_norm)
 
     def summary(self) -> str:

@@ -1,5 +1,6 @@
 """The published tasks by name, their grids of widths and depths, and any model on a bundled data set."""
 
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from subspaces.datasets import Data, DataOptions, Normalise, get_dataset, load_data
 from subspaces.errors import unknown_name
 from subspaces.models import MODELS, initialise, make_model
+from subspaces.registry import import_object
 from subspaces.tasks.hyper import Hyper
 from subspaces.tasks.scores import Score
 from subspaces.tasks.task import Task
@@ -42,7 +44,8 @@ class Network:
 
     def __call__(self) -> nn.Module:
         dataset = get_dataset(self.dataset)
-        return make_model(self.name, shape=dataset.shape, classes=dataset.classes, **self.options)
+        given = {"shape": dataset.shape, "classes": dataset.classes}
+        return make_model(self.name, **_wanted(self.name, given), **self.options)
 
     def from_seed(self, seed: int) -> nn.Module:
         """A new network; its weights follow from the seed alone."""
@@ -55,6 +58,19 @@ class Network:
     def definition(self) -> dict[str, Any]:
         """Ready for JSON, but for options that JSON cannot hold."""
         return {"model": self.name, "scheme": self.scheme, "model_options": dict(self.options)}
+
+
+def _wanted(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Of shape and classes what a factory has arguments for: a person's own may build its network without."""
+    if ":" not in name:
+        return given
+    try:
+        parameters = inspect.signature(import_object("model", name)).parameters
+    except (TypeError, ValueError):  # built in: it has no signature to look at
+        return given
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return given
+    return {key: value for key, value in given.items() if key in parameters}
 
 
 @dataclass(frozen=True)

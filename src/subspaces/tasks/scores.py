@@ -56,7 +56,8 @@ class Score:
 
     def __call__(self, outputs: Any, targets: Any) -> float:
         """The score of all outputs of a split."""
-        return float(self.function(outputs, targets))
+        value = self.function(outputs, targets)
+        return float(value.detach() if isinstance(value, Tensor) else value)
 
     @classmethod
     def of_loss(cls, loss: str | Loss) -> "Score":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from subspaces.datasets import Data, DataOptions
 from subspaces.datasets.forms import SHARE, Loaders, as_data

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from subspaces.runs.listing import listed
 from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.records import Result
@@ -16,8 +17,10 @@ from subspaces.runs.run import Run
 from subspaces.tasks import get_task
 from subspaces.transition import TransitionSearch
 from subspaces.transition.result import (
+    FILE,
     SEED_STEP,
     Prediction,
+    TracedRun,
     Transition,
     dense_levels,
     outcome_of,
@@ -28,7 +31,6 @@ from subspaces.transition.rule import TransitionRule
 
 __all__ = ["FILE", "RUNS", "measure_transition"]
 
-FILE = "transition.json"
 WRITE_EVERY = 20.0
 """Seconds between records while runs go on; what is finished lies in the folders of the runs."""
 Place = tuple[int, int, int]
@@ -191,12 +193,15 @@ class _Search(Measurement):
         return self.config.but(d=d, burn_in=t, **seeds)
 
     def measurement(self) -> Transition:
-        runs = [self.results[place] for place in sorted(self.results)]
-        return Transition(self.config, self.rule, self.D, self.levels, runs, self.predictions, round(self.elapsed(), 3))
+        results = [self.results[place] for place in sorted(self.results)]
+        return Transition(
+            self.config.task, self.rule, self.D, self.levels, [TracedRun.of(result) for result in results],
+            self.predictions, round(self.elapsed(), 3), self.config, results,
+        )  # fmt: skip
 
     def _write(self) -> Transition:
         found = self.measurement()
-        self.write(found.to_dict())
+        self.write(found.to_dict(), listed(found.results))
         self.written = time.monotonic()
         return found
 

@@ -1,118 +1,129 @@
 """The part of a report that shows a measured phase transition: heat-maps, thresholds, table, predictions."""
 
-import json
 import math
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from subspaces.report.figures import save
-from subspaces.report.tables import figure, table, unbroken
-from subspaces.runs.records import Result
-from subspaces.runs.run import Run
-from subspaces.runs.store import latest, load_rows
+from subspaces.report.page import Card, Part
+from subspaces.report.rows import left_out, listed, read_record, read_rows, settings
+from subspaces.report.tables import command_text, figure, table, unbroken
+from subspaces.runs.listing import RUNS
 from subspaces.transition.page_figures import draw_heatmap, draw_start, draw_thresholds, draw_traces
-from subspaces.transition.result import Prediction, Transition
+from subspaces.transition.result import FILE, Prediction, TracedRun, Transition
 from subspaces.transition.rule import TransitionRule
 from subspaces.transition.terminal import caveats, number, with_interval
 
-FILE = "transition.json"
+VARIED = ("d", "burn_in", "seed_projection", "seed_model", "seed_data", "device", "threads")
+"""Settings in which the runs of one measurement differ."""
 
 
-@dataclass
-class Part:
-    """What a transition adds to a page; HTML except for title and cards."""
+def claims(folder: Path) -> bool:
+    """Whether a folder holds the record of a transition, with levels."""
+    return bool(_record(folder).get("transition", {}).get("levels"))
 
-    found: Transition
-    title: str
-    lead: str
-    cards: list[tuple[str, str, str]]
-    figures: str
-    tables: str
-    again: str
+
+def section(folders: Sequence[Path], drawings: Path | None, *, level: float) -> Part | None:
+    """The part about these folders, several compared as fractions of D; see `subspaces.report.page.Section`."""
+    found = {folder: loaded for folder in folders if (loaded := load_transition(folder)) is not None}
+    parts = [
+        _part(*loaded, drawings, f"{folder.name}-" if len(folders) > 1 else "") for folder, loaded in found.items()
+    ]
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return Part(
+        title=f"{len(parts)} phase transitions compared",
+        lead="Threshold dimensions, also as fractions of the number of parameters.",
+        cards=(),
+        figures=_compared([loaded[0] for loaded in found.values()], drawings)
+        + "".join(f"<h2>{escape(part.title)}</h2><p>{part.lead}</p>{part.figures}{part.tables}" for part in parts),
+        tables="",
+        again="".join(part.again for part in parts),
+    )
+
+
+def _compared(found: Sequence[Transition], drawings: Path | None) -> str:
+    if drawings is None:
+        return ""
+    names = [one.task for one in found]
+    labels = [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
+    svg = save(draw_thresholds(dict(zip(labels, found, strict=True)), fraction=True), drawings, "transition-compared")
+    return figure(svg, "Threshold dimensions as fractions of the number of parameters.")
+
+
+def _part(found: Transition, command: str | None, drawings: Path | None, prefix: str) -> Part:
+    """The part about one measurement, its figures written below ``drawings``."""
+    return Part(
+        title=f"Phase transition of {found.task}",
+        lead=unbroken(_lead(found)),
+        cards=_cards(found),
+        figures="" if drawings is None else _figures(found, drawings, prefix),
+        tables=_table(found),
+        again=command_text(command),
+    )
+
+
+def _figures(found: Transition, drawings: Path, prefix: str) -> str:
+    shown = [(f"heatmap-{t}", draw_heatmap(found, t), _heatmap_words(found, t)) for t in found.burn_ins()]
+    shown.append(("thresholds", draw_thresholds({found.task: found}), _THRESHOLDS))
+    if len(found.burn_ins()) > 1:
+        shown.append(("start", draw_start(found), _START))
+    shown.append(("traces", draw_traces(found), _TRACES))
+    return "".join(figure(save(drawn, drawings, f"{prefix}transition-{name}"), text) for name, drawn, text in shown)
+
+
+# ---- reading
 
 
 def load_transition(folder: Path) -> tuple[Transition, str | None] | None:
     """The measurement in a folder and the command that made it; None where there is none."""
+    record = _record(folder)
+    if not record:
+        return None
+    stored = record["transition"]
+    predictions = {int(t): Prediction.from_dict(fields) for t, fields in stored["predictions"].items()}
+    rule = _rule(stored)
+    runs = [TracedRun.from_row(row) for row in _rows(folder, record) if row["config"].get("burn_in", 0) in rule.burn_in]
+    runs.sort(key=lambda run: (run.burn_in, run.d, run.seed))
+    found = Transition(
+        stored["task"], rule, stored["D"], tuple(stored["levels"]), runs, predictions, stored["seconds"]
+    )  # fmt: skip
+    return (found, record.get("command")) if found.runs and found.levels else None
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The record in a folder; empty where there is none that can be read."""
     try:
-        record = json.loads((folder / FILE).read_bytes())
-    except OSError:
-        return None
-    try:
-        stored = record["transition"]
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["rule"].items()}
-        rule = TransitionRule(**fields)
-        config = Run.from_dict(stored["config"])
-        predictions = {int(t): Prediction.from_dict(fields) for t, fields in stored["predictions"].items()}
-        found = Transition(
-            config, rule, stored["D"], tuple(stored["levels"]), [], predictions, stored["seconds"]
-        )  # fmt: skip
-    except (ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"{folder / FILE} cannot be read ({error}). It is left out.", stacklevel=2)
-        return None
-    low, high = rule.range(found.D)
-    for result in map(Result.from_row, latest(load_rows(folder / "runs"))):
-        if _belongs(result.config, config) and low <= (result.config.d or 0) <= high:
-            found.results += [result] if result.config.space.burn_in in rule.burn_in else []
-    found.results.sort(key=lambda r: (r.config.space.burn_in, r.config.d or 0, r.config.seeds.model))
-    return (found, record.get("command")) if found.results and found.levels else None
+        record = read_record(folder / FILE)
+        if record:
+            stored = record["transition"]
+            _rule(stored)
+            _ = listed(record), [Prediction.from_dict(fields) for fields in stored["predictions"].values()]
+            _ = stored["task"], stored["D"], stored["levels"], stored["seconds"]
+        return record
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        left_out(folder / FILE, error)
+        return {}
 
 
-def _belongs(run: Run, config: Run) -> bool:
-    varied = ("d", "burn_in", "seed_projection", "seed_model", "seed_data", "device", "threads")
-    one, other = run.to_dict(), config.to_dict()
-    return all(one[name] == other[name] for name in one if name not in varied)
+def _rule(stored: dict[str, Any]) -> TransitionRule:
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["rule"].items()}
+    return TransitionRule(**fields)
 
 
-def transition_parts(folders: Sequence[Path], figures: Path) -> list[Part]:
-    """The parts of those folders that hold a transition, their figures written below ``figures``."""
-    several = len(folders) > 1
-    parts = [transition_part(folder, figures, f"{folder.name}-" if several else "") for folder in folders]
-    return [part for part in parts if part is not None]
+def _rows(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the measurement: those that the record lists."""
+    rows, kinds = read_rows(folder / RUNS), listed(record)
+    return [row for row in rows if row["key"] in kinds] if kinds else _guessed(rows, record["transition"])
 
 
-def transitions(parts: Sequence[Part], figures: Path) -> str:
-    """The HTML of the parts; several are also compared, as fractions of D."""
-    if not parts:
-        return ""
-    if len(parts) == 1:
-        return parts[0].figures + parts[0].tables
-    names = [part.found.config.task for part in parts]
-    labels = [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
-    series = {label: part.found for label, part in zip(labels, parts, strict=True)}
-    svg = save(draw_thresholds(series, fraction=True), figures, "transition-compared")
-    words = "Threshold dimensions as fractions of the number of parameters."
-    compared = figure(svg, words)
-    each = [f"<h2>{escape(part.title)}</h2><p>{part.lead}</p>{part.figures}{part.tables}" for part in parts]
-    return compared + "".join(each)
-
-
-def transition_part(folder: Path, figures: Path, prefix: str = "") -> Part | None:
-    """The part about one folder, its figures written below ``figures``; None without a transition in it."""
-    loaded = load_transition(folder)
-    if loaded is None:
-        return None
-    found, command = loaded
-    shown = [
-        (f"heatmap-{t}", draw_heatmap(found, t), _heatmap_words(found, t)) for t in found.burn_ins()
-    ]  # fmt: skip
-    shown.append(("thresholds", draw_thresholds({found.config.task: found}), _THRESHOLDS))
-    if len(found.burn_ins()) > 1:
-        shown.append(("start", draw_start(found), _START))
-    shown.append(("traces", draw_traces(found), _TRACES))
-    svgs = [(save(drawn, figures, f"{prefix}transition-{name}"), text) for name, drawn, text in shown]
-    return Part(
-        found=found,
-        title=f"Phase transition of {found.config.task}",
-        lead=unbroken(_lead(found)),
-        cards=_cards(found),
-        figures="".join(figure(svg, text) for svg, text in svgs),
-        tables=_table(found),
-        again=f"<pre>{escape(command)}</pre>" if command else "",
-    )
+def _guessed(rows: list[dict[str, Any]], stored: dict[str, Any]) -> list[dict[str, Any]]:
+    """For a record from before they listed their runs: those of its settings, with d in its range."""
+    low, high = _rule(stored).range(stored["D"])
+    own = settings(stored["config"], VARIED)
+    return [row for row in rows if settings(row["config"], VARIED) == own and low <= (row["config"]["d"] or 0) <= high]
 
 
 # ---- words and tables
@@ -131,7 +142,7 @@ _TRACES = (
 def _heatmap_words(found: Transition, t: int) -> str:
     start = "random starts" if t == 0 else f"starts after {t:,} steps of direct training"
     rule = found.rule
-    count = sum(r.config.space.burn_in == t for r in found.results)
+    count = sum(run.burn_in == t for run in found.runs)
     return (
         f"Fraction of {count} runs from {start} that reached the level. Line and bars: the measured threshold "
         f"d* (δ = {rule.delta:g}) with its {100 * rule.confidence:g} % interval."
@@ -152,7 +163,7 @@ def _lead(found: Transition) -> str:
     )
 
 
-def _cards(found: Transition) -> list[tuple[str, str, str]]:
+def _cards(found: Transition) -> list[Card]:
     rows = [row for row in found.rows() if row["d_star"] is not None and row["status"] == "reached"]
     spread = [row["d_star"] for row in rows]
     initial = found.initial()
@@ -162,9 +173,9 @@ def _cards(found: Transition) -> list[tuple[str, str, str]]:
     losses = " / ".join(number(value) for value in initial.values())
     return [
         ("thresholds d*", span, share),
-        ("parameters D", f"{found.D:,}", found.config.task),
+        ("parameters D", f"{found.D:,}", found.task),
         ("burn-in steps", starts, f"loss there {losses}"),
-        ("runs", str(len(found.results)), f"at {len({r.config.d for r in found.results})} dimensions"),
+        ("runs", str(len(found.runs)), f"at {len({run.d for run in found.runs})} dimensions"),
     ]
 
 

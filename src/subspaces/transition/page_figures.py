@@ -106,16 +106,15 @@ def draw_traces(found: Transition) -> Figure:
     """The values of every run that are compared with the levels, over its steps or epochs; one panel per start."""
     times, rule = found.burn_ins(), found.rule
     by_step = (rule.goal, rule.on) == ("loss", "train")
-    norm, shades = LogNorm(*_span([r.config.d or 1 for r in found.results])), SHADES
+    norm, shades = LogNorm(*_span([run.d or 1 for run in found.runs])), SHADES
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 3.4), layout="constrained")
         panels = figure.subplots(1, len(times), sharey=True, squeeze=False)[0]
         for axes, t in zip(panels, times, strict=True):
-            mine = [r for r in found.results if r.config.space.burn_in == t]
-            for result in sorted(mine, key=lambda r: r.config.d or 0):
-                values = reading(result, rule)
+            for run in sorted((run for run in found.runs if run.burn_in == t), key=lambda run: run.d):
+                values = reading(run, rule)
                 steps = range(rule.window, rule.window + len(values)) if by_step else range(1, 1 + len(values))
-                colour = shades(float(norm(result.config.d or 1)))
+                colour = shades(float(norm(run.d or 1)))
                 axes.plot(steps, values, color=colour, linewidth=0.8, marker="o" if len(values) == 1 else None)
             for level in found.levels:
                 axes.axhline(level, color="0.3", linewidth=0.7, linestyle=(0, (4, 3)))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,8 @@ from subspaces.runs.run import Run
 from subspaces.transition import Outcome, SuccessTable, Threshold, success_probability, threshold_curve, trace_value
 from subspaces.transition.rule import TransitionRule
 
+FILE = "transition.json"
+"""Name of the record of a measurement in its folder."""
 SEED_STEP = 1_000_000
 """Run i at dimension d has the seeds SEED_STEP·i + d, so that no two dimensions share θ₀, P or data order."""
 
@@ -59,32 +61,60 @@ class Prediction:
         return cls(**(fields | lines))
 
 
+@dataclass(frozen=True)
+class TracedRun:
+    """What thresholds and figures need of a run: its place, how it ended, and what is compared with the levels."""
+
+    d: int
+    burn_in: int
+    seed: int
+    status: str
+    curves: Sequence[Mapping[str, Any]]
+    trace: Sequence[float | None]
+
+    @classmethod
+    def of(cls, result: Result) -> "TracedRun":
+        """Of a result."""
+        config = result.config
+        return cls(config.d or 0, config.space.burn_in, config.seeds.model, result.status, result.curves, result.trace)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "TracedRun":
+        """Of a result row. Its settings are plain values: none of them is looked up or imported."""
+        config = row["config"]
+        place = int(config["d"] or 0), int(config.get("burn_in", 0)), int(config["seed_model"])
+        return cls(*place, row["status"], row["curves"], row.get("trace", []))
+
+
 @dataclass
 class Transition:
     """Success probabilities, thresholds and predictions of one task, and the runs that they were made of."""
 
-    config: Run
-    """The runs without their d, burn-in and seeds."""
+    task: str
     rule: TransitionRule
     D: int
     levels: tuple[float, ...]
-    results: list[Result] = field(default_factory=list)
+    runs: list[TracedRun] = field(default_factory=list)
     predictions: dict[int, Prediction] = field(default_factory=dict)
     """By burn-in time."""
     seconds: float = 0.0
+    config: Run | None = None
+    """The runs without their d, burn-in and seeds; None where a record was read."""
+    results: list[Result] = field(default_factory=list)
+    """What `runs` was made of; empty where a record was read."""
     _known: dict[tuple[str, int], list[Threshold]] = field(default_factory=dict, repr=False, compare=False)
 
     def outcomes(self) -> list[Outcome]:
         """Every run, reduced to the value that is compared with the levels."""
-        return [outcome_of(result, self.rule) for result in self.results]
+        return [_outcome(run, self.rule) for run in self.runs]
 
     def burn_ins(self) -> list[int]:
         """Burn-in times that have runs."""
-        return sorted({result.config.space.burn_in for result in self.results})
+        return sorted({run.burn_in for run in self.runs})
 
     def thresholds(self, method: str = "logistic") -> list[Threshold]:
         """d* for every burn-in time and level."""
-        rule, now = self.rule, (method, len(self.results))
+        rule, now = self.rule, (method, len(self.runs))
         if now not in self._known:
             self._known[now] = threshold_curve(
                 self.outcomes(), self.levels, goal=rule.direction, delta=rule.delta, method=method,
@@ -101,9 +131,9 @@ class Transition:
     def initial(self) -> dict[int, float]:
         """Mean training loss of the first batch at each burn-in time: the loss where the subspace is laid."""
         first: dict[int, list[float]] = {}
-        for result in self.results:
-            if result.trace and result.trace[0] is not None:
-                first.setdefault(result.config.space.burn_in, []).append(result.trace[0])
+        for run in self.runs:
+            if run.trace and run.trace[0] is not None:
+                first.setdefault(run.burn_in, []).append(run.trace[0])
         return {t: float(np.mean(values)) for t, values in sorted(first.items())}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -127,14 +157,14 @@ class Transition:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: rule, config, thresholds and predictions; the runs stay in their folders."""
         return {
-            "task": self.config.task,
+            "task": self.task,
             "D": self.D,
-            "config": self.config.to_dict(),
+            "config": None if self.config is None else self.config.to_dict(),
             "rule": dataclasses.asdict(self.rule),
             "levels": list(self.levels),
-            "thresholds": self.rows() if self.results and self.levels else [],
+            "thresholds": self.rows() if self.runs and self.levels else [],
             "predictions": {str(t): found.to_dict() for t, found in self.predictions.items()},
-            "runs": len(self.results),
+            "runs": len(self.runs),
             "seconds": self.seconds,
             "environment": environment(),
         }
@@ -143,7 +173,7 @@ class Transition:
 # ---- reading runs
 
 
-def reading(result: Result, rule: TransitionRule) -> list[float]:
+def reading(result: Result | TracedRun, rule: TransitionRule) -> list[float]:
     """The values of a run that are compared with a level, in the order of its steps.
 
     The loss of a batch is noisy, so the training loss at step k is the mean over the batches of the last ``window``
@@ -171,9 +201,12 @@ def reading(result: Result, rule: TransitionRule) -> list[float]:
 
 def outcome_of(result: Result, rule: TransitionRule) -> Outcome:
     """A run reduced to the number that decides success at every level."""
-    value = trace_value(reading(result, rule), goal=rule.direction, at=rule.at)
-    config = result.config
-    return Outcome(config.d or 0, config.seeds.model // SEED_STEP, config.space.burn_in, value)
+    return _outcome(TracedRun.of(result), rule)
+
+
+def _outcome(run: TracedRun, rule: TransitionRule) -> Outcome:
+    value = trace_value(reading(run, rule), goal=rule.direction, at=rule.at)
+    return Outcome(run.d, run.seed // SEED_STEP, run.burn_in, value)
 
 
 # ---- levels

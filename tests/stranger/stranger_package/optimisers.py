@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from subspaces.optim.records import Optimizer
+from subspaces.optim.records import OptimizerRecord
 from subspaces.registry import register
 
 
@@ -29,4 +29,4 @@ def half(trained: Any, lr: float = 1e-3) -> torch.optim.Optimizer:
     return Signed([trained.coordinates], lr / 2)
 
 
-register("optimizer", "stranger-half", Optimizer("stranger-half", half, rate_power=1.0, needs_subspace=True))
+register("optimizer", "stranger-half", OptimizerRecord("stranger-half", half, rate_power=1.0, needs_subspace=True))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from subspaces import checkpoint
 from subspaces.layout import COORDINATES, select
-from subspaces.optim.records import Optimizer
+from subspaces.optim.records import OptimizerRecord
 from subspaces.projections import Projection
 from subspaces.projections.outside import Allowed
 from subspaces.registry import resolve
@@ -160,7 +160,7 @@ class LayerKronecker(Subspace):
             found[joined(name, "weight")] = layer.at(super().origin[joined(name, "core")])
         return found
 
-    def lr(self, native: float, optimizer: str | type | Optimizer = "adam") -> float:
+    def lr(self, native: float, optimizer: str | type | OptimizerRecord = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training; see `Subspace.lr`.
 
         With M = Σ c_l²·r_in·r_out + the other rows, a unit of w moves the weights by √(M/D') instead of 1, as if the

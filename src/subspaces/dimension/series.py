@@ -1,7 +1,5 @@
-"""What a report is made of: series of runs that differ only in d and seeds, read from result rows."""
+"""What the page of a dimension is made of: series of runs that differ only in d and seeds, read from result rows."""
 
-import json
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,13 @@ from typing import Any
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.fidelity import TUNING_SEED
 from subspaces.dimension.given import estimate_of
-from subspaces.runs.store import latest, load_rows
+from subspaces.dimension.result import FILE
+from subspaces.report.rows import left_out, listed, read_record, read_rows, settings
 
-MEASURED = "measured"
-"""Kind of the runs of the measurement in a folder."""
-VARIED = ("task", "d", "seed_projection", "seed_model", "seed_data", "device", "threads")
+MEASURED, DIRECT, TUNING, OTHERS = "subspace", "direct", "tuning", "others"
+"""What runs are to a folder: of its measurement, without a subspace, for the choice of a rate, and runs of the same
+settings that the measurement does not list. All other runs go by their settings."""
+VARIED = ("d", "seed_projection", "seed_model", "seed_data", "device", "threads")
 LONGEST = 32
 """Characters of a label in a legend."""
 
@@ -33,6 +33,8 @@ class Series:
     """The measurement file, where the runs were made by a search."""
     tuning: list[dict[str, Any]] = field(default_factory=list)
     """Result rows of runs that only tuned the learning rate."""
+    others: list[dict[str, Any]] = field(default_factory=list)
+    """Result rows of the same settings of which the measurement does not speak."""
 
     @property
     def rates(self) -> list[dict[str, Any]]:
@@ -63,25 +65,14 @@ class Series:
 
 
 def gather(folders: list[Path], level: float = 0.9) -> list[Series]:
-    """The series in some folders; a folder with runs of several kinds gives one series for each.
-
-    Raises:
-        FileNotFoundError: a folder that is not there, or no result row in any of them.
-    """
+    """The series in some folders; a folder with runs of several kinds gives one series for each."""
     series: list[Series] = []
     for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"`dir` must be a folder with runs; got {folder}, which is not there.")
         found = _series_of(folder, level)
         for one in found if len(folders) > 1 else ():
             one.label = folder.name if len(found) == 1 else f"{folder.name}: {one.label}"
         series += found
-    if not series:
-        raise FileNotFoundError(
-            f"`dir` must hold finished runs; got none in {', '.join(map(str, folders))}. "
-            "Make some: subspaces dimension digits-fc --out DIR"
-        )
-    if len(folders) > 1:
+    if series and len(folders) > 1:
         _name_by_settings(series)
     return series
 
@@ -97,47 +88,53 @@ def _name_by_settings(series: list[Series]) -> None:
 
 def _series_of(folder: Path, level: float) -> list[Series]:
     record = _record(folder)
-    groups: dict[str, list[dict[str, Any]]] = {}
-    direct: dict[str, list[dict[str, Any]]] = {}
-    tuning: list[dict[str, Any]] = []
-    for row in latest(load_rows(folder, stopped=True)):
-        if row["config"]["d"] is None:
-            direct.setdefault(row["config"]["task"], []).append(row)
-        elif row["config"]["seed_model"] >= TUNING_SEED:
-            tuning.append(row)
-        else:
-            groups.setdefault(MEASURED if _measured(row, record) else _kind(row), []).append(row)
+    groups = _grouped(read_rows(folder, stopped=True), record)
+    direct, tuning, others = (groups.pop(kind, []) for kind in (DIRECT, TUNING, OTHERS))
+    by_task = {
+        task: [row for row in direct if row["config"]["task"] == task]
+        for task in dict.fromkeys(row["config"]["task"] for row in direct)
+    }
     labels = _labels([rows[0] for rows in groups.values()])
     found = [
-        Series(label, rows[0]["config"]["task"], rows, direct.get(rows[0]["config"]["task"], []))
+        Series(label, rows[0]["config"]["task"], rows, by_task.get(rows[0]["config"]["task"], []))
         for label, rows in zip(labels, groups.values(), strict=True)
     ]
-    found += [Series(task, task, [], rows) for task, rows in direct.items() if not any(s.task == task for s in found)]
-    for kind, one in zip([*groups, *direct], found, strict=False):
+    for kind, one in zip(groups, found, strict=True):
         if kind == MEASURED:
-            one.record, one.tuning = record, tuning
+            one.record, one.tuning, one.others, one.direct = record, tuning, others, _baseline(one.direct, record)
             one.estimate = DimensionEstimate.from_dict(record["measurement"]["estimate"])
         else:
             _estimate(one, level)
-    return found
+    alone = [Series(task, task, [], rows) for task, rows in by_task.items() if not any(s.task == task for s in found)]
+    return found + alone
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    """The measurement file of a folder; empty where there is none that can be read."""
-    path = folder / "measurement.json"
-    try:
-        record = json.loads(path.read_bytes())
-        DimensionEstimate.from_dict(record["measurement"]["estimate"])
-        return record if record["measurement"]["config"] else {}
-    except OSError:
-        return {}
-    except (ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"{path} cannot be read ({error}). It is left out.", stacklevel=2)
-        return {}
+def _grouped(rows: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The rows by what they are to the folder: of its measurement, as the record lists them, or else by settings."""
+    kinds = listed(record)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(_kind(row, record, kinds), []).append(row)
+    own = {settings(row["config"], VARIED) for row in groups.get(MEASURED, []) if kinds}
+    for kind in own & groups.keys():  # asked for by an earlier question, such as another level
+        groups.setdefault(OTHERS, []).extend(groups.pop(kind))
+    return groups
 
 
-def _measured(row: dict[str, Any], record: dict[str, Any]) -> bool:
-    """Whether a run belongs to the measurement: the same settings, and where rates were tuned, the rate of its d."""
+def _kind(row: dict[str, Any], record: dict[str, Any], kinds: dict[str, str]) -> str:
+    """What a run is: the kind that the record lists, or what its config tells, or its settings."""
+    config = row["config"]
+    if config["d"] is None:
+        return DIRECT
+    if kinds.get(row["key"]) in (MEASURED, TUNING):
+        return kinds[row["key"]]
+    if config["seed_model"] >= TUNING_SEED:
+        return TUNING
+    return MEASURED if not kinds and _guessed(row, record) else settings(config, VARIED)
+
+
+def _guessed(row: dict[str, Any], record: dict[str, Any]) -> bool:
+    """For a record from before they listed their runs: the same settings, and where rates were tuned, that of its d."""
     if not record:
         return False
     found = record["measurement"]
@@ -145,11 +142,27 @@ def _measured(row: dict[str, Any], record: dict[str, Any]) -> bool:
     if found.get("rates"):
         rates = {tried["d"]: tried["lr"] for tried in found["tried"]}
         config["lr"] = rates.get(row["config"]["d"])
-    return _kind(row) == _kind({"config": config})
+    return settings(row["config"], VARIED) == settings(config, VARIED)
 
 
-def _kind(row: dict[str, Any]) -> str:
-    return json.dumps({k: v for k, v in row["config"].items() if k == "task" or k not in VARIED}, sort_keys=True)
+def _baseline(direct: list[dict[str, Any]], record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The direct runs of the baseline; all of the task where the record lists none, for comparison."""
+    kinds = listed(record)
+    return [row for row in direct if kinds.get(row["key"]) == DIRECT] or direct
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The measurement file of a folder; empty where there is none that can be read."""
+    path = folder / FILE
+    try:
+        record = read_record(path)
+        if record:
+            DimensionEstimate.from_dict(record["measurement"]["estimate"])
+            listed(record)
+        return record if record and record["measurement"]["config"] else {}
+    except (ValueError, KeyError, TypeError) as error:
+        left_out(path, error)
+        return {}
 
 
 def _labels(rows: list[dict[str, Any]]) -> list[str]:
@@ -157,7 +170,7 @@ def _labels(rows: list[dict[str, Any]]) -> list[str]:
     differing = [
         name for name in (rows[0]["config"] if rows else {}) if len({str(row["config"].get(name)) for row in rows}) > 1
     ]
-    differing = [name for name in differing if name == "task" or name not in VARIED]
+    differing = [name for name in differing if name not in VARIED]
     return [
         ", ".join(_words(name, row["config"].get(name)) for name in differing) or row["config"]["task"] for row in rows
     ]
