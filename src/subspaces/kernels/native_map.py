@@ -23,6 +23,7 @@ from subspaces.kernels.native_library import (
     _pointer,
     _u64,
     accepts,
+    all_accepted,
 )
 
 _ADD, _SET, _FROM_ORIGIN = 0, 1, 2
@@ -82,14 +83,16 @@ class Segments:
         self._arrays = (
             (_i64 * n)(*starts),
             (_i64 * n)(*self._lengths),
-            (_i32 * n)(*(_DTYPES.get(dtype, -1) for dtype in self._dtypes)),
+            (_i32 * n)(*[_DTYPES.get(dtype, -1) for dtype in self._dtypes]),
             (_i32 * n)(),
         )
         start, length, dtype, origin_dtype = (ctypes.addressof(array) for array in self._arrays)
         data, origin = ctypes.addressof(self._data), ctypes.addressof(self._origin)
         self._struct = _Segments(n, data, start, length, dtype, origin, origin_dtype)
         self._address = ctypes.addressof(self._struct)
-        self.refresh(tensors)
+        _check_memory(tensors)
+        self._tensors = tensors  # keeps the memory alive
+        self._data[:] = [tensor.data_ptr() for tensor in tensors]
         self.set_origins(origins)
 
     def take(self, tensors: Sequence[Tensor], starts: Sequence[int]) -> bool:
@@ -143,6 +146,8 @@ class Segments:
 
 
 def _check_memory(tensors: Sequence[Tensor]) -> None:
+    if all_accepted(tensors):
+        return
     for tensor in tensors:
         if not accepts(tensor):
             raise TypeError(
@@ -228,3 +233,21 @@ class NativeMap:
         status = self._fold(self._address, segments._address, out.data_ptr())
         if status:
             _check(status)
+
+
+class NativeCall:
+    """A map and the tensors that it is applied to, for calls step after step. Cost beside the kernels: 2 µs."""
+
+    backend = "native"
+
+    def __init__(self, map: NativeMap, segments: Segments):
+        self.map, self.segments = map, segments
+        self.take, self.release = segments.take, segments.release
+
+    def write_(self, w: Float[Tensor, "d"]) -> None:
+        """tensors[i] ← origins[i] + rows of P w; without origins the rows are added."""
+        self.map.write_(self.segments, w, torch.get_num_threads())
+
+    def fold_(self, out: Float[Tensor, "d"]) -> None:
+        """out ← out + Σ_i P[rows of i]ᵀ tensors[i]."""
+        self.map.fold_(out, self.segments, torch.get_num_threads())

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from subspaces.errors import unknown_name
+from subspaces.projections import backends, operators
+from subspaces.projections.backends.native import Native
+from subspaces.projections.backends.reference import REFERENCE
+from subspaces.projections.backends.triton import Triton
 from subspaces.projections.base import SPEC_VERSION, Projection
 from subspaces.projections.basis import Basis, Orthonormal
 from subspaces.projections.blocks import ALLOCATIONS, Blocks, allocate, merge_ranges, part_seed
@@ -123,3 +127,8 @@ def from_spec(spec: dict[str, Any]) -> Projection:
     if spec["kind"] == "basis" or any(name in options for name in _GIVEN_DATA):
         raise ValueError(f"`spec` of kind {spec['kind']!r} needs its data; got only {sorted(options)}. Pass it along.")
     return make_projection(spec["kind"], spec["d"], spec["D"], spec["seed"], **options)
+
+
+for _backend in (REFERENCE, Triton(), Native()):  # the last is asked first
+    backends.register(_backend)
+operators.rebuild_with(from_spec)
