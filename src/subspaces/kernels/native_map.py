@@ -23,7 +23,6 @@ from subspaces.kernels.native_library import (
     _pointer,
     _u64,
     accepts,
-    all_accepted,
 )
 
 _ADD, _SET, _FROM_ORIGIN = 0, 1, 2
@@ -117,23 +116,6 @@ class Segments:
         """Forget the tensors, so that gradients can be freed; `take` comes before the next use."""
         self._tensors = ()
 
-    def refresh(self, tensors: Sequence[Tensor], *, same: bool = False) -> None:
-        """Take these tensors: new gradients, or parameters that moved. Cost: < 0.3 µs each, half with `same`.
-
-        Args:
-            tensors: as many, of the sizes and dtypes that the segments were made for.
-            same: the caller knows that sizes, dtypes and device are the same (true of `.grad`); only the layout is
-                checked then.
-        """
-        if not same:
-            if [t.numel() for t in tensors] != self._lengths or [t.dtype for t in tensors] != self._dtypes:
-                raise ValueError("`tensors` must have the sizes and dtypes that the segments were made for.")
-            _check_memory(tensors)
-        elif not all(t.is_contiguous() for t in tensors):
-            raise TypeError("`tensors` must be contiguous; call `.contiguous()` on those that are not.")
-        self._tensors = tensors  # keeps the memory alive
-        self._data[:] = [t.data_ptr() for t in tensors]
-
     def set_origins(self, origins: Sequence[Tensor] | None) -> None:
         """Start from these tensors in `write_`; None adds to what is there."""
         if origins is not None:
@@ -146,14 +128,12 @@ class Segments:
 
 
 def _check_memory(tensors: Sequence[Tensor]) -> None:
-    if all_accepted(tensors):
-        return
-    for tensor in tensors:
-        if not accepts(tensor):
-            raise TypeError(
-                "`tensors` must be contiguous float32 or bfloat16 tensors on the CPU; "
-                f"got {tensor.dtype} on {tensor.device}, shape {tuple(tensor.shape)}, strides {tensor.stride()}."
-            )
+    if not accepts(tensors):
+        wrong = next(tensor for tensor in tensors if not accepts([tensor]))
+        raise TypeError(
+            "`tensors` must be contiguous float32 or bfloat16 tensors on the CPU; "
+            f"got {wrong.dtype} on {wrong.device}, shape {tuple(wrong.shape)}, strides {wrong.stride()}."
+        )
 
 
 class NativeMap:

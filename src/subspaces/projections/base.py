@@ -151,10 +151,7 @@ class Projection(abc.ABC):
             return x.new_zeros(*x.shape[:-1], self.d if transposed else 0)
         flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         wide = flat.float() if x.dtype in (torch.float16, torch.bfloat16) else flat
-        if transposed:
-            y = backends.adjoint(self, wide, start)
-        else:
-            y = backends.lift(self, wide, start, stop)
+        y = backends.adjoint(self, wide, start) if transposed else backends.lift(self, wide, start, stop)
         return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
 
     # ---- many tensors at once: what a training step needs
@@ -204,12 +201,10 @@ class Projection(abc.ABC):
         """`write_` and `fold_` on these tensors made ready for many calls, or None where nothing is gained by that.
 
         A caller who comes back with the same tensors keeps what it gets; the map itself holds nothing of a caller, so
-        that any number of threads share it.
-
-        Args:
-            vector: coordinates of the device, dtype and memory layout of those to come.
-            tensors, starts, origins: as for `write_`.
+        that any number of threads share it. `vector` is like the coordinates to come; the others as for `write_`.
         """
+        if backends.by_device(vector, tensors):
+            return None
         return backends.choose(self, vector).prepare(self, vector, tensors, starts, origins)
 
     # ---- rebuilding
@@ -218,14 +213,8 @@ class Projection(abc.ABC):
     @property
     def spec(self) -> dict[str, Any]:
         """A JSON-able description from which `from_spec` rebuilds the same map on any machine."""
-        return {
-            "kind": self.kind,
-            "version": SPEC_VERSION,
-            "d": self.d,
-            "D": self.D,
-            "seed": self.seed,
-            "options": self.options,
-        }
+        sizes = {"d": self.d, "D": self.D, "seed": self.seed}
+        return {"kind": self.kind, "version": SPEC_VERSION, **sizes, "options": self.options}
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options.items())

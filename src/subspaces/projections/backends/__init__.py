@@ -145,7 +145,10 @@ class Backend(abc.ABC):
         starts: Sequence[int],
         origins: Sequence[Tensor] | None = None,
     ) -> Ready | None:
-        """What `write_` and `fold_` do, ready for many calls; None where nothing is gained, or for other tensors."""
+        """What `write_` and `fold_` do, ready for many calls; None where nothing is gained by that.
+
+        The tensors are on the device of `vector`, of any dtype and strides.
+        """
         return None
 
     def adam(self, w: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], AdamMove] | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from subspaces.kernels import native_library
 from subspaces.kernels.native_adam import AdamMove, movable
-from subspaces.kernels.native_library import all_accepted
+from subspaces.kernels.native_library import accepts
 from subspaces.kernels.native_map import MAX_BLOCK, NativeCall, NativeMap, Segments
 from subspaces.kernels.random_bits import GAUSSIAN, GAUSSIAN_ONE, PERMUTATION, gaussians, permutation
 from subspaces.projections.backends import Backend, Map
@@ -49,13 +49,13 @@ class Native(Backend):
         w: Tensor,
         origins: Sequence[Tensor] | None = None,
     ) -> None:
-        if not w.is_contiguous() or not all_accepted(tensors, origins):
+        if not w.is_contiguous() or not accepts(tensors, origins):
             super().write_(projection, tensors, starts, w, origins)
         else:
             projection.forms["native"].write_(Segments(tensors, starts, origins), w, torch.get_num_threads())
 
     def fold_(self, projection: Map, out: Tensor, tensors: Sequence[Tensor], starts: Sequence[int]) -> None:
-        if not out.is_contiguous() or not all_accepted(tensors):
+        if not out.is_contiguous() or not accepts(tensors):
             super().fold_(projection, out, tensors, starts)
         else:
             projection.forms["native"].fold_(out, Segments(tensors, starts), torch.get_num_threads())
@@ -69,7 +69,7 @@ class Native(Backend):
         origins: Sequence[Tensor] | None = None,
     ) -> NativeCall | None:
         """Map and ctypes arrays; the map holds nothing of a caller, so that any number of threads share it."""
-        if not vector.is_contiguous() or not all_accepted(tensors, origins):
+        if not vector.is_contiguous() or not accepts(tensors, origins):
             return None
         return NativeCall(projection.forms["native"], Segments(tensors, starts, origins))
 
