@@ -288,9 +288,9 @@ class Subspace:
         else:
             self.point.version = -1
 
-    def native_lift(self) -> Any:
-        """What a native call needs to write θ₀ + P w; whoever does it calls `has_written` then. None: `sync` has to."""
-        return self.point.native_lift()
+    def ready_write(self) -> Any:
+        """A prepared call that writes θ₀ + P w; whoever uses it calls `has_written` then. None: `sync` has to."""
+        return self.point.ready_write()
 
     def moves(self, parameter: Any) -> bool:
         """Whether a tensor is one of θ."""
