@@ -18,7 +18,7 @@ from subspaces.subspace.root import (
 )
 
 if TYPE_CHECKING:
-    from subspaces.subspace.subspace import Subspace
+    from subspaces.subspace.laid import Laid as Subspace
 
 
 class Shared:
