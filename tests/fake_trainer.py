@@ -41,8 +41,8 @@ def learning(config: Run, *, folder: Path, callbacks: Any = ()) -> Result:
         result.curves[0] | {"epoch": t, "score": result.score * (1 - 2.0**-t)} for t in range(1, 11)
     ]  # fmt: skip
     scores = [row["score"] for row in result.curves]
-    for terms in [callback.terms for callback in callbacks if hasattr(callback, "terms")]:
-        end = next((t for t in range(1, 11) if terms.gives_up(scores[:t], 10)), None)
+    for policy in [callback.policy for callback in callbacks if hasattr(callback, "policy")]:
+        end = next((t for t in range(1, 11) if policy.gives_up(scores[:t], 10)), None)
         if end is not None:
             result.status, result.curves = "stopped", result.curves[:end]
     return result

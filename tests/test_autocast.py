@@ -57,13 +57,13 @@ def test_one_warning_where_bfloat16_is_emulated(processor):
 @pytest.mark.parametrize("able", [True, None])
 def test_no_warning_where_it_is_fast_or_unknown(processor, able):
     processor(able)
-    warn_of_slow_autocast(LOW)
+    warn_of_slow_autocast(True, "cpu")
 
 
 def test_no_warning_without_autocast_or_beside_a_gpu(processor):
     processor(False)
-    warn_of_slow_autocast(Run.of("digits-fc", d=5))
-    warn_of_slow_autocast(Run.of("digits-fc", d=5, autocast=True, device="cuda"))
+    warn_of_slow_autocast(False, "cpu")
+    warn_of_slow_autocast(True, "cuda")
 
 
 def test_the_parent_of_workers_says_it(processor, tmp_path):

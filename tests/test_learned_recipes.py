@@ -127,7 +127,7 @@ def in_this_process(configs, root, workers, *, on_event, trainer):
 
 
 def test_a_recipe_of_stages_runs_and_goes_on(tmp_path, monkeypatch):
-    for module in ("reproduce.run", "reproduce.stages"):
+    for module in ("reproduce.grid", "reproduce.stages"):
         monkeypatch.setattr(f"subspaces.{module}.run_many", in_this_process)
     (tmp_path / "small.toml").write_text(SMALL)
     rows = reproduce(tmp_path / "small.toml", workers=1, out=tmp_path / "out")

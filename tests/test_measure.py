@@ -51,7 +51,7 @@ def test_local_baseline_is_measured_by_the_same_code(tmp_path):
 
 def test_auto_baseline_and_start():
     task = get_task("digits-fc")
-    assert task.global_baseline == 1.0
+    assert task.baseline == 1.0
     assert Rule().baseline == "auto"
 
 

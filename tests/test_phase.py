@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,7 +235,7 @@ def test_a_prediction_that_fails_elsewhere_loses_no_other(monkeypatch):
             raise RuntimeError("the prediction from t = 3 failed: broken")
         return self.config.space.burn_in
 
-    monkeypatch.setattr("subspaces.transition.prediction.Asked.elsewhere", elsewhere)
+    monkeypatch.setattr("subspaces.transition.prediction.PredictionJob.elsewhere", elsewhere)
     kept = []
 
     def keep():
@@ -356,6 +357,20 @@ def test_report_shows_what_was_measured_and_compares(wells, tmp_path):
     for row in found.rows():
         assert with_interval(row) in both
     assert f"{WELL.window} consecutive steps" in both
+
+
+def test_a_record_lists_its_runs_and_takes_no_others(wells, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(wells[0], out)
+    record = json.loads((out / FILE).read_bytes())
+    assert [run["key"] for run in record["runs"]] == [run.config.key() for run in wells[1].results]
+    assert {run["kind"] for run in record["runs"]} == {"subspace"}
+    kept = record["runs"][1:]
+    for runs in (kept, None):  # None: a record from before the list takes the runs of its settings
+        (out / FILE).write_text(json.dumps({k: v for k, v in {**record, "runs": runs}.items() if v is not None}))
+        loaded = load_transition(out)
+        assert loaded is not None
+        assert len(loaded[0].runs) == len(runs or record["runs"])
 
 
 def test_report_of_runs_without_a_validation_part(tmp_path):

@@ -12,7 +12,7 @@ from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
 from subspaces.dimension.series import gather
 from subspaces.report.figures import round_numbers
-from subspaces.report.write import write_report
+from subspaces.report.write import SECTIONS, write_report
 from subspaces.runs.run import Run
 from subspaces.runs.store import run_once
 from subspaces.runs.sweep import run_many
@@ -106,6 +106,77 @@ def test_several_folders_without_runs_are_refused(tmp_path):
         (tmp_path / name).mkdir()
     with pytest.raises(FileNotFoundError, match="must hold finished runs"):
         write_report([tmp_path / "a", tmp_path / "b"])
+
+
+# ---- which runs belong together
+
+
+def test_a_record_lists_its_runs(tmp_path):
+    rule = Rule(baseline="local", baseline_runs=2, tune_lr=True, rates=(0.005, 0.02), max_runs=8)
+    found = measure_dimension(Run.of("digits-fc"), tmp_path, rule, workers=1, trainer="fake_trainer:rate_sensitive")
+    runs = json.loads((tmp_path / "measurement.json").read_bytes())["runs"]
+    kinds = {"subspace": found.results, "direct": found.direct, "tuning": found.tuning}
+    assert len(found.direct) == 2
+    for kind, results in kinds.items():
+        expected = [(run.config.key(), run.config.d, run.config.seed_model) for run in results]
+        assert expected
+        assert sorted((r["key"], r["d"], r["seed"]) for r in runs if r["kind"] == kind) == sorted(expected, key=str)
+    assert {path.parent.name for path in tmp_path.rglob("result.json")} == {run["key"] for run in runs}
+
+
+def test_runs_that_a_record_does_not_list_are_not_of_its_measurement(measured, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(measured, out)
+    (before,) = gather([out])
+    other = run_once(Run.of("digits-fc", d=33, seed_model=77), out / "runs", trainer=fake_trainer.known_curve)
+    assert other is not None
+    (series,) = gather([out])
+    assert series.rows == before.rows
+    assert [row["key"] for row in series.others] == [other.config.key()]
+    assert other.config.key() in write_report(out).read_text()
+    run_once(Run.of("digits-fc", d=33, l2=0.5), out / "runs", trainer=fake_trainer.known_curve)
+    assert sorted(len(one.rows) for one in gather([out])) == [1, len(before.rows)]
+
+
+def test_a_record_from_before_the_list_takes_the_runs_of_its_settings(measured, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(measured, out)
+    record = json.loads((out / "measurement.json").read_bytes())
+    del record["runs"]
+    (out / "measurement.json").write_text(json.dumps(record))
+    assert gather([out])[0].rows == gather([measured])[0].rows
+
+
+THIRD = """
+from subspaces.report.page import Part
+
+def claims(folder):
+    return (folder / "third.txt").exists()
+
+def section(folders, drawings, *, level):
+    names = ", ".join(folder.name for folder in folders)
+    return Part("A third thing", f"about {names}", [("value", "7", "")], f"<p>{drawings}</p>", "", "<pre>third</pre>")
+"""
+
+
+def test_another_wing_is_one_line(measured, tmp_path, monkeypatch):
+    (tmp_path / "third_wing.py").write_text(THIRD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("subspaces.report.write.SECTIONS", ("third_wing", *SECTIONS))
+    out = tmp_path / "out"
+    shutil.copytree(measured, out)
+    assert "A third thing" not in write_report(out).read_text()
+    (out / "third.txt").touch()
+    shutil.rmtree(out / "figures")
+    text = write_report(out).read_text()
+    assert "<h1>A third thing</h1>" in text
+    assert "about out" in text
+    assert f"<p>{out / 'figures'}</p>" in text
+    assert "Every d tried" in text  # the runs are listed by the wing that knows them, which draws nothing
+    assert not (out / "figures").exists()
+    both = write_report([out, measured], tmp_path / "both").read_text()
+    assert "<h1>digits-fc: 2 compared</h1>" in both
+    assert f"<p>{tmp_path / 'both' / 'figures'}</p>" in both
 
 
 def test_kinds_of_runs_in_one_folder_are_told_apart(tmp_path):

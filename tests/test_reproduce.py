@@ -9,8 +9,9 @@ from subspaces.cli import main
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.projections import PROJECTIONS, make_projection
 from subspaces.recipes import RECIPES, Series, load_recipe
+from subspaces.reproduce.csv_rows import COLUMNS, read_rows, store_rows
 from subspaces.reproduce.page import status, unexplained
-from subspaces.reproduce.places import COLUMNS, Places, read_rows, store_rows
+from subspaces.reproduce.paths import Paths
 from subspaces.reproduce.rows import (
     Interval,
     config_of,
@@ -279,7 +280,7 @@ def test_a_recipe_runs_resumes_and_is_drawn(recipe, tmp_path):
     assert [{**row, "seconds": ""} for row in second] == [{**row, "seconds": ""} for row in rows]
 
 
-def test_naming_a_series_replaces_only_its_rows(recipe, tmp_path):
+def test_naming_a_series_repaths_only_its_rows(recipe, tmp_path):
     out = tmp_path / "out"
     reproduce(recipe, series=["named"], workers=1, out=out, trainer="fake_trainer:known_curve")
     reproduce(recipe, series=["digits"], workers=1, out=out, trainer="fake_trainer:known_curve")
@@ -313,8 +314,8 @@ def test_smoke_is_small_and_stays_out_of_the_results(recipe, tmp_path, monkeypat
     for folder in ("results", "docs"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path)
-    assert Places.of().rows("tiny") == Path("results/tiny.csv")
-    assert Places.of().page == Path("docs/reproduction.md")
+    assert Paths.of().rows("tiny") == Path("results/tiny.csv")
+    assert Paths.of().page == Path("docs/reproduction.md")
     rows = reproduce(recipe, smoke=True, workers=1, trainer="fake_trainer:known_curve")
     assert [row["d"] for row in rows if row["series"] == "digits"] == [20, "direct"]
     assert list((tmp_path / "results").iterdir()) == list((tmp_path / "docs").iterdir()) == []
@@ -327,34 +328,32 @@ def _row(**fields) -> dict:
 
 
 def test_the_page_is_made_of_the_rows(tmp_path):
-    places = Places.of(tmp_path)
-    store_rows(places.rows("li2018-toy"), [_row(), _row(d=12, measured="", outcome="diverged", verdict="")])
-    page = redraw(places).read_text()
+    paths = Paths.of(tmp_path)
+    store_rows(paths.rows("li2018-toy"), [_row(), _row(d=12, measured="", outcome="diverged", verdict="")])
+    page = redraw(paths).read_text()
     assert "| toy | exp(−loss) | 10 | 0.9731 |  | 0.99977 |  | **not reached** | 8 |" in page
     assert "| 12 | diverged |" in page
     assert "0.9999" not in page
-    store_rows(places.rows("li2018-toy"), [_row(measured="0.9999", verdict="matched", low="0.98", high="1")], ["toy"])
-    page = redraw(places).read_text()
+    store_rows(paths.rows("li2018-toy"), [_row(measured="0.9999", verdict="matched", low="0.98", high="1")], ["toy"])
+    page = redraw(paths).read_text()
     assert "| 0.9999 | 0.98 – 1 |" in page
     assert "**not reached**" not in page
     assert "0.9731" not in page
-    assert places.figure("li2018-toy").exists()
-    (line,) = [line for line in status(places) if line["recipe"] == "li2018-toy"]
+    assert paths.figure("li2018-toy").exists()
+    (line,) = [line for line in status(paths) if line["recipe"] == "li2018-toy"]
     assert (line["run"], line["series"], line["matched"]) == (1, 3, 1)
 
 
 def test_the_reason_stands_below_a_row_that_was_not_reached(tmp_path):
-    places = Places.of(tmp_path)
+    paths = Paths.of(tmp_path)
     rows = [_row(d=8), _row(d=9, verdict="matched"), _row(series="toy-dimension", d="", quantity="d_int90")]
-    store_rows(places.rows("li2018-toy"), rows)
-    page = redraw(places).read_text()
+    store_rows(paths.rows("li2018-toy"), rows)
+    page = redraw(paths).read_text()
     reason = load_recipe("li2018-toy").choose(["toy"])[0].missed["8"]
     assert f"- `toy`, d = 8: {reason}" in page
     assert "- `toy-dimension`, d_int90: not known." in page
     assert "`toy`, d = 9:" not in page
-    assert unexplained(load_recipe("li2018-toy"), read_rows(places.rows("li2018-toy"))) == [
-        ("toy-dimension", "d_int90")
-    ]
+    assert unexplained(load_recipe("li2018-toy"), read_rows(paths.rows("li2018-toy"))) == [("toy-dimension", "d_int90")]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -4,19 +4,20 @@ import pytest
 from matplotlib.axes import Axes
 
 from subspaces.recipes import Recipe, Series
-from subspaces.reproduce.figure import draw, table_figures
-from subspaces.reproduce.places import COLUMNS, Row
+from subspaces.reproduce.csv_rows import COLUMNS, Row
+from subspaces.reproduce.table_figure import draw, figures
 
 
 def _row(series: str, d: int | str, measured: float, published: str = "") -> Row:
     known = {"series": series, "d": str(d), "measured": str(measured), "published": published}
-    return dict.fromkeys(COLUMNS, "") | {"quantity": "accuracy", "part": "test", "task": "digits-fc"} | known
+    fixed = {"quantity": "accuracy", "part": "test", "task": "digits-fc"}
+    return Row(dict.fromkeys(COLUMNS, "") | fixed | known)
 
 
 def _panels(series: list[Series], rows: list[Row]) -> dict[str, Axes]:
-    figures = table_figures(Recipe("r", "t", "p", "c", "o", tuple(series)), rows)
-    figures[""].draw_without_rendering()
-    return {axes.get_title(loc="left") or axes.get_title(): axes for axes in figures[""].axes}
+    drawn = figures(Recipe("r", "t", "p", "c", "o", tuple(series)), rows)
+    drawn[""].draw_without_rendering()
+    return {axes.get_title(loc="left") or axes.get_title(): axes for axes in drawn[""].axes}
 
 
 def _heights(axes: Axes) -> set[float]:
@@ -38,7 +39,7 @@ def test_direct_training_is_a_line_in_the_panel_of_its_task():
 
 
 def test_direct_training_that_diverged_is_no_line():
-    row = _row("sgd", "direct", 0.0) | {"measured": "", "outcome": "diverged"}
+    row = Row(_row("sgd", "direct", 0.0) | {"measured": "", "outcome": "diverged"})
     panels = _panels([DIRECT, CURVE], [row, *ROWS])
     assert list(panels) == ["digits"]
     assert _heights(panels["digits"]) == set()

@@ -3,7 +3,7 @@
 import pytest
 
 from subspaces.recipes import load_recipe
-from subspaces.reproduce.places import read_rows
+from subspaces.reproduce.csv_rows import read_rows
 from subspaces.reproduce.run import reproduce
 from subspaces.reproduce.transition_page import results
 

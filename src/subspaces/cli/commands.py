@@ -172,15 +172,16 @@ def run_compare(options: Compare) -> int:
 def run_reproduce(options: Reproduce) -> int:
     """``subspaces reproduce``."""
     from subspaces.reproduce.display import ReproduceDisplay, rows_table, status_table
-    from subspaces.reproduce.page import Places, status
+    from subspaces.reproduce.page import status
+    from subspaces.reproduce.paths import Paths
     from subspaces.reproduce.run import redraw, reproduce
 
-    screen, places = Console(highlight=False), Places.of(options.out, smoke=options.smoke)
+    screen, paths = Console(highlight=False), Paths.of(options.out, smoke=options.smoke)
     if options.list:
-        print(json.dumps(status(places))) if options.json else screen.print(status_table(places))
+        print(json.dumps(status(paths))) if options.json else screen.print(status_table(paths))
         return 0
     if options.docs:
-        print(redraw(places))
+        print(redraw(paths))
         return 0
     if options.recipe is None:
         raise ValueError("`recipe` must be given; --list shows them. Such as: subspaces reproduce li2018-toy --smoke")
@@ -194,7 +195,7 @@ def run_reproduce(options: Reproduce) -> int:
         print(json.dumps(rows))
         return 0
     screen.print(rows_table(rows))
-    print(places.page)
+    print(paths.page)
     return 0
 
 

@@ -7,8 +7,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from subspaces.recipes import Series
+from subspaces.reproduce.csv_rows import Row
 from subspaces.reproduce.page import VERDICTS, status
-from subspaces.reproduce.places import Places, Row
+from subspaces.reproduce.paths import Paths
 from subspaces.runs.pools import Event
 from subspaces.terminal import console
 
@@ -67,12 +68,12 @@ def rows_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def status_table(places: Places) -> Table:
+def status_table(paths: Paths) -> Table:
     """The recipes, how much of each has been run, and the verdicts."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("recipe", "", "series run", *VERDICTS):
         table.add_column(name, justify="left" if name in ("recipe", "") else "right", no_wrap=name == "recipe")
-    for line in status(places):
+    for line in status(paths):
         shown = f"{line['run']} of {line['series']}"
         table.add_row(line["recipe"], line["title"], shown, *(str(line[verdict]) for verdict in VERDICTS))
     return table

@@ -1,16 +1,16 @@
 """The page docs/reproduction.md: made of the result rows and the recipes alone, never typed by hand."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from subspaces.files import atomic_write
-from subspaces.recipes import RECIPES, Recipe, Series, load_recipe
-from subspaces.recipes.series import Kind
-from subspaces.reproduce import transition_page, wells_page
-from subspaces.reproduce.markdown import count, interval, signed, table
-from subspaces.reproduce.places import Places, Row, read_rows
+from subspaces.recipes import RECIPES, Recipe, load_recipe
+from subspaces.reproduce.csv_rows import Row, read_rows
+from subspaces.reproduce.kinds import KINDS
+from subspaces.reproduce.markdown import count, table
+from subspaces.reproduce.paths import Paths
 
 VERDICTS = ("beaten", "matched", "not reached")
 
@@ -22,11 +22,11 @@ def counts(rows: Iterable[Row]) -> Counter[str]:
     return Counter(row["verdict"] for row in rows if row["verdict"])
 
 
-def status(places: Places) -> list[dict[str, Any]]:
+def status(paths: Paths) -> list[dict[str, Any]]:
     """One line per recipe: series run and listed, and the verdicts."""
     lines = []
     for name in RECIPES:
-        recipe, rows = load_recipe(name), read_rows(places.rows(name))
+        recipe, rows = load_recipe(name), read_rows(paths.rows(name))
         done = {row["series"] for row in rows} & {one.name for one in recipe.series}
         found = counts(rows)
         lines.append(
@@ -57,13 +57,13 @@ neither. For an intrinsic dimension d, smaller is better: *beaten* if the whole 
 """
 
 
-def write_page(places: Places) -> Path:
+def write_page(paths: Paths) -> Path:
     """Write the page from the rows that are there."""
-    parts = [INTRODUCTION, _summary(status(places))]
+    parts = [INTRODUCTION, _summary(status(paths))]
     for name in RECIPES:
-        parts.append(_section(load_recipe(name), read_rows(places.rows(name)), places))
-    atomic_write(places.page, "\n".join(parts).encode())
-    return places.page
+        parts.append(_section(load_recipe(name), read_rows(paths.rows(name)), paths))
+    atomic_write(paths.page, "\n".join(parts).encode())
+    return paths.page
 
 
 def _summary(lines: list[dict[str, Any]]) -> str:
@@ -75,16 +75,17 @@ def _summary(lines: list[dict[str, Any]]) -> str:
     return table(head, rows, "llrrrr")
 
 
-def _section(recipe: Recipe, rows: list[Row], places: Places) -> str:
+def _section(recipe: Recipe, rows: list[Row], paths: Paths) -> str:
+    kind = KINDS[recipe.kind]
     parts = [f"## {recipe.name}\n", f"**{recipe.title}.** {recipe.paper}.\n"]
     parts += [f"*Claimed:* {recipe.claim.strip()}\n", f"*Our protocol:* {recipe.protocol.strip()}\n"]
-    for figure in _figures(recipe, places) if rows else []:
-        below = figure.relative_to(places.page.parent).as_posix()
-        parts.append(f"![{recipe.title}: {CAPTIONS[recipe.kind]}]({below})\n")
+    for figure in _figures(recipe, paths) if rows else []:
+        below = figure.relative_to(paths.page.parent).as_posix()
+        parts.append(f"![{recipe.title}: {kind.caption}]({below})\n")
     done = [one for one in recipe.series if any(row["series"] == one.name for row in rows)]
     if rows:
-        parts.append(RESULTS[recipe.kind](recipe, rows))
-        parts += [ACCOUNTS[recipe.kind](one, [row for row in rows if row["series"] == one.name]) for one in done]
+        parts.append(kind.results(recipe, rows))
+        parts += [kind.account(one, [row for row in rows if row["series"] == one.name]) for one in done]
         parts += _reasons(recipe, rows)
         parts.append("\n" + _where(rows))
     missing = [one for one in recipe.series if one not in done]
@@ -94,39 +95,10 @@ def _section(recipe: Recipe, rows: list[Row], places: Places) -> str:
     return "\n".join(parts)
 
 
-def _figures(recipe: Recipe, places: Places) -> list[Path]:
+def _figures(recipe: Recipe, paths: Paths) -> list[Path]:
     """The recipe's own figure, then those whose names continue its name by a kind's suffix."""
-    paths = [places.figure(recipe.name + suffix) for suffix in SUFFIXES[recipe.kind]]
-    return [path for path in paths if path.is_file()]
-
-
-def _results(recipe: Recipe, rows: list[Row]) -> str:
-    scaled = any(float(row["frozen"] or 0) or abs(float(row["column_norm"] or 1) - 1) > 1e-6 for row in rows)
-    head = ["series", "", "d", "measured", "95 % interval", "published", "difference", "", "runs"]
-    head += ["frozen", "column norm"] if scaled else []
-    lines, order = [], [one.name for one in recipe.series]
-    ordered = sorted((row for row in rows if row["series"] in order), key=lambda row: order.index(row["series"]))
-    for row in ordered:
-        shown = [
-            row["series"],
-            row["quantity"],
-            count(row["d"]),
-            _measured(row),
-            interval(row),
-            count(row["published"]),
-        ]
-        shown += [signed(row["difference"]), _emphasis(row["verdict"]), row["runs"]]
-        if scaled:
-            shown += [f"{100 * float(row['frozen']):.1f} %" if row["frozen"] else "", row["column_norm"]]
-        lines.append(shown)
-    return table(head, lines, "llrrrrrlr" + "rr" * scaled)
-
-
-def _measured(row: Row) -> str:
-    if row["measured"]:
-        extra = f" ({row['outcome']})" if row["outcome"] not in ("", "found") else ""
-        return count(row["measured"]) + extra
-    return row["outcome"] or "–"
+    found = [paths.figure(recipe.name + suffix) for suffix in KINDS[recipe.kind].suffixes]
+    return [path for path in found if path.is_file()]
 
 
 def unexplained(recipe: Recipe, rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -154,28 +126,6 @@ def _reasons(recipe: Recipe, rows: Sequence[Row]) -> list[str]:
     return ["\n**Not reached, and why:**\n", *lines] if lines else []
 
 
-def _emphasis(verdict: str) -> str:
-    return f"**{verdict}**" if verdict == "not reached" else verdict
-
-
-def _account(series: Series, rows: Sequence[Row]) -> str:
-    """What was run, how long it took, and the note."""
-    row = next((row for row in rows if row["d"] != "direct"), rows[0])
-    part = "training" if row["part"] == "train" else "test"
-    seconds = max(float(r["seconds"]) for r in rows if not r["quantity"].startswith("d_int")) if row["d"] else 0.0
-    cost = f"; up to {seconds:.0f} s per run" if seconds >= 1 else ""
-    projection = f", `{row['projection']}`" if row["projection"] else ""
-    literal = next(
-        (f" Smallest tested d that passes (rule of Li et al.): {count(r['literal'])}." for r in rows if r["literal"]),
-        "",
-    )
-    note = f" {series.note.strip()}" if series.note else ""
-    return (
-        f"- `{series.name}`: {series.title}; task `{series.task}`, D = {int(row['D']):,}{projection}; "
-        f"{row['settings']}; {part} score{cost}.{literal}{note}"
-    )
-
-
 def _where(rows: Sequence[Row]) -> str:
     """Machines and versions, each once."""
     seen = {(r["accelerator"] or r["processor"], r["cores"], r["python"], r["torch"], r["commit"]) for r in rows}
@@ -184,28 +134,3 @@ def _where(rows: Sequence[Row]) -> str:
         for what, cores, python, torch, commit in sorted(seen)
     ]
     return f"Run on: {'; '.join(places)}.\n"
-
-
-RESULTS: dict[Kind, Callable[[Recipe, list[Row]], str]] = {
-    "table": _results,
-    "transition": transition_page.results,
-    "wells": wells_page.results,
-}
-"""The table of each kind of recipe."""
-ACCOUNTS: dict[Kind, Callable[[Series, Sequence[Row]], str]] = {
-    "table": _account,
-    "transition": transition_page.account,
-    "wells": wells_page.account,
-}
-"""What is said of a series: what was run, how long it took, and the note."""
-SUFFIXES: dict[Kind, tuple[str, ...]] = {
-    "table": ("",),
-    "transition": ("", "-thresholds"),
-    "wells": ("", "-heatmap", "-curves", "-widths", "-measured"),
-}
-"""Figures in the order of the page, by what is added to the recipe's name."""
-CAPTIONS: dict[Kind, str] = {
-    "table": "published against measured",
-    "transition": "measured and predicted",
-    "wells": "exact, predicted and measured",
-}

@@ -11,7 +11,7 @@ from scipy import stats
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.measure import IntrinsicDimension
 from subspaces.recipes import Series, Wanted
-from subspaces.reproduce.places import COLUMNS, Row
+from subspaces.reproduce.csv_rows import COLUMNS, Row
 from subspaces.runs.records import Result, environment
 from subspaces.runs.resolve import resolve
 from subspaces.runs.run import Run
@@ -215,7 +215,7 @@ def row_of(
         "accelerator": place.get("accelerator"), "python": place.get("python"), "torch": place.get("torch"),
         "commit": place.get("git"), **fields,
     }  # fmt: skip
-    return {column: "" if row.get(column) is None else row.get(column, "") for column in columns}
+    return Row((column, "" if row.get(column) is None else row[column]) for column in columns)
 
 
 def settings(config: Run) -> str:

@@ -4,11 +4,8 @@ A series with a `source` trains in what was learned from the runs of that series
 of the files they train in, so an interrupted recipe goes on anywhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from subspaces.dimension.measure import RUNS
 from subspaces.learned.bases import LearnedBasis, dldr, load_basis, lottery_subspace
@@ -16,8 +13,10 @@ from subspaces.learned.stored import save_ticket
 from subspaces.learned.tickets import Ticket, magnitude_ticket
 from subspaces.learned.trajectory import Trajectory
 from subspaces.recipes import Series
-from subspaces.reproduce.places import Row
+from subspaces.reproduce.csv_rows import Row
+from subspaces.reproduce.grid import run_grid
 from subspaces.reproduce.rows import learned_row, score_row
+from subspaces.reproduce.work import Work
 from subspaces.runs.extract import choose, projected_score
 from subspaces.runs.pools import Event
 from subspaces.runs.recording import TRAJECTORY
@@ -26,15 +25,12 @@ from subspaces.runs.run import Run
 from subspaces.runs.store import folder_of
 from subspaces.runs.sweep import run_many
 
-if TYPE_CHECKING:
-    from subspaces.reproduce.run import Reproduction
 
-
-def run_stages(work: Reproduction, wanted: Sequence[Series]) -> list[Row]:
+def run_stages(work: Work, wanted: Sequence[Series]) -> list[Row]:
     """Rows of the wanted series in their order: plain ones and sources first, then those that learn from them.
 
     Args:
-        work: the recipe and its places.
+        work: the recipe in hand.
         wanted: series to run; sources among the recipe's series are run too, or read if they were.
 
     Raises:
@@ -44,7 +40,7 @@ def run_stages(work: Reproduction, wanted: Sequence[Series]) -> list[Row]:
     for one in wanted:
         if one.source and (source := work.recipe.named(one.source)) not in plain:
             plain.append(source)
-    rows = work.run(plain)
+    rows = run_grid(work, plain)
     for one in wanted:
         if one.source:
             new = _Stage(work, one).run()
@@ -59,9 +55,9 @@ def run_stages(work: Reproduction, wanted: Sequence[Series]) -> list[Row]:
 class _Stage:
     """One series with a source."""
 
-    def __init__(self, work: Reproduction, series: Series):
+    def __init__(self, work: Work, series: Series):
         self.work, self.series = work, series
-        self.folder = work.places.runs / work.recipe.name
+        self.folder = work.folder
         self.source = work.recipe.named(series.source)
         self.d = tuple(d for d in series.d if d is not None)  # all of them: a recipe with "direct" here is refused
 
@@ -72,7 +68,7 @@ class _Stage:
             if result.status == "diverged":
                 raise RuntimeError(f"`source` {self.source.name} diverged: {result.message}. Change its `train`.")
         if self.series.measure != "score":
-            return [self._computed(d, sources) for d in self.d]
+            return [self._computed(d, configs, sources) for d in self.d]
         if self.series.basis == "imp":
             return self._iterate(sources)
         grid = {d: self._configs(d, [self._subspace(result, d) for result in sources]) for d in self.d}
@@ -84,8 +80,7 @@ class _Stage:
 
     def _train(self, configs: Sequence[Run]) -> list[Result]:
         def tell(event: Event) -> None:
-            if self.work.on_event is not None:
-                self.work.on_event(self.series, event)
+            self.work.tell(self.series, event)
 
         return run_many(configs, self.folder / RUNS, self.work.workers, on_event=tell, trainer=self.work.trainer)
 
@@ -123,13 +118,13 @@ class _Stage:
 
     # ---- what needs no training
 
-    def _computed(self, d: int, sources: Sequence[Result]) -> Row:
+    def _computed(self, d: int, configs: Sequence[Run], sources: Sequence[Result]) -> Row:
         if self.series.measure == "pca_ratio":
             values = [float(self._basis(result, d).ratio[:d].sum()) for result in sources]
         else:
             values = [
-                projected_score(result.config, self._subspace(result, d), self._trajectory(result), d)
-                for result in sources
+                projected_score(config, self._subspace(result, d), self._trajectory(result), d)
+                for config, result in zip(configs, sources, strict=True)
             ]
         return learned_row(self.work.recipe.name, self.series, d, sources, values)
 

@@ -3,23 +3,19 @@
 Every run is a row of its own, so that success probabilities at any level, and all figures, follow from the rows alone.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from subspaces.recipes import Series, TransitionWanted
-from subspaces.reproduce.places import COLUMNS, Row
+from subspaces.reproduce.csv_rows import COLUMNS, Row
 from subspaces.reproduce.rows import row_of
+from subspaces.reproduce.work import Work
 from subspaces.runs.pools import Event
 from subspaces.transition.measure import measure_transition
 from subspaces.transition.result import Transition, outcome_of
 from subspaces.transition.rule import TransitionRule
-
-if TYPE_CHECKING:
-    from subspaces.reproduce.run import Reproduction
 
 TRANSITION_COLUMNS = (
     *COLUMNS, "burn_in", "start_loss", "level", "added", "monotone", "monotone_low", "monotone_high", "predicted",
@@ -29,7 +25,7 @@ RUN = "run"
 """Quantity of the rows of single runs: ``measured`` is the lowest windowed training loss or the last test accuracy."""
 
 
-def run_transitions(work: Reproduction, wanted: Sequence[Series]) -> list[Row]:
+def run_transitions(work: Work, wanted: Sequence[Series]) -> list[Row]:
     """Measure the thresholds of the wanted series, one after the other; their rows without those of single runs."""
     rows: list[Row] = []
     for one in wanted:
@@ -41,14 +37,13 @@ def run_transitions(work: Reproduction, wanted: Sequence[Series]) -> list[Row]:
     return rows
 
 
-def measured(work: Reproduction, series: Series, wanted: TransitionWanted) -> Transition:
+def measured(work: Work, series: Series, wanted: TransitionWanted) -> Transition:
     """The measurement of one series, in its own folder; it goes on from the runs that are there."""
 
     def tell(event: Event | None, found: Transition) -> None:
-        if event is not None and work.on_event is not None:
-            work.on_event(series, event)
+        work.tell(series, event)
 
-    folder = work.places.runs / work.recipe.name / series.name
+    folder = work.folder / series.name
     config, rule = series.search_config(), rule_of(wanted)
     return measure_transition(config, folder, rule, workers=work.workers, on_event=tell, trainer=work.trainer)
 

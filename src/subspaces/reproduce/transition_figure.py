@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from subspaces.recipes import Recipe, Series
-from subspaces.reproduce.places import Row
+from subspaces.reproduce.csv_rows import Row
 from subspaces.reproduce.transition import RUN
 from subspaces.transition import Outcome, Threshold, success_probability, threshold_curve
 from subspaces.transition.figures import COLOURS, plot_thresholds, success_heatmap
@@ -41,20 +41,20 @@ class Drawn:
         if not runs or not found:
             return None
         outcomes = [
-            Outcome(int(row["d"]), i, int(row["burn_in"]), float(row["measured"] or math.inf))
+            Outcome(row.whole("d"), i, row.whole("burn_in"), row.number("measured", math.inf))
             for i, row in enumerate(runs)
         ]
-        levels = sorted({float(row["level"]) for row in found})
+        levels = sorted({row.number("level") for row in found})
         return cls(
             title=series.title,
-            D=int(found[0]["D"]),
+            D=found[0].whole("D"),
             outcomes=outcomes,
             levels=levels,
             predicted={
-                (int(r["burn_in"]), float(r["level"])): float(r["predicted"]) for r in found if r["predicted"]
+                (r.whole("burn_in"), r.number("level")): r.number("predicted") for r in found if r["predicted"]
             },
-            initial={int(r["burn_in"]): float(r["start_loss"]) for r in found},
-            thresholds=threshold_curve(outcomes, levels, method="logistic", delta=float(found[0]["delta"])),
+            initial={r.whole("burn_in"): r.number("start_loss") for r in found},
+            thresholds=threshold_curve(outcomes, levels, method="logistic", delta=found[0].number("delta")),
         )  # fmt: skip
 
     def line(self, t: int, levels: Sequence[float]) -> list[float]:

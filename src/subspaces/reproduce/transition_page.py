@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from subspaces.recipes import Recipe, Series
+from subspaces.reproduce.csv_rows import Row
 from subspaces.reproduce.markdown import count, table
-from subspaces.reproduce.places import Row
 from subspaces.reproduce.transition import RUN
 
 
@@ -18,7 +18,7 @@ def results(recipe: Recipe, rows: list[Row]) -> str:
     for row in mine:
         what = "ε =" if row["part"] == "train" else "test accuracy"
         mark = "†" if row["added"] else ""
-        share = f"{100 * float(row['measured']) / int(row['D']):.2g} %" if row["measured"] else ""
+        share = f"{100 * row.number('measured') / row.whole('D'):.2g} %" if row["measured"] else ""
         lines.append([
             row["series"], f"{what} {row['level']}{mark}", _start(row), with_interval(row), share,
             with_interval(row, "monotone"), count(row["predicted"]), count(row["bound"]), row["runs"],
@@ -29,7 +29,7 @@ def results(recipe: Recipe, rows: list[Row]) -> str:
 
 def _start(row: Row) -> str:
     where = "random" if row["burn_in"] == "0" else f"{row['burn_in']} steps"
-    return f"{where} (loss {float(row['start_loss']):.2f})"
+    return f"{where} (loss {row.number('start_loss'):.2f})"
 
 
 def with_interval(row: Row, method: str = "") -> str:
@@ -37,7 +37,7 @@ def with_interval(row: Row, method: str = "") -> str:
     star, low, high = ("measured", "low", "high") if not method else (method, f"{method}_low", f"{method}_high")
     if not row[star]:
         return f"> {count(row['d_max'])}"
-    if float(row[star]) <= float(row["d_min"]):
+    if row.number(star) <= row.number("d_min"):
         return f"≤ {count(row['d_min'])}"
     return f"{count(row[star])} ({count(row[low]) or 0} – {count(row[high]) or '∞'})"
 
@@ -46,10 +46,10 @@ def account(series: Series, rows: Sequence[Row]) -> str:
     """What was run, how long it took, and the note."""
     row = next(row for row in rows if row["quantity"] != RUN)
     runs = [one for one in rows if one["quantity"] == RUN and one["part"] == "train"]
-    minutes = sum(float(one["seconds"] or 0) for one in runs) / 60
+    minutes = sum(one.number("seconds", 0.0) for one in runs) / 60
     note = f" {series.note.strip()}" if series.note else ""
     return (
-        f"- `{series.name}`: {series.title}; task `{series.task}`, D = {int(row['D']):,}, `{row['projection']}`; "
+        f"- `{series.name}`: {series.title}; task `{series.task}`, D = {row.whole('D'):,}, `{row['projection']}`; "
         f"{row['settings']}; {row['steps']} steps, window {row['window']}, δ = {row['delta']}; {len(runs)} runs, "
         f"{minutes:.0f} minutes.{note}"
     )

@@ -1,20 +1,13 @@
 """Recipes of quadratic wells: exact thresholds beside predictions, bounds and what a search measures from few runs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from subspaces.recipes import Series, WellsWanted
-from subspaces.reproduce.places import COLUMNS, Row
+from subspaces.reproduce.csv_rows import COLUMNS, Row
 from subspaces.runs.records import environment
 from subspaces.transition import Threshold, TransitionSearch, theory
-
-if TYPE_CHECKING:
-    from subspaces.reproduce.run import Reproduction
 
 WELLS_COLUMNS = (
     *COLUMNS, "fraction", "level", "R", "start_loss", "delta", "oracle_d50", "oracle_d90", "law_d90", "cone_d90",
@@ -22,28 +15,6 @@ WELLS_COLUMNS = (
 )  # fmt: skip
 DELTA = 0.1
 DIRECTION_SEED, DRAW_SEED = 3, 11
-
-
-def run_wells(work: Reproduction, wanted: Sequence[Series]) -> list[Row]:
-    """Rows of the wanted wells, and the figures that need the draws and not the rows alone. One thread."""
-    from subspaces.reproduce.figure import save_figure
-    from subspaces.reproduce.wells_draws import figures  # matplotlib only here
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        rows: list[Row] = []
-        done: dict[str, Computed] = {}
-        for one in wanted:
-            done[one.title], new = compute(work.recipe.name, one)
-            work.write(new, one, WELLS_COLUMNS)
-            rows += new
-        for name, figure in figures(done).items():
-            save_figure(figure, work.places.figure(work.recipe.name + name))
-    finally:
-        torch.set_num_threads(threads)
-    work.draw()
-    return rows
 
 
 class Computed:
@@ -110,4 +81,4 @@ def _row(recipe: str, series: Series, done: Computed, fraction: float, level: fl
     if measured is not None:
         row |= {"measured": f"{measured.d_star:.0f}", "low": f"{measured.lower:.0f}", "high": f"{measured.upper:.0f}"}
         row |= {"runs": measured.runs, "outcome": measured.status}
-    return {column: "" if row.get(column) is None else row[column] for column in WELLS_COLUMNS}
+    return Row((column, "" if row.get(column) is None else row[column]) for column in WELLS_COLUMNS)

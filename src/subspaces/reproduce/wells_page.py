@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from subspaces.recipes import Recipe, Series
+from subspaces.reproduce.csv_rows import Row
 from subspaces.reproduce.markdown import count, interval, table
-from subspaces.reproduce.places import Row
 
 
 def results(recipe: Recipe, rows: list[Row]) -> str:

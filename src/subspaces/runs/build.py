@@ -33,7 +33,7 @@ def build(asked: Run, folder: Path | None = None, data_root: str | None = None) 
         ValueError: an option that would have no effect, or a value that task, projection or data do not know.
     """
     run = resolve(asked)
-    run.refuse_dead_options()
+    run.refuse_dead_options(record_of(run))
     warn_of_slow_autocast(run.compute.autocast, run.compute.device)
     task, settings, compute = task_of(run), run.optimizer, run.compute
     batches = _batches(run, data_root)
@@ -177,7 +177,7 @@ def _enter_subspace(fit: Fit, run: Run, kept: Kept | None) -> None:
         if settings.lr_rule == "curvature":
             lr = measured_rate(fit, run) if kept is None else rate_of(kept)
         elif not stored:
-            lr = subspace.lr(lr, record.name)
+            lr = subspace.lr(lr, record)
     fit.optimizer, fit.closure = record.build(subspace, _options(run, record, lr)), record.closure
     fit.set_rate(lr)
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from subspaces.errors import unknown_name
 from subspaces.runs.settings import (
@@ -19,6 +19,9 @@ from subspaces.runs.settings import (
     SubspaceSettings,
     one_spelling,
 )
+
+if TYPE_CHECKING:
+    from subspaces.optim.records import OptimizerRecord
 
 WORDS: dict[str, tuple[str, str]] = {
     "task": ("", "task"),
@@ -187,22 +190,25 @@ class Run:
 
     # ---- options that would have no effect
 
-    def refuse_dead_options(self) -> None:
+    def refuse_dead_options(self, record: "OptimizerRecord") -> None:
         """An option that would have no effect is a mistake, not a wish to be passed over in silence.
+
+        Args:
+            record: what is known of the optimiser of this run, whose settings are resolved.
 
         Raises:
             ValueError: an option of a subspace without ``d``, or of another optimiser.
         """
         optimizer, subspace = self.optimizer, self.space
         subspace.refuse_dead_options()
-        if optimizer.lr_rule == "curvature" and (self.d is None or optimizer.name != "sgd" or subspace.burn_in):
+        if optimizer.lr_rule == "curvature" and (self.d is None or not record.measures_rate or subspace.burn_in):
             raise ValueError(
                 f"`lr_rule` curvature must go with sgd in a subspace and no `burn_in`; got {optimizer.name}, "
                 f"d = {self.d}, burn_in = {subspace.burn_in}. Give --lr instead."
             )
-        if optimizer.name in ("pbfgs", "gauss-newton") and self.d is None:
+        if record.needs_subspace and self.d is None:
             raise ValueError(f"`optimizer` {optimizer.name} must go with a subspace. Add --subspace FILE or --d.")
-        optimizer.refuse_dead_options()
+        optimizer.refuse_dead_options(record)
         self.record.refuse_dead_options()
         if self.record.every is not None and self.d is not None and subspace.projection == "layer-kronecker":
             raise ValueError("`record` must go with whole weights; got layer-kronecker. Use --projection hadamard.")

@@ -8,9 +8,11 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-Optimizer = Literal["adam", "sgd", "pbfgs", "gauss-newton"]
+if TYPE_CHECKING:
+    from subspaces.optim.records import OptimizerRecord
+
 Schedule = Literal["constant", "cosine", "onecycle", "step"]
 
 
@@ -85,8 +87,9 @@ class SubspaceSettings:
 class OptimizerSettings:
     """How it is trained: optimiser, rate and its course, batches, epochs."""
 
-    name: Optimizer | None = None
-    """Optimiser of the coordinates, or of all parameters in direct training; pbfgs and gauss-newton in subspaces."""
+    name: str | None = None
+    """Optimiser of the coordinates, or of all parameters in direct training: adam, sgd, pbfgs or gauss-newton (in
+    subspaces), another of `subspaces list optimizers`, torch.optim:NAME, or module:object of your own."""
     lr: float | None = None
     """Native learning rate, that of direct training; in a subspace steps are made as long by the factor √(D/d).
     With --subspace, pbfgs or gauss-newton it is the rate of the coordinates themselves."""
@@ -129,28 +132,34 @@ class OptimizerSettings:
             raise ValueError(f"`milestones` must be epochs ≥ 1 in ascending order; got {ends}. Such as 100 150.")
         _one_of(("native", "curvature"), lr_rule=self.lr_rule)
         _one_of(("robust", "published"), pbfgs_mode=self.pbfgs_mode)
-        _one_of(("adam", "sgd", "pbfgs", "gauss-newton"), optimizer=self.name)
         _one_of(("constant", "cosine", "onecycle", "step"), schedule=self.schedule)
         _one_of(("keep", "reset", "re-estimate"), batchnorm=self.batchnorm)
 
-    def refuse_dead_options(self) -> None:
+    def refuse_dead_options(self, record: "OptimizerRecord") -> None:
         """Refuse options of another optimiser, rule or schedule.
+
+        Args:
+            record: what is known of the optimiser.
 
         Raises:
             ValueError: the option and what to do about it.
         """
-        if self.pbfgs_mode != "robust" and self.name != "pbfgs":
+        if self.pbfgs_mode != "robust" and "mode" not in record.takes:
             raise ValueError(f"`pbfgs_mode` must go with pbfgs; got {self.name}. Add --optimizer pbfgs.")
         if self.lr_rule == "curvature" and self.lr is not None:
             raise ValueError(f"`lr` must be left out with `lr_rule` curvature; got {self.lr:g}. Remove one of them.")
         if self.milestones and self.schedule != "step":
             raise ValueError(f"`milestones` must go with schedule step; got {self.schedule}. Add --schedule step.")
-        if self.name in ("pbfgs", "gauss-newton") and (self.l2 or self.momentum):
+        if record.long_step and (self.l2 or self.momentum):
             raise ValueError(f"`l2` and `momentum` must be 0 with {self.name}; got {self.l2} and {self.momentum}.")
-        if self.momentum and self.name == "adam":
-            raise ValueError(f"`momentum` must be 0 with adam; got {self.momentum}. Use `beta2`, or --optimizer sgd.")
-        if self.beta2 != 0.999 and self.name == "sgd":
-            raise ValueError(f"`beta2` belongs to adam; got {self.beta2} with sgd. Remove it, or use --optimizer adam.")
+        if self.momentum and "momentum" not in record.takes:
+            raise ValueError(
+                f"`momentum` must be 0 with {self.name}; got {self.momentum}. Use `beta2`, or --optimizer sgd."
+            )
+        if self.beta2 != 0.999 and "beta2" not in record.takes:
+            raise ValueError(
+                f"`beta2` belongs to adam; got {self.beta2} with {self.name}. Remove it, or use --optimizer adam."
+            )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from subspaces.subspace.root import (
 )
 
 if TYPE_CHECKING:
-    from subspaces.subspace.subspace import Subspace
+    from subspaces.subspace.laid import Laid as Subspace
 
 
 class Shared:
@@ -48,7 +48,7 @@ def attach(subspace: "Subspace") -> None:
     watch(subspace)
 
 
-def subspace_of(model: nn.Module) -> "Subspace | None":
+def subspace_of(model: nn.Module) -> Any:
     """The subspace in which a model stands, itself or within wrappers; None for a plain model."""
     return next((vars(module)[HOLDER] for module in model.modules() if HOLDER in vars(module)), None)
 

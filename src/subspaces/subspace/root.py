@@ -11,7 +11,7 @@ from subspaces.subspace.compiled import refresh
 from subspaces.subspace.reading import Reader, _awaiting, asked_by_fsdp, plain_reduction
 
 if TYPE_CHECKING:
-    from subspaces.subspace.subspace import Subspace
+    from subspaces.subspace.laid import Laid as Subspace
 
 is_exporting = getattr(torch.compiler, "is_exporting", torch.jit.is_scripting)  # torch 2.6 does not tell exports apart
 HOLDER = "_subspace"

@@ -12,7 +12,7 @@ from subspaces.subspace.point import Point
 from subspaces.subspace.rows import real
 
 if TYPE_CHECKING:
-    from subspaces.subspace.subspace import Subspace
+    from subspaces.subspace.laid import Laid as Subspace
 
 
 def settle_parameters(subspace: "Subspace", came_with_w: bool | None = None) -> None:

@@ -25,7 +25,7 @@ from subspaces.subspace.reading import Slot
 from subspaces.subspace.rows import MovedRows
 
 if TYPE_CHECKING:
-    from subspaces.subspace.subspace import Subspace
+    from subspaces.subspace.laid import Laid as Subspace
 
 
 class ShardedPoint(Point):

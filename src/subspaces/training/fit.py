@@ -185,6 +185,6 @@ def _optimizer(model: nn.Module, given: Any, lr: float | None) -> tuple[torch.op
         return given, closure_of(given)
     subspace, rate = subspace_of(model), 1e-3 if lr is None else lr
     record = resolve("optimizer", given)
-    rate = rate if subspace is None or record.long_step else subspace.lr(rate, record.name)
+    rate = rate if subspace is None or record.long_step else subspace.lr(rate, record)
     made = record.build(model.parameters() if subspace is None else subspace, {"lr": rate})
     return made, record.closure

@@ -92,7 +92,8 @@ def evaluate(fit: Fit, split: str) -> tuple[float, float] | None:
         n += size
         if fit.score.of_examples:
             examples = int(fit.score.count(targets)) if fit.score.count else size
-            score += fit.score.function(outputs, targets) * examples
+            if examples:  # a batch may have none that count
+                score += fit.score.function(outputs, targets) * examples
             counted += examples
         else:
             seen.append((outputs, targets))

@@ -1,49 +1,26 @@
-"""The figure of a recipe: published curves against measured ones with intervals, drawn from result rows alone."""
+"""The figure of a published table: published curves beside measured ones with intervals, from result rows alone."""
 
-import io
 import itertools
 import statistics
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from subspaces.files import atomic_write
 from subspaces.recipes import Recipe
-from subspaces.recipes.series import Kind
-from subspaces.report.figures import COLOURS, INK, MUTED, STYLE, integer_ticks
-from subspaces.reproduce import transition_figure, wells_figure
-from subspaces.reproduce.places import Places, Row, read_rows
+from subspaces.report.figures import COLOURS, INK, MUTED, integer_ticks
+from subspaces.reproduce.csv_rows import Row
 
 Named = dict[str, list[Row]]
 """Rows by the title of their series."""
 HOLLOW: dict[str, Any] = {"markersize": 5.5, "markerfacecolor": "none", "linewidth": 1}
 
 
-def write_figure(recipe: Recipe, places: Places) -> list[Path]:
-    """Draw all rows of a recipe that are there; the files, none where there are no rows."""
-    rows, paths = read_rows(places.rows(recipe.name)), []
-    with matplotlib.rc_context({**STYLE, "axes.titlesize": 10}):
-        for name, figure in FIGURES[recipe.kind](recipe, rows).items():
-            paths.append(save_figure(figure, places.figure(recipe.name + name)))
-    return paths
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white", dpi=130, metadata={"Software": None})
-    atomic_write(path, buffer.getvalue())
-    return path
-
-
-def table_figures(recipe: Recipe, rows: Sequence[Row]) -> dict[str, Figure]:
+def figures(recipe: Recipe, rows: Sequence[Row]) -> dict[str, Figure]:
     """The one figure of a published table: curves over d, single points, intrinsic dimensions."""
     panels = _panels(recipe, rows)
     return {"": draw(panels)} if panels else {}
@@ -117,17 +94,17 @@ def _curves(axes: Axes, named: Named) -> None:
     single, drawn = len(named) == 1, set()
     lines = {title: rows for title, rows in named.items() if any(row["d"] != "direct" for row in rows)}
     for rows in (rows for title, rows in named.items() if title not in lines):
-        axes.axhline(float(rows[0]["measured"]), color=INK, linewidth=1, linestyle=":", zorder=1)
+        axes.axhline(rows[0].number("measured"), color=INK, linewidth=1, linestyle=":", zorder=1)
     for (title, rows), colour, aside in zip(lines.items(), COLOURS * len(lines), _aside(lines), strict=False):
         own = [row for row in rows if row["d"] != "direct" and row["measured"]]
         arms = [_arms(row) for row in own]
         axes.errorbar(
-            [int(row["d"]) * aside for row in own], [float(row["measured"]) for row in own],
+            [row.whole("d") * aside for row in own], [row.number("measured") for row in own],
             list(zip(*arms, strict=True)) or None, fmt="o-", color=colour, markersize=4.5, linewidth=1.4, capsize=2.5,
             zorder=3, label="measured" if single else title,
         )  # fmt: skip
         told = tuple(
-            (int(row["d"]), float(row["published"])) for row in rows if row["published"] and row["d"] != "direct"
+            (row.whole("d"), row.number("published")) for row in rows if row["published"] and row["d"] != "direct"
         )
         if told and told not in drawn:  # series of one panel may share their published curve
             drawn.add(told)
@@ -135,20 +112,20 @@ def _curves(axes: Axes, named: Named) -> None:
             axes.plot(*zip(*told, strict=True), "s--", color=ink, alpha=0.8, **HOLLOW)
         for row in rows:
             if row["d"] == "direct" and row["measured"]:
-                axes.axhline(float(row["measured"]), color=colour, linewidth=1, linestyle=":", zorder=1)
+                axes.axhline(row.number("measured"), color=colour, linewidth=1, linestyle=":", zorder=1)
             elif not row["measured"]:  # diverged: a cross at the lower edge
-                axes.plot(int(row["d"]), 0.03, "x", color=colour, markersize=7, transform=axes.get_xaxis_transform())
+                axes.plot(row.whole("d"), 0.03, "x", color=colour, markersize=7, transform=axes.get_xaxis_transform())
     _explain(axes, named)
     _frame(axes, [row for rows in named.values() for row in rows])
     _error_axis(axes, [row for rows in named.values() for row in rows])
-    _d_axis(axes, sorted({int(row["d"]) for rows in named.values() for row in rows if row["d"] != "direct"}))
+    _d_axis(axes, sorted({row.whole("d") for rows in named.values() for row in rows if row["d"] != "direct"}))
     axes.set_xlabel("d")
     axes.set_ylabel(_label(next(iter(named.values()))[0]))
 
 
 def _aside(named: Named) -> list[float]:
     """Factors on d that part whiskers at the same d: a 16th of the axis, at most an 8th of the way to the next d."""
-    d = sorted({int(row["d"]) for rows in named.values() for row in rows if row["d"] != "direct"})
+    d = sorted({row.whole("d") for rows in named.values() for row in rows if row["d"] != "direct"})
     nearest = min((b / a for a, b in itertools.pairwise(d)), default=1.0)
     width = min((d[-1] / d[0]) ** (1 / 16), nearest ** (1 / 8))
     return [width ** ((place + 0.5) / len(named) - 0.5) for place in range(len(named))]
@@ -156,7 +133,7 @@ def _aside(named: Named) -> list[float]:
 
 def _frame(axes: Axes, rows: Sequence[Row]) -> None:
     """Limits by the scores themselves: whiskers of two runs, six times as long as those of five, may run out."""
-    scores = [float(row[key]) for row in rows for key in ("measured", "published") if row[key]]
+    scores = [row.number(key) for row in rows for key in ("measured", "published") if row[key]]
     room = 0.6 * max(max(scores) - min(scores), 0.02 * max(map(abs, scores)))
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, min(scores) - room), min(high, max(scores) + room))
@@ -186,7 +163,7 @@ def _is_crowded(named: Named) -> bool:
 
 def _error_axis(axes: Axes, rows: Sequence[Row]) -> None:
     """Accuracies of which most are near 100, and some far, are told apart by what is missing to 100, on a log scale."""
-    scores = [float(row["measured"]) for row in rows if row["measured"] and row["quantity"] == "accuracy"]
+    scores = [row.number("measured") for row in rows if row["measured"] and row["quantity"] == "accuracy"]
     if len(scores) < 10 or not 97 < max(scores) < 100 or min(scores) > 75 or statistics.median(scores) < 90:
         return
     low = axes.get_ylim()[0]
@@ -215,13 +192,13 @@ def _points(axes: Axes, named: Named) -> None:
     """One line per row: the interval, the estimate and the published number."""
     lines = [(title, row) for title, rows in named.items() for row in rows]
     for place, (_, row) in enumerate(lines):
-        value = float(row["measured"])
+        value = row.number("measured")
         left, right = _arms(row)
         axes.errorbar(
             value, place, xerr=[[left], [right]], fmt="o", color=COLOURS[0], markersize=5, capsize=2.5, zorder=3
         )
         if row["published"]:
-            axes.plot(float(row["published"]), place, "s", color=INK, markersize=6, markerfacecolor="none", zorder=4)
+            axes.plot(row.number("published"), place, "s", color=INK, markersize=6, markerfacecolor="none", zorder=4)
     axes.plot([], [], "o", color=COLOURS[0], markersize=5, label="measured")
     if any(row["published"] for _, row in lines):
         axes.plot([], [], "s", color=INK, label="published", **HOLLOW)
@@ -237,15 +214,15 @@ def _points(axes: Axes, named: Named) -> None:
 def _point_name(title: str, row: Row) -> str:
     if row["quantity"].startswith("d_int"):
         return title
-    return f"{title}, {'direct' if row['d'] == 'direct' else 'd = ' + format(int(row['d']), ',')}"
+    return f"{title}, {'direct' if row['d'] == 'direct' else 'd = ' + format(row.whole('d'), ',')}"
 
 
 def _arms(row: Row) -> tuple[float, float]:
     """Lengths of the interval to the left and right; 0 where an end is open."""
-    value = float(row["measured"])
+    value = row.number("measured")
     return (
-        max(0.0, value - float(row["low"])) if row["low"] else 0.0,
-        max(0.0, float(row["high"]) - value) if row["high"] else 0.0,
+        max(0.0, value - row.number("low")) if row["low"] else 0.0,
+        max(0.0, row.number("high") - value) if row["high"] else 0.0,
     )
 
 
@@ -253,11 +230,3 @@ def _label(row: Row) -> str:
     unit = ", %" if row["quantity"] == "accuracy" else ""
     part = {"train": "training ", "test": "test "}.get(row["part"], "")
     return f"{part}{row['quantity']}{unit}"
-
-
-FIGURES: dict[Kind, Callable[[Recipe, Sequence[Row]], dict[str, Figure]]] = {
-    "table": table_figures,
-    "transition": transition_figure.figures,
-    "wells": wells_figure.figures,
-}
-"""The figures of each kind of recipe, by what is added to the recipe's name."""
