@@ -17,11 +17,10 @@ _CACHE_ROWS = 1 << 22  # tables for at most so many rows are kept between calls
 
 
 class Projection(abc.ABC):
-    """A fixed linear map P ∈ R^{D×d}, scaled so that E‖P w‖² = ‖w‖² (columns of unit norm).
+    """A fixed linear map P ∈ R^{D×d}, scaled so that E‖P w‖² = ‖w‖² (columns of unit norm). It knows no models.
 
     Deterministic in (kind, spec version, d, D, seed, options) whatever the device, dtype, thread count or chunking.
-    It knows nothing of models. Inputs may be on any device and of any floating dtype; float16 and bfloat16 are
-    computed in float32.
+    Inputs may be on any device and of any floating dtype; float16 and bfloat16 are computed in float32.
 
     A kind of one's own is a subclass with
 
@@ -230,7 +229,7 @@ class Projection(abc.ABC):
         return {**vars(self), "_tables": {}, "forms": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update({"forms": {}, **state})  # pickles from before there were forms
         self._identity = operators.register(self)  # a copy outlives the original
 
     # ---- helpers of subclasses
