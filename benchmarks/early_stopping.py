@@ -9,7 +9,6 @@ true d of the simulated curve. Writes results/early-stopping.csv.
 """
 
 import argparse
-import dataclasses
 import math
 from itertools import product
 from pathlib import Path
@@ -20,9 +19,9 @@ from common import print_table, write_rows
 
 from subspaces.dimension.fidelity import hopeless
 from subspaces.dimension.search import ThresholdSearch
+from subspaces.runs.protocols import quick
+from subspaces.runs.run import Run
 from subspaces.runs.sweep import run_many
-from subspaces.train.config import TrainConfig
-from subspaces.train.protocols import quick
 
 GRID = {
     "digits-fc": [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 170, 200, 250, 300, 400, 600, 1000],
@@ -35,7 +34,7 @@ class Curves:
     """Learning curves at any d, made of real ones: interpolated means plus the residuals of a run nearby."""
 
     def __init__(self, task: str, folder: Path, workers: int) -> None:
-        config, self.d = quick(TrainConfig(task)), np.array(GRID[task])
+        config, self.d = quick(Run.of(task)), np.array(GRID[task])
         configs = [_seeded(config, d, i, s) for i, d in enumerate(GRID[task]) for s in range(SEEDS)]
         results = run_many(configs, folder / task, workers)
         scores = np.array([[row["score"] for row in result.curves] for result in results])
@@ -60,10 +59,10 @@ class Curves:
         return next(d for d in range(int(self.d[0]), int(self.d[-1]) + 1) if self.mean(d)[-1] > threshold)
 
 
-def _seeded(config: TrainConfig, d: int, place: int, seed: int) -> TrainConfig:
+def _seeded(config: Run, d: int, place: int, seed: int) -> Run:
     number = FIRST_SEED + 100 * seed + place
     seeds = {"seed_projection": number, "seed_model": number, "seed_data": number}
-    return dataclasses.replace(config, d=d, **seeds)
+    return config.but(d=d, **seeds)
 
 
 def search(curves: Curves, threshold: float, start: int, seed: int, stopping: str) -> tuple[Any, float, int]:

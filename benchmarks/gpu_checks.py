@@ -228,12 +228,12 @@ def train(bench: Bench) -> None:
 
 
 def _digits(bench: Bench) -> None:
-    from subspaces.train.config import TrainConfig
-    from subspaces.train.loop import train as run
+    from subspaces.runs.run import Run
+    from subspaces.runs.train import train as run
 
     scores = {}
     for device in dict.fromkeys(("cpu", bench.device.type)):
-        result = run(TrainConfig("digits-fc", d=100, epochs=bench.pick(20, 1), device=device))
+        result = run(Run.of("digits-fc", d=100, epochs=bench.pick(20, 1), device=device))
         scores[device] = result.score
         bench.row(check="digits-fc", device=device, score=result.score, seconds=result.seconds, ended=result.status)
     same = abs(scores["cpu"] - scores[bench.device.type]) < 0.03

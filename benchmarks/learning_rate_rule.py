@@ -17,8 +17,8 @@ import matplotlib.pyplot as plt
 import torch
 from common import FIGURES, print_table, write_rows
 
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
 
 DIMENSIONS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 FACTORS = tuple(2.0**k for k in range(-3, 4))
@@ -32,7 +32,7 @@ def measure(optimizer: str, seeds: int, epochs: int) -> list[dict]:
         for factor in FACTORS:
             scores, tests = [], []
             for seed in range(seeds):
-                config = TrainConfig(
+                config = Run.of(
                     task="digits-fc",
                     d=d,
                     optimizer=cast(Any, optimizer),

@@ -17,15 +17,15 @@ from common import print_table, write_rows
 
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
-from subspaces.train.config import TrainConfig
-from subspaces.train.protocols import quick
+from subspaces.runs.protocols import quick
+from subspaces.runs.run import Run
 
 APART = 1000
 
 
 def searched(task: str, number: int, workers: int, folder: Path, own_length: bool) -> dict[str, Any]:
     """One search, as a row."""
-    config = TrainConfig(task) if own_length else quick(TrainConfig(task))
+    config = Run.of(task) if own_length else quick(Run.of(task))
     rule = Rule(first_seed=APART * number)
     found = measure_dimension(config, folder / f"{task}-{number}-{workers}", rule, workers=workers)
     estimate, lines = found.estimate, found.to_dict()

@@ -36,17 +36,18 @@ def timed_train(config: Any, *, folder: Path, **options: Any) -> Any:
     """`train`, with its parts timed; the times are kept beside the run."""
     import torch  # noqa: F401  (loaded by the worker's start, not by its first run)
 
-    from subspaces.train import loop, setup
+    from subspaces.runs import build, train
+    from subspaces.training import loop
 
     if not SPENT:
-        _time(setup, "_load_data", "data")
-        _time(loop, "begin", "begin")
+        _time(build, "_load_data", "data")
+        _time(train, "build", "begin")
         _time(loop, "take_step", "steps")
         _time(loop, "_evaluate", "evaluations")
-        _time(loop, "_result", "rows")
+        _time(train, "_result", "rows")
     SPENT.update(dict.fromkeys((*PARTS, "begin"), 0.0))
     began = time.time()
-    result = loop.train(config, folder=folder, **options)
+    result = train.train(config, folder=folder, **options)
     SPENT["model"] = SPENT.pop("begin") - SPENT["data"]
     record = {"began": began, "ended": time.time(), "pid": os.getpid(), "direct": config.d is None, **SPENT}
     (folder / "times.json").write_text(json.dumps(record))

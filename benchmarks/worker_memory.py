@@ -18,8 +18,9 @@ import time
 import torch
 from common import print_table, write_rows
 
+from subspaces.datasets import get_dataset
 from subspaces.runs.pools import KEEP_MEMORY
-from subspaces.tasks import get_dataset, get_task
+from subspaces.tasks import get_task
 
 TASKS = ("mnist-fc", "mnist-lenet", "mnist-conv2", "cifar10-conv2", "cifar10-resnet8")
 STEPS = 12
@@ -30,7 +31,7 @@ def steps(name: str) -> dict[str, float]:
     torch.set_num_threads(1)
     task = get_task(name)
     model = task.build_model(0).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    x = torch.rand(128, *get_dataset(task.dataset).shape).to(memory_format=torch.channels_last)
+    x = torch.rand(128, *get_dataset(task.data.dataset).shape).to(memory_format=torch.channels_last)
     y = torch.randint(0, 10, (128,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
     seconds, faults = [], []

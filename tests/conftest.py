@@ -30,6 +30,7 @@ def _absent() -> set[str]:
     found = {"gpu": torch.cuda.is_available(), "cross": bool(cross) and native_library.available()}
     found["standin"] = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
     found |= {extra: find_spec(extra) is not None for extra in ("ray", "submitit", "tensorboard", "lightning", "peft")}
+    found |= {"scores": find_spec("torchmetrics") is not None, "parquet": find_spec("pyarrow") is not None}
     found |= {"hf": find_spec("transformers") is not None and find_spec("accelerate") is not None}
     return {mark for mark, there in found.items() if not there}
 
@@ -56,7 +57,7 @@ def recorded(tmp_path_factory):
     """The folder of a recorded run; it and `basis` serve several files on learned subspaces."""
     from training import RECORDED
 
-    from subspaces.runs.run import run_once
+    from subspaces.runs.store import run_once
 
     root = tmp_path_factory.mktemp("runs")
     run_once(RECORDED, root)

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from subspaces.tasks import Hyper, Task
+from subspaces.tasks import Hyper, Task, image_task
 
 
 def noisy(shape=(1, 8, 8), classes=10) -> nn.Module:
@@ -19,4 +19,5 @@ def convolutional(shape=(1, 8, 8), classes=10) -> nn.Module:
 
 def memory() -> Task:
     """A task whose score counts on the training part."""
-    return Task("memory", "digits", "fc", Hyper(lr=1e-2, epochs=2), {"width": 16, "depth": 1}, judged_on="train")
+    settings = Hyper(lr=1e-2, epochs=2)
+    return image_task("memory", "digits", "fc", settings, model_options={"width": 16, "depth": 1}, judged_on="train")

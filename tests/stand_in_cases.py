@@ -17,9 +17,9 @@ from training import Interrupt, curves
 
 from subspaces import Subspace
 from subspaces.projections import PROJECTIONS, make_projection
-from subspaces.train.callbacks import Callback
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
+from subspaces.training.callbacks import Callback
 
 CASES: dict[str, Callable[[], None]] = {}
 
@@ -67,7 +67,7 @@ def waits_and_copies_are_seen():
 
 
 def _run(**options) -> list[dict]:
-    config = TrainConfig("digits-fc", **{"d": 100, "epochs": 2, **options})
+    config = Run.of("digits-fc", **{"d": 100, "epochs": 2, **options})
     return curves(train(config))
 
 
@@ -88,7 +88,7 @@ def a_direct_run_ends_as_on_the_cpu():
 
 @case
 def an_interrupted_run_goes_on():
-    config = TrainConfig("digits-fc", d=100, epochs=2, device="standin", record_trace=True)
+    config = Run.of("digits-fc", d=100, epochs=2, device="standin", record_trace=True)
     whole = train(config)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -206,7 +206,7 @@ class _Watch(Callback):
 
 def _watched(folder: str | None = None, **options) -> stand_in.Log:
     watch = _Watch()
-    config = TrainConfig("digits-fc", **{"d": 100, "epochs": 1, "device": "standin", **options})
+    config = Run.of("digits-fc", **{"d": 100, "epochs": 1, "device": "standin", **options})
     train(config, folder=folder, callbacks=[watch])
     assert watch.log is not None
     return watch.log

@@ -7,12 +7,12 @@ import pytest
 from subspaces.cli import main
 from subspaces.cli.warnings import plain_warnings
 from subspaces.runs.pools import LocalPool
-from subspaces.train import autocast
-from subspaces.train.autocast import cpuinfo_has_bfloat16, multiplies_bfloat16, warn_of_slow_autocast
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
+from subspaces.training import autocast
+from subspaces.training.autocast import cpuinfo_has_bfloat16, multiplies_bfloat16, warn_of_slow_autocast
 
-LOW = TrainConfig("digits-fc-8x1", d=5, epochs=1, subset=128, autocast=True)
+LOW = Run.of("digits-fc-8x1", d=5, epochs=1, subset=128, autocast=True)
 TEXT = "`autocast` is slow here: this processor has no bfloat16 instructions.*6 to 10 times slower"
 
 
@@ -62,8 +62,8 @@ def test_no_warning_where_it_is_fast_or_unknown(processor, able):
 
 def test_no_warning_without_autocast_or_beside_a_gpu(processor):
     processor(False)
-    warn_of_slow_autocast(TrainConfig("digits-fc", d=5))
-    warn_of_slow_autocast(TrainConfig("digits-fc", d=5, autocast=True, device="cuda"))
+    warn_of_slow_autocast(Run.of("digits-fc", d=5))
+    warn_of_slow_autocast(Run.of("digits-fc", d=5, autocast=True, device="cuda"))
 
 
 def test_the_parent_of_workers_says_it(processor, tmp_path):

@@ -6,15 +6,16 @@ import subprocess
 import sys
 
 import pytest
+import tyro
 
 from subspaces import cli
 from subspaces.cli import COMMANDS, main
 from subspaces.datasets import DATASETS
 from subspaces.models import MODELS
 from subspaces.projections import PROJECTIONS
+from subspaces.runs.run import WORDS, Run
 from subspaces.subspace import Subspace
 from subspaces.tasks import TASKS
-from subspaces.train.config import TrainConfig
 
 FAST = ["--epochs", "1", "--batch-size", "64"]
 
@@ -36,7 +37,7 @@ def test_help_explains_every_option_with_its_default(capsys):
         assert 0 < len(options) <= words.count("(default:")
     _, out, _ = run(capsys, "train", "--help")
     out = re.sub(r"\x1b\[[0-9;]*m", "", out)
-    for field in TrainConfig.__dataclass_fields__:
+    for field in WORDS:
         assert field == "task" or f"--{field.replace('_', '-')}" in out
 
 
@@ -54,9 +55,28 @@ def test_train_in_a_subspace(capsys, tmp_path):
     assert "60 of D = 55,210" in out
     assert "test accuracy" in out
     assert "digits-fc: d = 60 of D = 55,210, 17 steps" in err
-    key = TrainConfig("digits-fc", d=60, projection="fastfood", epochs=1, batch_size=64).key()
+    key = Run.of("digits-fc", d=60, projection="fastfood", epochs=1, batch_size=64).key()
     assert f"kept in {tmp_path / key}" in out
     assert sorted(p.name for p in (tmp_path / key).iterdir()) == ["result.json", "subspace.safetensors"]
+
+
+def test_options_are_grouped_by_the_parts_of_a_run(capsys):
+    _, out, _ = run(capsys, "transition", "--help")
+    for part in ("subspace", "optimizer", "data", "seeds", "record", "compute"):
+        assert f"{part} options" in out
+    options = re.findall(r"^\W+(--[a-z][a-z0-9-]*)", re.sub(r"\x1b\[[0-9;]*m", "", out), re.M)
+    assert len(options) == len(set(options))
+    assert {"--d", "--record-trace", "--seed-model", "--run-burn-in"}.isdisjoint(options)  # the search sets them
+    assert {"--burn-in", "--seed-split", "--subspace", "--optimizer", "--record"} <= set(options)
+
+
+def test_a_search_takes_the_words_of_runs_and_of_its_rule():
+    words = ["--start", "50", "--run-start", "origin", "--optimizer", "sgd", "--lr", "0.1", "--seed-split", "3"]
+    chosen = tyro.extras.subcommand_cli_from_dict(
+        {name: command.options for name, command in COMMANDS.items()}, args=["dimension", "digits-fc", *words]
+    )
+    assert chosen.rule.start == 50
+    assert chosen.config == Run.of("digits-fc", start="origin", optimizer="sgd", lr=0.1, seed_split=3)
 
 
 def test_train_directly_as_json(capsys):
@@ -107,6 +127,8 @@ def test_lists_are_the_registries(capsys, what, registry):
         (["train", "digits-fc", "--d", "99999999"], "`d`"),
         (["train", "digits-fc", "--d", "0"], "`d` must be at least 1; got 0"),
         (["dimension", "digits-fc", "--d", "9"], "`d` must be left out"),
+        (["dimension", "digits-fc", "--level", "2"], "`level` must be in (0, 1)"),
+        (["report", "runs", "--level", "2"], "`level` must be in (0, 1)"),
         (["report"], "`dirs` must name at least one folder"),
         (["report", "nowhere"], "nowhere, which is not there"),
         (["train", "digits-fc", "--lerning-rate", "1"], "--lerning-rate"),

@@ -11,11 +11,11 @@ from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
 from subspaces.runs import clusters
 from subspaces.runs.clusters import SlurmPool
-from subspaces.runs.run import load_result
+from subspaces.runs.run import Run
+from subspaces.runs.store import load_result
 from subspaces.runs.sweep import LAUNCHERS, events, run_many
-from subspaces.train.config import TrainConfig
 
-CONFIGS = [TrainConfig("digits-fc", d=d) for d in (10, 20, 40, 80)]
+CONFIGS = [Run.of("digits-fc", d=d) for d in (10, 20, 40, 80)]
 
 
 def on_a_node(config, *, folder: Path, callbacks=()):
@@ -55,7 +55,7 @@ def test_ray_shares_runs_among_two_nodes_and_passes_errors_on(two_nodes, tmp_pat
     assert all(load_result(tmp_path / config.key()) is not None for config in CONFIGS)
     assert len(list(tmp_path.glob("node-*"))) == 2
     with pytest.raises(RuntimeError, match="`block` must be a power of two; got 3"):
-        run_many([TrainConfig("digits-fc", d=5)], tmp_path, launcher="ray", trainer="fake_trainer:fails")
+        run_many([Run.of("digits-fc", d=5)], tmp_path, launcher="ray", trainer="fake_trainer:fails")
 
 
 @pytest.mark.submitit
@@ -80,7 +80,7 @@ def test_a_whole_measurement_in_jobs(tmp_path, monkeypatch):
     monkeypatch.setitem(LAUNCHERS, "slurm", functools.partial(SlurmPool, cluster="local"))
     rule = Rule(baseline="local", baseline_runs=2, max_runs=6, start=fake_trainer.TRUE_D)
     found = measure_dimension(
-        TrainConfig("digits-fc"), tmp_path, rule, workers=2, launcher="slurm", trainer="fake_trainer:known_curve"
+        Run.of("digits-fc"), tmp_path, rule, workers=2, launcher="slurm", trainer="fake_trainer:known_curve"
     )
     assert len(found.direct) == 2
     assert found.estimate.d_int == pytest.approx(fake_trainer.TRUE_D, rel=0.2)

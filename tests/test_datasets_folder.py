@@ -8,10 +8,10 @@ from PIL import Image
 from subspaces.datasets import DataOptions, get_dataset, load_data
 from subspaces.datasets.folder import read_folder, read_image
 from subspaces.runs.extract import extract
-from subspaces.runs.run import run_once
+from subspaces.runs.run import Run
+from subspaces.runs.store import run_once
+from subspaces.runs.train import train
 from subspaces.tasks import get_task
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
 
 COLOURS = {"apple": (200, 30, 30), "leaf": (30, 180, 40), "sky": (40, 60, 220)}
 
@@ -65,11 +65,11 @@ def test_data_are_normalised_by_the_constants_of_imagenet(root):
 
 def test_any_network_trains_on_a_folder_and_in_what_was_learned_from_that(root, tmp_path):
     task = "folder-fruit-8@subspaces.models.resnet:resnet"
-    config = TrainConfig(task, optimizer="sgd", lr=0.05, momentum=0.9, l2=0.0, batch_size=12, epochs=3, record="1")
+    config = Run.of(task, optimizer="sgd", lr=0.05, momentum=0.9, l2=0.0, batch_size=12, epochs=3, record="1")
     assert get_task(task).build_model(0)(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
     run_once(config, tmp_path / "runs")
     found = extract(tmp_path / "runs" / config.key(), "dldr", 3)
-    result = train(TrainConfig(task, subspace=str(found.basis), optimizer="pbfgs", epochs=2))
+    result = train(Run.of(task, subspace=str(found.basis), optimizer="pbfgs", epochs=2))
     assert result.trained == 3
     assert result.test_score > 0.6
 

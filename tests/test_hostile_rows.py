@@ -1,6 +1,5 @@
 """Rows and records that name somebody's code: whoever reads them imports nothing of it."""
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -16,14 +15,14 @@ from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
 from subspaces.reproduce.run import reproduce
 from subspaces.runs.extract import extract
-from subspaces.runs.run import load_result, run_once
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
-from subspaces.train.records import decode_row, encode_row
+from subspaces.runs.records import decode_row, encode_row
+from subspaces.runs.run import Run
+from subspaces.runs.store import load_result, run_once
+from subspaces.runs.train import train
 from subspaces.transition.measure import measure_transition
 from subspaces.transition.rule import TransitionRule
 
-DIGITS = TrainConfig("digits-fc")
+DIGITS = Run.of("digits-fc")
 NAMED = {"task": "evil_module:task", "projection": "evil_module:Map"}
 WELL = TransitionRule(
     burn_in=(0,), levels=(0.4,), d_min=50, d_max=480, runs=2, budget=4, window=5, predict=False
@@ -60,7 +59,7 @@ def hostile(path: Path, **fields: Any) -> None:
     path.write_bytes(encode_row(row | {"fingerprint": "r9-0000000000"}))
 
 
-def planted(root: Path, config: TrainConfig, place: str = "") -> Path:
+def planted(root: Path, config: Run, place: str = "") -> Path:
     """A hostile row below ``root``, in the folder of ``config`` or in another one."""
     run_once(config, root, trainer=fake_trainer.known_curve)
     folder = root / config.key()
@@ -82,8 +81,8 @@ def command(*words: str) -> None:
 @pytest.mark.parametrize("d", [7, None])
 def test_a_page_of_rows_that_name_code_is_written(tmp_path, d):
     runs = tmp_path / "runs"
-    run_once(dataclasses.replace(DIGITS, d=9), runs, trainer=fake_trainer.known_curve)
-    planted(runs, dataclasses.replace(DIGITS, d=d))
+    run_once(DIGITS.but(d=9), runs, trainer=fake_trainer.known_curve)
+    planted(runs, DIGITS.but(d=d))
     command("report", str(runs))
     text = (runs / "report.html").read_text()
     assert "evil_module:task" in text
@@ -111,8 +110,8 @@ def test_a_page_of_records_that_name_code_is_written(tmp_path, name, entry):
 
 
 def test_rows_that_lack_what_a_page_needs_are_left_out(tmp_path):
-    folder = planted(tmp_path / "runs", dataclasses.replace(DIGITS, d=7))
-    run_once(dataclasses.replace(DIGITS, d=9), tmp_path / "runs", trainer=fake_trainer.known_curve)
+    folder = planted(tmp_path / "runs", DIGITS.but(d=7))
+    run_once(DIGITS.but(d=9), tmp_path / "runs", trainer=fake_trainer.known_curve)
     hostile(folder / "result.json", d="seven")
     with pytest.warns(UserWarning, match="1 rows below .* lack fields"):
         command("report", str(tmp_path / "runs"))
@@ -132,7 +131,7 @@ def test_a_dimension_is_measured_beside_rows_that_name_code(tmp_path):
     shutil.copytree(tmp_path / "clean", tmp_path / "out")
     victim = tmp_path / "out" / "runs" / first.results[0].config.key() / "result.json"
     hostile(victim)
-    planted(tmp_path / "out" / "runs", dataclasses.replace(DIGITS, d=3), "elsewhere")
+    planted(tmp_path / "out" / "runs", DIGITS.but(d=3), "elsewhere")
     with pytest.warns(UserWarning, match="it is of the task 'evil_module:task', not of 'digits-fc'.*renamed"):
         again = measured(tmp_path / "out")
     assert again.estimate == first.estimate
@@ -146,14 +145,14 @@ def test_a_transition_is_measured_beside_rows_that_name_code(tmp_path):
     first = measured(tmp_path / "clean")
     shutil.copytree(tmp_path / "clean", tmp_path / "out")
     hostile(tmp_path / "out" / "runs" / first.results[0].config.key() / "result.json")
-    planted(tmp_path / "out" / "runs", dataclasses.replace(DIGITS, d=64), "elsewhere")
+    planted(tmp_path / "out" / "runs", DIGITS.but(d=64), "elsewhere")
     with pytest.warns(UserWarning, match="it is of the task 'evil_module:task', not of 'digits-fc'"):
         again = measured(tmp_path / "out")
     assert again.rows() == first.rows()
 
 
 def test_a_row_is_compared_with_the_task_that_was_asked_for_only(tmp_path):
-    folder = planted(tmp_path, dataclasses.replace(DIGITS, d=7))
+    folder = planted(tmp_path, DIGITS.but(d=7))
     found = load_result(folder)
     assert found is not None  # taken as of today, since nobody looked
     assert found.config.task == NAMED["task"]
@@ -172,7 +171,7 @@ def test_a_recipe_runs_beside_rows_that_name_code(tmp_path):
     first = rows()
     victim, _ = (tmp_path / "out" / "runs").rglob("result.json")
     hostile(victim)
-    planted(victim.parents[1], dataclasses.replace(DIGITS, d=3), "elsewhere")
+    planted(victim.parents[1], DIGITS.but(d=3), "elsewhere")
     with pytest.warns(UserWarning, match="it is of the task 'evil_module:task'"):
         again = rows()
     assert [row["measured"] for row in again] == [row["measured"] for row in first]
@@ -182,7 +181,7 @@ def test_a_recipe_runs_beside_rows_that_name_code(tmp_path):
 
 
 def test_an_extraction_imports_only_what_the_user_trusts(tmp_path, marker):
-    train(dataclasses.replace(RECORDED, epochs=2), folder=tmp_path / "run")
+    train(RECORDED.but(epochs=2), folder=tmp_path / "run")
     run_once(RECORDED, tmp_path, trainer=fake_trainer.known_curve)
     row = tmp_path / RECORDED.key() / "result.json"
     shutil.copy(row, tmp_path / "run" / "result.json")

@@ -8,7 +8,7 @@ from wide_network import factored, trained, wide_batch, wide_network
 
 from subspaces.subspace.layer_kronecker.linear import _outward
 from subspaces.subspace.layer_kronecker.subspace import LayerKronecker
-from subspaces.train.step import add_penalty
+from subspaces.training.step import add_penalty
 
 
 def _dense(subspace: LayerKronecker, w: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ def _levels() -> dict[str, int]:
     section = DESIGN.split("## Levels")[1].split("\n## ")[0]
     found = {}
     for line in section.splitlines():
-        if match := re.match(r"\|\s*(\d+)\s*\|([^|]*)\|", line):  # level and names; the third column is prose
+        if match := re.match(r"\|\s*(-?\d+)\s*\|([^|]*)\|", line):  # level and names; the third column is prose
             for name in re.findall(r"`([\w.]+)`", match[2]):
                 found[name] = int(match[1])
     return found

@@ -8,8 +8,8 @@ from subspaces.cli import main
 from subspaces.recipes import RECIPES, Series, load_recipe
 from subspaces.reproduce.run import reproduce
 from subspaces.runs.pools import Event
-from subspaces.runs.run import load_rows, run_once
-from subspaces.train.recording import TRAJECTORY
+from subspaces.runs.recording import TRAJECTORY
+from subspaces.runs.store import load_rows, run_once
 
 
 def command(capsys, *arguments: str) -> tuple[int, str]:

@@ -1,6 +1,5 @@
 """Runs that record, and subspaces extracted from them."""
 
-import dataclasses
 import math
 import shutil
 
@@ -8,31 +7,31 @@ import pytest
 import torch
 from training import RECORDED, Interrupt
 
+from subspaces.learned.stored import load_subspace
 from subspaces.learned.trajectory import Trajectory
 from subspaces.runs.extract import extract
-from subspaces.runs.run import run_once
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
-from subspaces.train.recording import TRAJECTORY
-from subspaces.train.subspace_file import load_subspace
+from subspaces.runs.recording import TRAJECTORY
+from subspaces.runs.run import Run
+from subspaces.runs.store import run_once
+from subspaces.runs.train import train
 
 # ---- the names of runs
 
 
 def test_new_fields_leave_the_names_of_runs_alone():
-    assert TrainConfig("digits-fc", d=100).key() == "digits-fc-" + TrainConfig("digits-fc", d=100).key()[-12:]
-    assert TrainConfig("digits-fc", d=100).identity() == {"task": "digits-fc", "d": 100}
+    assert Run.of("digits-fc", d=100).key() == "digits-fc-" + Run.of("digits-fc", d=100).key()[-12:]
+    assert Run.of("digits-fc", d=100).identity() == {"task": "digits-fc", "d": 100}
 
 
 def test_the_name_of_a_run_follows_the_contents_of_its_basis(basis, tmp_path):
     copy = tmp_path / "elsewhere.safetensors"
     shutil.copy(basis.basis, copy)
-    one, other = (TrainConfig("digits-fc-16x1", subspace=str(path)) for path in (basis.basis, copy))
+    one, other = (Run.of("digits-fc-16x1", subspace=str(path)) for path in (basis.basis, copy))
     assert one.key() == other.key()
     changed = bytearray(copy.read_bytes())
     changed[-1] ^= 1
     copy.write_bytes(changed)
-    assert TrainConfig("digits-fc-16x1", subspace=str(copy)).key() != one.key()
+    assert Run.of("digits-fc-16x1", subspace=str(copy)).key() != one.key()
 
 
 # ---- recording
@@ -40,7 +39,7 @@ def test_the_name_of_a_run_follows_the_contents_of_its_basis(basis, tmp_path):
 
 @pytest.mark.parametrize("every", ["epoch", "7"])
 def test_an_interrupted_recording_equals_an_uninterrupted_one(tmp_path, every):
-    config = dataclasses.replace(RECORDED, record=every, record_dtype="bfloat16", epochs=3)
+    config = RECORDED.but(record=every, record_dtype="bfloat16", epochs=3)
     train(config, folder=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(config, folder=tmp_path / "cut", callbacks=[Interrupt(50)])
@@ -49,7 +48,7 @@ def test_an_interrupted_recording_equals_an_uninterrupted_one(tmp_path, every):
 
 
 def test_samples_taken_after_the_kept_state_are_dropped(tmp_path):
-    config = dataclasses.replace(RECORDED, record="5", epochs=2)
+    config = RECORDED.but(record="5", epochs=2)
     train(config, folder=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(config, folder=tmp_path / "cut", callbacks=[Interrupt(32)])
@@ -67,7 +66,7 @@ def test_the_first_sample_is_the_initialisation_and_the_last_the_trained_model(r
     samples = Trajectory.open(recorded / TRAJECTORY)
     state = torch.cat([p.reshape(-1) for _, p in sorted(_initial().named_parameters())])
     assert torch.equal(samples[0].vector, state.detach())
-    assert len(samples) == RECORDED.epochs + 1 if RECORDED.epochs else False
+    assert len(samples) == RECORDED.optimizer.epochs + 1 if RECORDED.optimizer.epochs else False
 
 
 def _initial():
@@ -87,7 +86,7 @@ def test_a_recording_needs_a_folder_and_its_file(tmp_path):
 
 
 def test_a_diverging_run_keeps_its_samples(tmp_path):
-    result = train(TrainConfig("digits-fc-16x1", optimizer="sgd", lr=1e30, epochs=2, record="1"), folder=tmp_path)
+    result = train(Run.of("digits-fc-16x1", optimizer="sgd", lr=1e30, epochs=2, record="1"), folder=tmp_path)
     assert result.status == "diverged"
     assert len(Trajectory.open(tmp_path / TRAJECTORY)) >= 1
 
@@ -102,7 +101,7 @@ def test_every_method_makes_a_subspace_that_can_be_trained(recorded, tmp_path, m
     assert found.distance is not None
     assert 0 <= found.distance < 0.2
     assert found.figure.stat().st_size > 1000
-    config = TrainConfig(RECORDED.task, subspace=str(found.basis), optimizer="pbfgs", epochs=2, batch_size=256)
+    config = Run.of(RECORDED.task, subspace=str(found.basis), optimizer="pbfgs", epochs=2, batch_size=256)
     result = train(config)
     assert result.trained == 4
     assert result.test_score > 0.85
@@ -115,7 +114,7 @@ def test_the_projected_point_is_nearly_as_good_as_the_end(basis):
 
 
 def test_recorded_gradients_give_a_basis_at_the_initialisation(tmp_path):
-    config = dataclasses.replace(RECORDED, record="4", record_source="gradients", epochs=2)
+    config = RECORDED.but(record="4", record_source="gradients", epochs=2)
     run_once(config, tmp_path)
     found = extract(tmp_path / config.key(), "gradient-pca", 5)
     origin = load_subspace(found.basis).origin.vector

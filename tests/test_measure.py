@@ -14,11 +14,11 @@ import pytest
 
 from subspaces.dimension.measure import FILE, RUNS, measure_dimension
 from subspaces.dimension.result import Rule
+from subspaces.runs.protocols import quick
+from subspaces.runs.run import Run
 from subspaces.tasks import get_task
-from subspaces.train.config import TrainConfig
-from subspaces.train.protocols import quick
 
-DIGITS = TrainConfig("digits-fc")
+DIGITS = Run.of("digits-fc")
 TRAINER = "fake_trainer:known_curve"
 UNEVEN = "fake_trainer:uneven_curve"
 
@@ -34,19 +34,19 @@ def test_known_answer(tmp_path):
     assert found.estimate.high is not None
     assert found.estimate.low <= fake_trainer.TRUE_D <= found.estimate.high
     assert found.estimate.ratio <= 1.25
-    seeds = [run.config.seed_model for run in found.results]
+    seeds = [run.config.seeds.model for run in found.results]
     assert len(seeds) == len(set(seeds))
-    assert all(len({r.config.seed_model, r.config.seed_projection, r.config.seed_data}) == 1 for r in found.results)
+    assert all(len({r.config.seeds.model, r.config.seeds.projection, r.config.seeds.data}) == 1 for r in found.results)
 
 
 def test_local_baseline_is_measured_by_the_same_code(tmp_path):
     found = measure(
-        tmp_path, Rule(baseline="local", baseline_runs=3), TrainConfig("digits-fc", projection="sparse", lr=0.01)
+        tmp_path, Rule(baseline="local", baseline_runs=3), Run.of("digits-fc", projection="sparse", lr=0.01)
     )
     assert found.estimate.baseline == pytest.approx(0.999)
     assert [run.config.d for run in found.direct] == [None] * 3
-    assert {run.config.lr for run in found.direct} == {0.01}
-    assert {run.config.projection for run in found.results} == {"sparse"}
+    assert {run.config.optimizer.lr for run in found.direct} == {0.01}
+    assert {run.config.space.projection for run in found.results} == {"sparse"}
 
 
 def test_auto_baseline_and_start():
@@ -84,9 +84,9 @@ def test_a_damaged_measurement_costs_nothing_but_itself(tmp_path):
 
 
 def test_runs_of_other_kinds_in_the_folder_are_not_mixed_in(tmp_path):
-    measure(tmp_path, Rule(baseline="1.0"), TrainConfig("digits-fc", projection="sparse"))
+    measure(tmp_path, Rule(baseline="1.0"), Run.of("digits-fc", projection="sparse"))
     found = measure(tmp_path, Rule(baseline="1.0"))
-    assert {run.config.projection for run in found.results} == {"hadamard"}
+    assert {run.config.space.projection for run in found.results} == {"hadamard"}
 
 
 def test_events_come_with_the_measurement_as_it_stands(tmp_path):
@@ -140,11 +140,11 @@ def test_rates_are_tuned_on_a_ladder_with_seeds_of_their_own(tmp_path):
     for d, choice in found.rates.items():
         assert abs(math.log2(choice.rate / fake_trainer.best_rate(d))) <= 0.5
         assert len(choice.trials) == 8
-    assert {run.config.seed_model - 10**9 for run in found.tuning} == set(rungs)
-    assert all(run.config.seed_model < 1000 for run in found.results)
+    assert {run.config.seeds.model - 10**9 for run in found.tuning} == set(rungs)
+    assert all(run.config.seeds.model < 1000 for run in found.results)
     assert len(found.tuning) == 8 * len(rungs)
     for run in found.results:
-        d, lr = run.config.d or 0, run.config.lr or 0
+        d, lr = run.config.d or 0, run.config.optimizer.lr or 0
         assert found.rates[rungs[0]].rate >= lr >= found.rates[rungs[-1]].rate
         assert lr == pytest.approx(fake_trainer.best_rate(d), rel=0.5)
     kept = found.to_dict()
@@ -157,9 +157,9 @@ def test_rates_are_tuned_on_a_ladder_with_seeds_of_their_own(tmp_path):
 
 def test_tuning_runs_are_no_runs_of_the_search(tmp_path):
     measure(tmp_path, dataclasses.replace(RATES, max_runs=4), trainer="fake_trainer:rate_sensitive")
-    plain = measure(tmp_path, Rule(baseline="1.0", max_runs=4), TrainConfig("digits-fc", lr=0.02))
-    assert all(run.config.lr == 0.02 for run in plain.results)
-    assert all(run.config.seed_model < 1000 for run in plain.results)
+    plain = measure(tmp_path, Rule(baseline="1.0", max_runs=4), Run.of("digits-fc", lr=0.02))
+    assert all(run.config.optimizer.lr == 0.02 for run in plain.results)
+    assert all(run.config.seeds.model < 1000 for run in plain.results)
 
 
 def test_time_spent_on_tuning_ends_the_search(tmp_path):
@@ -168,11 +168,11 @@ def test_time_spent_on_tuning_ends_the_search(tmp_path):
 
 
 SHARED = """
-from subspaces.train.config import TrainConfig
+from subspaces.runs.run import Run
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
 rule = Rule(baseline={baseline!r}, ahead={ahead})
-measure_dimension(TrainConfig("digits-fc"), {folder!r}, rule, workers=1, trainer="fake_trainer:uneven_curve")
+measure_dimension(Run.of("digits-fc"), {folder!r}, rule, workers=1, trainer="fake_trainer:uneven_curve")
 """
 
 
@@ -222,10 +222,10 @@ def test_results_that_another_measurement_left_in_the_folder_change_nothing(tmp_
 @pytest.mark.parametrize(
     ("config", "rule", "message"),
     [
-        (TrainConfig("digits-fc", d=5), Rule(), "`d` must be left out"),
-        (TrainConfig("digits-fc", seed_data=5), Rule(), "`seed_.*` must be left out"),
-        (TrainConfig("digits-fc", validation=0), Rule(), "`validation` must be at least 1"),
-        (TrainConfig("fashion-fc"), Rule(baseline="global"), "`baseline` must be local or a number: fashion-fc"),
+        (Run.of("digits-fc", d=5), Rule(), "`d` must be left out"),
+        (Run.of("digits-fc", seed_data=5), Rule(), "`seed_.*` must be left out"),
+        (Run.of("digits-fc", validation=0), Rule(), "`validation` must be at least 1"),
+        (Run.of("fashion-fc"), Rule(baseline="global"), "`baseline` must be local or a number: fashion-fc"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path, config, rule, message):
@@ -238,6 +238,12 @@ def test_a_wrong_baseline_is_refused():
         Rule(baseline="locla")
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0, 2.0, float("nan")])
+def test_a_level_that_is_no_share_is_refused(level):
+    with pytest.raises(ValueError, match=r"`level` must be in \(0, 1\), a share of the baseline; got"):
+        Rule(level=level)
+
+
 def test_rates_without_tuning_are_refused():
     with pytest.raises(ValueError, match="`rates` must go with `tune_lr`"):
         Rule(rates=(0.1,))
@@ -246,8 +252,8 @@ def test_rates_without_tuning_are_refused():
 
 
 def test_quick_protocol_leaves_alone_what_was_set():
-    config = quick(TrainConfig("mnist-fc", epochs=77))
-    assert config.epochs == 77
-    assert config.schedule == "cosine"
-    assert quick(TrainConfig("mnist-fc-shuffled-labels")) == TrainConfig("mnist-fc-shuffled-labels")
-    assert quick(TrainConfig("mnist-fc", optimizer="sgd", lr=0.1)).lr == 0.1
+    config = quick(Run.of("mnist-fc", epochs=77))
+    assert config.optimizer.epochs == 77
+    assert config.optimizer.schedule == "cosine"
+    assert quick(Run.of("mnist-fc-shuffled-labels")) == Run.of("mnist-fc-shuffled-labels")
+    assert quick(Run.of("mnist-fc", optimizer="sgd", lr=0.1)).optimizer.lr == 0.1

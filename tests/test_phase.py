@@ -18,10 +18,10 @@ import torch
 
 from subspaces.cli import main
 from subspaces.report.write import write_report
-from subspaces.runs.run import load_result
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.store import load_result
 from subspaces.tasks import get_task
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
 from subspaces.transition import Outcome
 from subspaces.transition.measure import FILE, RUNS, measure_transition
 from subspaces.transition.page import load_transition
@@ -38,7 +38,7 @@ from subspaces.transition.rule import TransitionRule
 from subspaces.transition.terminal import TransitionDisplay, caveats, thresholds_table, with_interval
 from subspaces.transition.theory import isotropic_threshold
 
-DIGITS = TrainConfig("digits-fc")
+DIGITS = Run.of("digits-fc")
 WELL = TransitionRule(
     burn_in=(0, 20), levels=(0.2, 0.4), d_min=50, d_max=480, runs=20, budget=50, points_per_octave=8, window=5,
     confidence=0.99, predict=False,
@@ -79,18 +79,18 @@ def test_start_losses_and_seeds(wells):
     found = wells[1]
     assert found.initial() == {0: 1.0, 20: 0.5}
     for t in (0, 20):
-        seeds = [r.config.seed_projection for r in found.results if r.config.burn_in == t]
+        seeds = [r.config.seeds.projection for r in found.results if r.config.space.burn_in == t]
         assert len(set(seeds)) == len(seeds)
-    assert all(r.config.seed_model % SEED_STEP == r.config.d for r in found.results)
-    assert all(r.config.record_trace for r in found.results)
+    assert all(r.config.seeds.model % SEED_STEP == r.config.d for r in found.results)
+    assert all(r.config.record.trace for r in found.results)
 
 
 def test_budget_is_shared_evenly(tmp_path):
     found = measure(tmp_path, dataclasses.replace(WELL, budget=8))
-    assert [sum(r.config.burn_in == t for r in found.results) for t in (0, 20)] == [8, 8]
+    assert [sum(r.config.space.burn_in == t for r in found.results) for t in (0, 20)] == [8, 8]
     events = []
     measure(tmp_path / "b", dataclasses.replace(WELL, budget=4), on_event=lambda e, f: events.append(e))
-    assert [e.config.burn_in for e in events if e is not None] == [0, 20] * 4
+    assert [e.config.space.burn_in for e in events if e is not None] == [0, 20] * 4
 
 
 # ---- the same folder again
@@ -124,8 +124,8 @@ def test_damaged_records_cost_nothing_but_themselves(tmp_path):
 
 def test_runs_of_other_kinds_are_not_mixed_in(tmp_path):
     rule = dataclasses.replace(WELL, budget=4)
-    measure(tmp_path, rule, TrainConfig("digits-fc", projection="sparse"))
-    assert {r.config.projection for r in measure(tmp_path, rule).results} == {"hadamard"}
+    measure(tmp_path, rule, Run.of("digits-fc", projection="sparse"))
+    assert {r.config.space.projection for r in measure(tmp_path, rule).results} == {"hadamard"}
 
 
 def test_a_killed_measurement_goes_on(tmp_path):
@@ -139,7 +139,7 @@ def test_a_killed_measurement_goes_on(tmp_path):
     process.wait()
     kept = {path: path.read_bytes() for path in tmp_path.glob("runs/*/result.json")}
     assert len(kept) >= 2
-    config = TrainConfig("digits-fc", subset=256, validation=64, epochs=1, batch_size=32)
+    config = Run.of("digits-fc", subset=256, validation=64, epochs=1, batch_size=32)
     rule = TransitionRule(
         burn_in=(0, 4), levels=(2.0,), window=3, d_min=4, d_max=64, first=3, runs=1, budget=4, predict=False
     )
@@ -152,7 +152,7 @@ def test_a_killed_measurement_goes_on(tmp_path):
 
 
 def result(trace, status: Any = "done", curves=(), **fields):
-    config = TrainConfig("digits-fc", d=5, record_trace=True, **fields)
+    config = Run.of("digits-fc", d=5, record_trace=True, **fields)
     return Result(config, status, D=10, trained=5, curves=list(curves), seconds=0.1, trace=list(trace))
 
 
@@ -200,7 +200,7 @@ def test_levels_are_chosen_by_the_first_runs(tmp_path):
 
 
 def test_prediction_starts_where_the_runs_start():
-    config = TrainConfig("digits-fc-8x1", batch_size=32, subset=256, validation=0, l2=1e-4)
+    config = Run.of("digits-fc-8x1", batch_size=32, subset=256, validation=0, l2=1e-4)
     found = dict(predict_transition(config, (0, 30), [0.1, 0.5, 1.0, 3.0], d=4, epochs=10, examples=200))
     shared = dict(predict_transition(config, (0, 30), [0.1, 0.5, 1.0, 3.0], d=4, epochs=10, examples=200, workers=2))
     assert {t: one.to_dict() for t, one in shared.items()} == {t: one.to_dict() for t, one in found.items()}
@@ -224,22 +224,22 @@ def test_prediction_starts_where_the_runs_start():
 
 
 def test_a_prediction_that_fails_elsewhere_says_why():
-    config = TrainConfig("digits-fc-8x1", d=4, epochs=1, lr=1e30)
+    config = Run.of("digits-fc-8x1", d=4, epochs=1, lr=1e30)
     with pytest.raises(RuntimeError, match=r"the prediction from t = 0 failed: .*Lower `lr`"):
         dict(predict_transition(config, (0, 1), [0.1], d=4, workers=2))  # both fail: the earliest start is told
 
 
 def test_a_prediction_that_fails_elsewhere_loses_no_other(monkeypatch):
     def elsewhere(self):
-        if self.config.burn_in == 3:
+        if self.config.space.burn_in == 3:
             raise RuntimeError("the prediction from t = 3 failed: broken")
-        return self.config.burn_in
+        return self.config.space.burn_in
 
     monkeypatch.setattr("subspaces.transition.prediction.Asked.elsewhere", elsewhere)
     kept = []
 
     def keep():
-        for t, _ in predict_transition(TrainConfig("digits-fc-8x1", d=4), (0, 3, 7, 9), [0.1], d=4, workers=2):
+        for t, _ in predict_transition(Run.of("digits-fc-8x1", d=4), (0, 3, 7, 9), [0.1], d=4, workers=2):
             kept.append(t)
 
     with pytest.raises(RuntimeError, match="t = 3"):
@@ -252,7 +252,7 @@ def test_predictions_are_kept_start_by_start(tmp_path, monkeypatch):
         burn_in=(0, 4), levels=(2.0,), window=3, d_min=4, d_max=64, first=3, runs=1, budget=3, solution_epochs=1,
         predict_examples=64,
     )  # fmt: skip
-    config = TrainConfig("digits-fc", subset=256, validation=64, epochs=1, batch_size=32)
+    config = Run.of("digits-fc", subset=256, validation=64, epochs=1, batch_size=32)
     asked = []
 
     def broken(config, burn_in, *arguments, **options):
@@ -263,9 +263,9 @@ def test_predictions_are_kept_start_by_start(tmp_path, monkeypatch):
     monkeypatch.setattr("subspaces.transition.prediction.predict_transition", broken)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            measure(tmp_path, rule, config, trainer="subspaces.train.loop:train")
+            measure(tmp_path, rule, config, trainer="subspaces.runs.train:train")
     assert asked == [[0, 4], [4]]
-    assert measure(tmp_path, rule, config, trainer="subspaces.train.loop:train").predictions.keys() == {0, 4}
+    assert measure(tmp_path, rule, config, trainer="subspaces.runs.train:train").predictions.keys() == {0, 4}
 
 
 def test_prediction_between_its_levels():
@@ -283,10 +283,10 @@ def test_prediction_between_its_levels():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (TrainConfig("digits-fc", d=5), "`d` must be left out"),
-        (TrainConfig("digits-fc", d=5, burn_in=3), "`d` must be left out"),
-        (TrainConfig("digits-fc", burn_in=3), "`burn_in` must be in the rule"),
-        (TrainConfig("digits-fc", seed_model=3), "`seed_.*` must be left out"),
+        (Run.of("digits-fc", d=5), "`d` must be left out"),
+        (Run.of("digits-fc", d=5, burn_in=3), "`d` must be left out"),
+        (Run.of("digits-fc", burn_in=3), "`burn_in` must be in the rule"),
+        (Run.of("digits-fc", seed_model=3), "`seed_.*` must be left out"),
     ],
 )
 def test_configs_that_make_no_sense_are_refused(tmp_path, config, message):
@@ -350,7 +350,7 @@ def test_report_shows_what_was_measured_and_compares(wells, tmp_path):
     assert loaded is not None
     assert loaded[0].rows() == found.rows()
     other = tmp_path / "other"
-    measure(other, dataclasses.replace(WELL, budget=8, burn_in=(0,)), TrainConfig("digits-fc-20x1"))
+    measure(other, dataclasses.replace(WELL, budget=8, burn_in=(0,)), Run.of("digits-fc-20x1"))
     both = write_report([folder, other], tmp_path / "page").read_text()
     assert (tmp_path / "page" / "figures" / "transition-compared.png").exists()
     assert both.count("<h2>Thresholds</h2>") == 2
@@ -374,7 +374,7 @@ def test_a_record_lists_its_runs_and_takes_no_others(wells, tmp_path):
 
 
 def test_report_of_runs_without_a_validation_part(tmp_path):
-    measure(tmp_path, dataclasses.replace(WELL, budget=3, burn_in=(0,)), TrainConfig("digits-fc", validation=0))
+    measure(tmp_path, dataclasses.replace(WELL, budget=3, burn_in=(0,)), Run.of("digits-fc", validation=0))
     assert "Phase transition" in write_report(tmp_path).read_text()
 
 

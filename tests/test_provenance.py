@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from subspaces.train.records import commit_of
+from subspaces.runs.records import commit_of
 
 
 @pytest.fixture

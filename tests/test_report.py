@@ -13,9 +13,9 @@ from subspaces.dimension.result import Rule
 from subspaces.dimension.series import gather
 from subspaces.report.figures import round_numbers
 from subspaces.report.write import SECTIONS, write_report
-from subspaces.runs.run import run_once
+from subspaces.runs.run import Run
+from subspaces.runs.store import run_once
 from subspaces.runs.sweep import run_many
-from subspaces.train.config import TrainConfig
 
 TRAINER = "fake_trainer:known_curve"
 SPANS = [(1.0, 10.0), (300.0, 320.0), (117.0, 531.0), (3.0, 2e5), (0.02, 2.3), (90.0, 90.1)]
@@ -24,7 +24,7 @@ SPANS = [(1.0, 10.0), (300.0, 320.0), (117.0, 531.0), (3.0, 2e5), (0.02, 2.3), (
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     out = tmp_path_factory.mktemp("digits")
-    measure_dimension(TrainConfig("digits-fc"), out, Rule(baseline="local", max_runs=12), workers=1, trainer=TRAINER)
+    measure_dimension(Run.of("digits-fc"), out, Rule(baseline="local", max_runs=12), workers=1, trainer=TRAINER)
     return out
 
 
@@ -52,9 +52,7 @@ def test_page_is_self_contained(measured, tmp_path):
 
 def test_tuned_rates_make_one_series_and_are_shown(tmp_path):
     rule = Rule(baseline="1.0", tune_lr=True, rates=(0.005, 0.01, 0.02, 0.04), max_runs=12)
-    found = measure_dimension(
-        TrainConfig("digits-fc"), tmp_path, rule, workers=1, trainer="fake_trainer:rate_sensitive"
-    )
+    found = measure_dimension(Run.of("digits-fc"), tmp_path, rule, workers=1, trainer="fake_trainer:rate_sensitive")
     (series,) = gather([tmp_path])
     assert len({row["config"]["lr"] for row in series.rows}) > 3
     assert len(series.rows) == len(found.results)
@@ -68,7 +66,7 @@ def test_tuned_rates_make_one_series_and_are_shown(tmp_path):
 
 def test_runs_that_were_given_up_are_shown_as_such(tmp_path):
     rule = Rule(baseline="1.0", stop_early=True, start=1, max_runs=9)
-    measure_dimension(TrainConfig("digits-fc"), tmp_path, rule, workers=1, trainer="fake_trainer:learning")
+    measure_dimension(Run.of("digits-fc"), tmp_path, rule, workers=1, trainer="fake_trainer:learning")
     (series,) = gather([tmp_path])
     stopped = [row for row in series.rows if row["status"] == "stopped"]
     assert sorted(row["config"]["d"] for row in stopped) == [1, 2, 4, 8]
@@ -87,7 +85,7 @@ def test_figures_are_there_and_valid(measured, tmp_path):
 
 def test_folders_are_compared(measured, tmp_path):
     other = tmp_path / "other"
-    config = TrainConfig("digits-fc", projection="sparse")
+    config = Run.of("digits-fc", projection="sparse")
     measure_dimension(config, other, Rule(baseline="1.0", max_runs=8), workers=1, trainer=TRAINER)
     page = write_report([measured, other], tmp_path / "both")
     text = page.read_text()
@@ -115,14 +113,12 @@ def test_several_folders_without_runs_are_refused(tmp_path):
 
 def test_a_record_lists_its_runs(tmp_path):
     rule = Rule(baseline="local", baseline_runs=2, tune_lr=True, rates=(0.005, 0.02), max_runs=8)
-    found = measure_dimension(
-        TrainConfig("digits-fc"), tmp_path, rule, workers=1, trainer="fake_trainer:rate_sensitive"
-    )
+    found = measure_dimension(Run.of("digits-fc"), tmp_path, rule, workers=1, trainer="fake_trainer:rate_sensitive")
     runs = json.loads((tmp_path / "measurement.json").read_bytes())["runs"]
     kinds = {"subspace": found.results, "direct": found.direct, "tuning": found.tuning}
     assert len(found.direct) == 2
     for kind, results in kinds.items():
-        expected = [(run.config.key(), run.config.d, run.config.seed_model) for run in results]
+        expected = [(run.config.key(), run.config.d, run.config.seeds.model) for run in results]
         assert expected
         assert sorted((r["key"], r["d"], r["seed"]) for r in runs if r["kind"] == kind) == sorted(expected, key=str)
     assert {path.parent.name for path in tmp_path.rglob("result.json")} == {run["key"] for run in runs}
@@ -132,13 +128,13 @@ def test_runs_that_a_record_does_not_list_are_not_of_its_measurement(measured, t
     out = tmp_path / "out"
     shutil.copytree(measured, out)
     (before,) = gather([out])
-    other = run_once(TrainConfig("digits-fc", d=33, seed_model=77), out / "runs", trainer=fake_trainer.known_curve)
+    other = run_once(Run.of("digits-fc", d=33, seed_model=77), out / "runs", trainer=fake_trainer.known_curve)
     assert other is not None
     (series,) = gather([out])
     assert series.rows == before.rows
     assert [row["key"] for row in series.others] == [other.config.key()]
     assert other.config.key() in write_report(out).read_text()
-    run_once(TrainConfig("digits-fc", d=33, l2=0.5), out / "runs", trainer=fake_trainer.known_curve)
+    run_once(Run.of("digits-fc", d=33, l2=0.5), out / "runs", trainer=fake_trainer.known_curve)
     assert sorted(len(one.rows) for one in gather([out])) == [1, len(before.rows)]
 
 
@@ -184,9 +180,7 @@ def test_another_wing_is_one_line(measured, tmp_path, monkeypatch):
 
 
 def test_kinds_of_runs_in_one_folder_are_told_apart(tmp_path):
-    configs = [
-        TrainConfig("digits-fc", d=d, projection=kind) for d in (10, 40, 90) for kind in ("hadamard", "fastfood")
-    ]
+    configs = [Run.of("digits-fc", d=d, projection=kind) for d in (10, 40, 90) for kind in ("hadamard", "fastfood")]
     run_many(configs, tmp_path, 1, trainer=TRAINER)
     series = gather([tmp_path])
     assert sorted(one.label for one in series) == ["fastfood", "hadamard"]
@@ -194,8 +188,8 @@ def test_kinds_of_runs_in_one_folder_are_told_apart(tmp_path):
 
 
 def test_direct_runs_give_the_baseline_of_a_plain_sweep(tmp_path):
-    configs = [TrainConfig("digits-fc", seed_model=s) for s in range(3)]
-    configs += [TrainConfig("digits-fc", d=d, seed_model=d) for d in (10, 20, 30, 35, 40, 45, 50, 60, 90)]
+    configs = [Run.of("digits-fc", seed_model=s) for s in range(3)]
+    configs += [Run.of("digits-fc", d=d, seed_model=d) for d in (10, 20, 30, 35, 40, 45, 50, 60, 90)]
     run_many(configs, tmp_path, 1, trainer=TRAINER)
     (series,) = gather([tmp_path])
     assert series.estimate is not None
@@ -204,13 +198,13 @@ def test_direct_runs_give_the_baseline_of_a_plain_sweep(tmp_path):
 
 
 def test_direct_and_diverged_runs_alone_make_a_page(tmp_path):
-    run_once(TrainConfig("digits-fc"), tmp_path, trainer=fake_trainer.known_curve)
-    run_once(TrainConfig("digits-fc", d=7), tmp_path, trainer=fake_trainer.diverging)
+    run_once(Run.of("digits-fc"), tmp_path, trainer=fake_trainer.known_curve)
+    run_once(Run.of("digits-fc", d=7), tmp_path, trainer=fake_trainer.diverging)
     assert "diverged" in write_report(tmp_path).read_text()
 
 
 def test_names_cannot_break_the_page(tmp_path):
-    run_once(TrainConfig("<b>&task", d=7), tmp_path, trainer=fake_trainer.known_curve)
+    run_once(Run.of("<b>&task", d=7), tmp_path, trainer=fake_trainer.known_curve)
     text = write_report(tmp_path).read_text()
     assert "<b>" not in text
     assert "&lt;b&gt;&amp;task" in text
@@ -224,7 +218,7 @@ def test_missing_and_empty_folders_are_named(tmp_path):
 
 
 def test_a_damaged_measurement_is_named(measured, tmp_path):
-    run_once(TrainConfig("digits-fc", d=7), tmp_path, trainer=fake_trainer.known_curve)
+    run_once(Run.of("digits-fc", d=7), tmp_path, trainer=fake_trainer.known_curve)
     (tmp_path / "measurement.json").write_text(json.dumps({"measurement": {}}))
     with pytest.warns(UserWarning, match=r"measurement.json cannot be read"):
         write_report(tmp_path)

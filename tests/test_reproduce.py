@@ -22,8 +22,9 @@ from subspaces.reproduce.rows import (
     settings,
 )
 from subspaces.reproduce.run import redraw, reproduce
+from subspaces.runs.run import Run
+from subspaces.runs.settings import Compute
 from subspaces.tasks import get_task
-from subspaces.train.config import TrainConfig
 
 EVERY = [(name, series) for name in RECIPES for series in load_recipe(name).series if series.kind == "table"]
 IDS = [f"{name}-{series.name}" for name, series in EVERY]
@@ -106,8 +107,8 @@ def test_tasks_kinds_and_options_exist(name, series):
         if config.d is not None:
             if "subspaces.models.zoo" not in series.task:  # networks of packages that need not be installed
                 assert config.d <= task.D
-            assert config.projection in PROJECTIONS
-    kind, options = configs[0].projection, configs[0].options()
+            assert config.space.projection in PROJECTIONS
+    kind, options = configs[0].space.projection, configs[0].space.options()
     make_projection(kind, 4, 100, **options)  # refuses an option that the kind does not have
     assert series.dimension is None or series.search_config().d is None
 
@@ -150,8 +151,8 @@ def test_published_rates_are_those_of_the_coordinates():
     """Gressmann et al.: base·32 with columns of unit norm, so 2⁻⁵·32 = 1; here 10, which the native rate must give."""
     (series,) = load_recipe("rbd2020").choose(["fc-rbd"])
     config = config_of(series, 250)
-    assert config.lr is not None
-    assert config.lr * math.sqrt(101_770 / 250) == pytest.approx(10, rel=1e-4)
+    assert config.optimizer.lr is not None
+    assert config.optimizer.lr * math.sqrt(101_770 / 250) == pytest.approx(10, rel=1e-4)
 
 
 def test_the_breakdown_of_fastjl_shows_in_the_facts():
@@ -173,7 +174,7 @@ def test_the_breakdown_of_fastjl_shows_in_the_facts():
         ("d = [20, 200]", "d = [20, -3]", "`d` must be positive integers"),
         ("200 = 99.9", "300 = 99.9", r"`published` must be at d of the series; got \['300'\]"),
         ("epochs = 3 }", 'epochs = 3 }\nmissed = { 20 = "why" }', r"`missed` must be of published .*got \['20'\]"),
-        ("epochs = 3", "epoch = 3", "unexpected keyword argument 'epoch'"),
+        ("epochs = 3", "epoch = 3", "got 'epoch'. Did you mean 'epochs'?"),
         ("epochs = 3", "epochs = 0", "`epochs` must be at least 1; got 0"),
         ('title = "Digits', 'titel = "Digits', "Did you mean 'title'"),
         ("epochs = 3 }", "epochs = 3 }\ncoordinate_lr = 1.0", "`coordinate_lr` must stand without"),
@@ -289,8 +290,8 @@ def test_naming_a_series_repaths_only_its_rows(recipe, tmp_path):
 
 
 def test_where_to_compute_is_free_and_the_number_format_is_another_run(recipe, tmp_path):
-    def configs(**chosen) -> list[TrainConfig]:
-        done: list[TrainConfig] = []
+    def configs(**chosen) -> list[Run]:
+        done: list[Run] = []
         reproduce(
             recipe, series=["named"], workers=1, out=tmp_path, trainer="fake_trainer:known_curve", **chosen,
             on_event=lambda series, event: done.append(event.config) if event.result else None,
@@ -298,9 +299,9 @@ def test_where_to_compute_is_free_and_the_number_format_is_another_run(recipe, t
         return done
 
     first = configs(threads=2, device="mps")
-    assert [(c.threads, c.device, c.autocast) for c in first] == [(2, "mps", False)] * 3
+    assert [c.compute for c in first] == [Compute(threads=2, device="mps")] * 3
     assert configs() == []  # the same runs, wherever they were done
-    assert [(c.threads, c.device, c.autocast) for c in configs(autocast=True)] == [(1, "cpu", True)] * 3
+    assert [c.compute for c in configs(autocast=True)] == [Compute(autocast=True)] * 3
     assert read_rows(tmp_path / "tiny.csv")[0]["settings"].endswith("in bfloat16")
 
 
@@ -371,8 +372,8 @@ def test_a_file_of_other_rows_is_not_touched(tmp_path):
 def test_seeds_are_never_used_twice():
     series = Series("a", "a", "digits-fc", (10, 20, None), seeds=3)
     configs = [series.config(d, i) for d in (10, 20) for i in range(3)]
-    assert len({config.seed_model for config in configs}) == 6
-    assert all(config.seed_model == config.seed_data == config.seed_projection for config in configs)
+    assert len({config.seeds.model for config in configs}) == 6
+    assert all(config.seeds.model == config.seeds.data == config.seeds.projection for config in configs)
 
 
 # ---- the command

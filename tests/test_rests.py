@@ -13,12 +13,12 @@ from subspaces.dimension.measure import FILE, measure_dimension
 from subspaces.dimension.rests import by_test, gain, rests_on
 from subspaces.dimension.result import Rule, sampling_noise
 from subspaces.dimension.search import search
-from subspaces.train.config import TrainConfig
-from subspaces.train.protocols import quick
+from subspaces.runs.protocols import quick
+from subspaces.runs.run import Run
 
 
 def measured(folder, config=None, rule=None):
-    config = config or TrainConfig("digits-fc")
+    config = config or Run.of("digits-fc")
     return measure_dimension(config, folder, rule or Rule(), workers=1, trainer="fake_trainer:known_curve")
 
 
@@ -35,7 +35,7 @@ def test_the_record_says_what_the_answer_rests_on(tmp_path):
 
 
 def test_short_runs_and_a_published_baseline_are_named(tmp_path):
-    lines = dict(rests_on(measured(tmp_path, quick(TrainConfig("digits-fc")), Rule(baseline="global"))))
+    lines = dict(rests_on(measured(tmp_path, quick(Run.of("digits-fc")), Rule(baseline="global"))))
     assert "20 epochs, where the task's own length is" in lines["training"]
     assert "the published constant" in lines["baseline"]
 
@@ -50,7 +50,7 @@ def test_d_int_by_test_stands_beside_that_by_validation(tmp_path):
 
 
 def test_scores_that_go_on_rising_are_told():
-    result = fake_trainer.result_of(TrainConfig("digits-fc", d=10), 0.9)
+    result = fake_trainer.result_of(Run.of("digits-fc", d=10), 0.9)
     result.curves = [result.curves[0] | {"epoch": t, "score": 0.1 * t} for t in range(1, 10)]
     assert gain([result, result]) == pytest.approx((0.3, 0.0))
     flat = dataclasses.replace(result, curves=[row | {"score": 0.9} for row in result.curves])
@@ -72,10 +72,10 @@ def test_whether_training_had_converged_stands_in_the_answer(tmp_path):
 
 
 def test_noise_is_known_beforehand_where_few_examples_judge():
-    assert sampling_noise(TrainConfig("digits-fc"), 0.9, 1.0) == pytest.approx(0.0212, rel=0.01)
-    assert sampling_noise(TrainConfig("digits-fc", validation=0), 0.9, 1.0) is None
-    assert sampling_noise(TrainConfig("mnist-fc"), 0.9, [0.98, 0.981]) is None  # 5,000: other noise may be larger
-    assert sampling_noise(TrainConfig("toy"), 0.9, 1.0) is None
+    assert sampling_noise(Run.of("digits-fc"), 0.9, 1.0) == pytest.approx(0.0212, rel=0.01)
+    assert sampling_noise(Run.of("digits-fc", validation=0), 0.9, 1.0) is None
+    assert sampling_noise(Run.of("mnist-fc"), 0.9, [0.98, 0.981]) is None  # 5,000: other noise may be larger
+    assert sampling_noise(Run.of("toy"), 0.9, 1.0) is None
 
 
 def test_two_dimensions_are_compared_by_their_ratio(tmp_path):
@@ -109,7 +109,7 @@ def test_the_command_compares_two_folders(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("module", "heavy"), [("subspaces.cli", "torch"), ("subspaces.runs.worker, subspaces.train.loop", "scipy.stats")]
+    ("module", "heavy"), [("subspaces.cli", "torch"), ("subspaces.runs.worker, subspaces.runs.train", "scipy.stats")]
 )
 def test_commands_and_workers_start_without_what_they_do_not_need(module, heavy):
     code = f"import {module}, sys; print({heavy!r} in sys.modules)"

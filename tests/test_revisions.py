@@ -11,25 +11,26 @@ from subspaces import tasks
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
 from subspaces.dimension.series import gather
-from subspaces.runs.run import load_result, load_rows, run_once, status
+from subspaces.runs.fingerprint import fingerprint, is_of_today
+from subspaces.runs.records import decode_row, encode_row
+from subspaces.runs.run import Run
+from subspaces.runs.stop import StopPolicy
+from subspaces.runs.store import load_result, load_rows, run_once, status
 from subspaces.runs.sweep import run_many
-from subspaces.runs.terms import Terms
-from subspaces.tasks import TASKS, Task
-from subspaces.train.config import TrainConfig
-from subspaces.train.fingerprint import fingerprint, is_of_today
-from subspaces.train.loop import train
-from subspaces.train.records import decode_row, encode_row
+from subspaces.runs.train import train
+from subspaces.tasks import TASKS, Images, Network, image_task
 
-DIGITS, MNIST = TrainConfig("digits-fc-16x1", d=10, epochs=2), TrainConfig("mnist-fc", d=750)
+WITH = f"{__name__}:with_option"
+DIGITS, MNIST = Run.of("digits-fc-16x1", d=10, epochs=2), Run.of("mnist-fc", d=750)
 
 
 @pytest.mark.parametrize(
     ("config", "known"),
     [
-        (TrainConfig("digits-fc"), "r1-94726dc2ef"),
+        (Run.of("digits-fc"), "r1-94726dc2ef"),
         (MNIST, "r2-8134882a0c"),
-        (TrainConfig("toy", d=10), "r1-be42a7ff53"),
-        (TrainConfig("cifar10-resnet20", d=1000), "r1-f128e1b839"),
+        (Run.of("toy", d=10), "r1-be42a7ff53"),
+        (Run.of("cifar10-resnet20", d=1000), "r1-f128e1b839"),
     ],
 )
 def test_fingerprints_never_change_by_accident(config, known):
@@ -40,24 +41,25 @@ def test_fingerprints_never_change_by_accident(config, known):
 def test_only_what_decides_numbers_is_in_the_fingerprint(monkeypatch):
     def now(**fields):
         monkeypatch.setitem(TASKS, "mine", dataclasses.replace(TASKS["digits-fc"], name="mine", **fields))
-        return fingerprint(TrainConfig("mine", d=5, lr=0.1))
+        return fingerprint(Run.of("mine", d=5, lr=0.1))
 
     plain = now()
-    assert plain == now(source="elsewhere", global_baseline=0.5) == now(model_options={})
-    settings = TASKS["digits-fc"].defaults
-    assert plain == now(defaults=dataclasses.replace(settings, lr=9.0))  # the config has a rate of its own
+    assert plain == now(source="elsewhere", baseline=0.5) == now(model=Network("fc", "digits"))
+    settings = TASKS["digits-fc"].optimizer
+    assert plain == now(optimizer=dataclasses.replace(settings, lr=9.0))  # the config has a rate of its own
     other = [
-        now(revision=2), now(normalise="none"), now(model_options={"width": 3}), now(judged_on="train"),
-        now(defaults=dataclasses.replace(settings, epochs=1)), now(data=tasks.DataOptions(subset=9)),
+        now(revision=2), now(data=Images("digits", "none")), now(model=Network("fc", "digits", {"width": 3})),
+        now(judged_on="train"),
+        now(optimizer=dataclasses.replace(settings, epochs=1)), now(options=tasks.DataOptions(subset=9)),
     ]  # fmt: skip
     assert len({plain, *other}) == 7
 
 
 def test_options_that_json_cannot_hold_have_a_lasting_name(monkeypatch):
-    monkeypatch.setitem(TASKS, "mine", Task("mine", "digits", f"{__name__}:with_option", model_options={"act": max}))
-    first = fingerprint(TrainConfig("mine"))
-    monkeypatch.setitem(TASKS, "mine", Task("mine", "digits", f"{__name__}:with_option", model_options={"act": min}))
-    assert fingerprint(TrainConfig("mine")) != first
+    monkeypatch.setitem(TASKS, "mine", image_task("mine", "digits", WITH, model_options={"act": max}))
+    first = fingerprint(Run.of("mine"))
+    monkeypatch.setitem(TASKS, "mine", image_task("mine", "digits", WITH, model_options={"act": min}))
+    assert fingerprint(Run.of("mine")) != first
 
 
 def with_option(shape, classes, act):
@@ -68,7 +70,7 @@ def test_results_from_before_count_where_the_task_is_as_it_was():
     assert is_of_today("", DIGITS)
     assert not is_of_today("", MNIST)
     assert is_of_today(fingerprint(MNIST), MNIST)
-    assert is_of_today("r9-0", TrainConfig("gone.module:task"))  # nothing to compare with
+    assert is_of_today("r9-0", Run.of("gone.module:task"))  # nothing to compare with
 
 
 def _from_before(folder, mark=""):
@@ -109,7 +111,7 @@ def test_an_interrupted_renewal_keeps_the_old_result(tmp_path):
 
 
 def test_one_line_for_a_folder_of_runs(tmp_path):
-    configs = [dataclasses.replace(MNIST, d=d) for d in (1, 2, 3)]
+    configs = [MNIST.but(d=d) for d in (1, 2, 3)]
     for config in configs:
         run_once(config, tmp_path, trainer=fake_trainer.known_curve)
         _from_before(tmp_path / config.key())
@@ -125,7 +127,7 @@ def test_results_without_a_fingerprint_stay_where_nothing_changed(tmp_path):
 
 
 def test_a_run_given_up_under_another_revision_is_not_taken_over(tmp_path, monkeypatch):
-    config, terms = TrainConfig("digits-fc", d=2), Terms(threshold=0.99)
+    config, terms = Run.of("digits-fc", d=2), StopPolicy(threshold=0.99)
     fields = {"trainer": fake_trainer.learning, "terms": terms}
     assert run_once(config, tmp_path, **fields).status == "stopped"  # pyright: ignore[reportOptionalMemberAccess]
     monkeypatch.setitem(TASKS, "digits-fc", dataclasses.replace(TASKS["digits-fc"], revision=2))
@@ -137,7 +139,7 @@ def test_a_run_given_up_under_another_revision_is_not_taken_over(tmp_path, monke
 
 
 def test_a_state_of_another_revision_is_not_gone_on_from(tmp_path, monkeypatch):
-    config = TrainConfig("digits-fc-16x1", d=5, epochs=3, subset=256)
+    config = Run.of("digits-fc-16x1", d=5, epochs=3, subset=256)
     with pytest.raises(KeyboardInterrupt):
         train(config, folder=tmp_path, callbacks=[Interrupt(6)])
     task = dataclasses.replace(tasks.get_task(config.task), revision=2)
@@ -151,9 +153,7 @@ def test_a_state_of_another_revision_is_not_gone_on_from(tmp_path, monkeypatch):
 def test_a_measurement_does_not_build_on_another_revision(tmp_path, monkeypatch):
     def measure():
         rule = Rule(baseline="local", max_runs=12)
-        return measure_dimension(
-            TrainConfig("digits-fc"), tmp_path, rule, workers=1, trainer="fake_trainer:known_curve"
-        )
+        return measure_dimension(Run.of("digits-fc"), tmp_path, rule, workers=1, trainer="fake_trainer:known_curve")
 
     before = measure()
     count = len(fake_trainer.logged(tmp_path / "runs"))
@@ -167,7 +167,7 @@ def test_a_measurement_does_not_build_on_another_revision(tmp_path, monkeypatch)
 
 
 def test_a_report_does_not_mix_revisions(tmp_path):
-    configs = [dataclasses.replace(MNIST, d=d) for d in (10, 20, 40)]
+    configs = [MNIST.but(d=d) for d in (10, 20, 40)]
     run_many(configs, tmp_path, 1, trainer="fake_trainer:known_curve")
     for config in configs[:2]:
         _from_before(tmp_path / config.key())

@@ -16,12 +16,12 @@ from subspaces import files
 from subspaces.files import atomic_write
 from subspaces.runs import claims
 from subspaces.runs.claims import Claim
-from subspaces.runs.run import load_result, load_rows, run_once, status
-from subspaces.runs.terms import Terms
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result, decode_row, encode_row
+from subspaces.runs.records import Result, decode_row, encode_row
+from subspaces.runs.run import Run
+from subspaces.runs.stop import StopPolicy
+from subspaces.runs.store import load_result, load_rows, run_once, status
 
-CONFIG = TrainConfig("digits-fc", d=10)
+CONFIG = Run.of("digits-fc", d=10)
 
 
 # ---- names
@@ -30,10 +30,10 @@ CONFIG = TrainConfig("digits-fc", d=10)
 @pytest.mark.parametrize(
     ("config", "key"),
     [
-        (TrainConfig("digits-fc"), "digits-fc-29d2276e9011"),
-        (TrainConfig("mnist-fc", d=750, seed_projection=1, seed_model=1, seed_data=1), "mnist-fc-843e93c7bbfc"),
+        (Run.of("digits-fc"), "digits-fc-29d2276e9011"),
+        (Run.of("mnist-fc", d=750, seed_projection=1, seed_model=1, seed_data=1), "mnist-fc-843e93c7bbfc"),
         (
-            TrainConfig("mnist-lenet", d=290, projection="fastfood", projection_options=("block=global",), lr=1e-3),
+            Run.of("mnist-lenet", d=290, projection="fastfood", projection_options=("block=global",), lr=1e-3),
             "mnist-lenet-9eb725b28894",
         ),
     ],
@@ -44,24 +44,24 @@ def test_keys_never_change(config, key):
 
 
 def test_key_depends_on_values_not_on_how_they_were_given():
-    as_typed = TrainConfig.from_dict({"task": "toy", "d": 5, "lr": 1, "only": ["a", "b"]})
-    assert as_typed.key() == TrainConfig("toy", d=5, lr=1.0, only=("a", "b")).key()
-    assert TrainConfig("toy", threads=4, device="cuda").key() == TrainConfig("toy").key()
+    as_typed = Run.from_dict({"task": "toy", "d": 5, "lr": 1, "only": ["a", "b"]})
+    assert as_typed.key() == Run.of("toy", d=5, lr=1.0, only=("a", "b")).key()
+    assert Run.of("toy", threads=4, device="cuda").key() == Run.of("toy").key()
 
 
 def test_each_hashed_field_changes_the_key():
     changed = [
-        TrainConfig("toy", d=5), TrainConfig("toy", seed_data=1), TrainConfig("toy", seed_model=1),
-        TrainConfig("toy", seed_projection=1), TrainConfig("toy", seed_split=1), TrainConfig("toy", lr=0.1),
+        Run.of("toy", d=5), Run.of("toy", seed_data=1), Run.of("toy", seed_model=1),
+        Run.of("toy", seed_projection=1), Run.of("toy", seed_split=1), Run.of("toy", lr=0.1),
     ]  # fmt: skip
-    assert len({config.key() for config in [TrainConfig("toy"), *changed]}) == 7
+    assert len({config.key() for config in [Run.of("toy"), *changed]}) == 7
 
 
 def test_config_survives_json():
-    config = TrainConfig("toy", d=5, only=("a.*",), projection_options=("block=64",), lr=3e-4)
-    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    config = Run.of("toy", d=5, only=("a.*",), projection_options=("block=64",), lr=3e-4)
+    assert Run.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ValueError, match="later_field"):
-        TrainConfig.from_dict({**config.to_dict(), "later_field": 1})
+        Run.from_dict({**config.to_dict(), "later_field": 1})
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_config_survives_json():
 )
 def test_wrong_values_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        TrainConfig("toy", **fields)
+        Run.of("toy", **fields)
 
 
 def test_options_are_read_as_json_or_text():
-    config = TrainConfig("toy", d=5, projection_options=("block=64", "entries=gaussian", "c=0.5"))
-    assert config.options() == {"block": 64, "entries": "gaussian", "c": 0.5}
+    config = Run.of("toy", d=5, projection_options=("block=64", "entries=gaussian", "c=0.5"))
+    assert config.space.options() == {"block": 64, "entries": "gaussian", "c": 0.5}
 
 
 # ---- rows
@@ -128,7 +128,7 @@ def test_done_runs_are_read_not_repeated(tmp_path):
 
 
 def test_a_damaged_result_is_named_set_aside_and_done_again(tmp_path):
-    other = TrainConfig("digits-fc", d=11)
+    other = Run.of("digits-fc", d=11)
     for config in (CONFIG, other):
         run_once(config, tmp_path, trainer=fake_trainer.known_curve)
     path = tmp_path / CONFIG.key() / "result.json"
@@ -142,8 +142,8 @@ def test_a_damaged_result_is_named_set_aside_and_done_again(tmp_path):
 
 
 def test_a_run_that_is_given_up_is_no_result_and_goes_on_to_the_bit(tmp_path):
-    config = TrainConfig("digits-fc-16x1", d=2, epochs=10, batch_size=64)
-    folder, terms = tmp_path / config.key(), Terms(threshold=0.99)
+    config = Run.of("digits-fc-16x1", d=2, epochs=10, batch_size=64)
+    folder, terms = tmp_path / config.key(), StopPolicy(threshold=0.99)
     stopped = run_once(config, tmp_path, terms=terms)
     assert stopped is not None
     assert (stopped.status, len(stopped.curves)) == ("stopped", 4)
@@ -152,8 +152,8 @@ def test_a_run_that_is_given_up_is_no_result_and_goes_on_to_the_bit(tmp_path):
     again = run_once(config, tmp_path, terms=terms, trainer=fake_trainer.fails)
     assert again is not None
     assert again.curves == stopped.curves
-    assert load_result(folder, Terms(threshold=0.999)) is not None  # it would have been given up there too
-    assert load_result(folder, Terms(threshold=0.05)) is None
+    assert load_result(folder, StopPolicy(threshold=0.999)) is not None  # it would have been given up there too
+    assert load_result(folder, StopPolicy(threshold=0.05)) is None
     assert load_result(folder) is None
     assert list(load_rows(tmp_path)) == []
     (row,) = load_rows(tmp_path, stopped=True)
@@ -287,12 +287,12 @@ def _python(code: str) -> subprocess.Popen:
 
 
 def test_kill_9_loses_only_the_run_in_hand(tmp_path):
-    run_once(TrainConfig("digits-fc", d=9), tmp_path, trainer=fake_trainer.known_curve)
+    run_once(Run.of("digits-fc", d=9), tmp_path, trainer=fake_trainer.known_curve)
     code = f"""
 import fake_trainer
-from subspaces.train.config import TrainConfig
-from subspaces.runs.run import run_once
-run_once(TrainConfig("digits-fc", d=10), {str(tmp_path)!r}, trainer=fake_trainer.endless)
+from subspaces.runs.run import Run
+from subspaces.runs.store import run_once
+run_once(Run.of("digits-fc", d=10), {str(tmp_path)!r}, trainer=fake_trainer.endless)
 """
     process = _python(code)
     end = time.monotonic() + 30
@@ -302,17 +302,17 @@ run_once(TrainConfig("digits-fc", d=10), {str(tmp_path)!r}, trainer=fake_trainer
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert load_result(tmp_path / CONFIG.key()) is None
-    assert load_result(tmp_path / TrainConfig("digits-fc", d=9).key()) is not None
+    assert load_result(tmp_path / Run.of("digits-fc", d=9).key()) is not None
     assert run_once(CONFIG, tmp_path, wait=False, trainer=fake_trainer.known_curve) is not None
 
 
 def test_many_processes_on_one_folder_do_no_run_twice(tmp_path):
     code = f"""
 import fake_trainer
-from subspaces.train.config import TrainConfig
-from subspaces.runs.run import run_once
+from subspaces.runs.run import Run
+from subspaces.runs.store import run_once
 for d in range(1, 9):
-    run_once(TrainConfig("digits-fc", d=d), {str(tmp_path)!r}, trainer=fake_trainer.known_curve)
+    run_once(Run.of("digits-fc", d=d), {str(tmp_path)!r}, trainer=fake_trainer.known_curve)
 """
     processes = [_python(code) for _ in range(2)]
     assert [process.communicate()[0] for process in processes] == ["", ""]

@@ -1,29 +1,28 @@
 """Training in a stored subspace: where it begins, its rates and optimisers, interruption, what is refused."""
 
-import dataclasses
 import math
 from typing import Any
 
 import pytest
 import torch
-from training import RECORDED, Interrupt
+from training import RECORDED, Interrupt, begun
 
+from subspaces.dimension.measure import Rule, measure_dimension
 from subspaces.learned.affine import projected_coordinates
+from subspaces.learned.stored import load_subspace, save_ticket
 from subspaces.learned.tickets import magnitude_ticket
 from subspaces.learned.trajectory import Trajectory
 from subspaces.optim import PBFGS
 from subspaces.runs.extract import extract
-from subspaces.runs.run import run_once
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
-from subspaces.train.recording import TRAJECTORY
-from subspaces.train.setup import begin
-from subspaces.train.subspace_file import load_subspace, save_ticket
+from subspaces.runs.recording import TRAJECTORY
+from subspaces.runs.run import Run
+from subspaces.runs.store import run_once
+from subspaces.runs.train import train
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "pbfgs", "gauss-newton"])
 def test_every_optimiser_trains_and_resumes_to_the_bit(basis, tmp_path, optimizer):
-    config = TrainConfig(RECORDED.task, subspace=str(basis.basis), optimizer=optimizer, epochs=3, batch_size=256)
+    config = Run.of(RECORDED.task, subspace=str(basis.basis), optimizer=optimizer, epochs=3, batch_size=256)
     whole = train(config)
     with pytest.raises(KeyboardInterrupt):
         train(config, folder=tmp_path, callbacks=[Interrupt(7)])
@@ -37,20 +36,20 @@ def test_every_optimiser_trains_and_resumes_to_the_bit(basis, tmp_path, optimize
 @pytest.mark.filterwarnings("ignore:`autocast` is slow here")
 @pytest.mark.parametrize("optimizer", ["sgd", "pbfgs", "gauss-newton"])
 def test_every_optimiser_trains_a_network_with_bfloat16_forward_passes(tmp_path, optimizer):
-    base = TrainConfig(f"{__name__}:convolutional", epochs=2, record="4", autocast=True, channels_last=True, subset=512)
+    base = Run.of(f"{__name__}:convolutional", epochs=2, record="4", autocast=True, channels_last=True, subset=512)
     run_once(base, tmp_path)
     found = extract(tmp_path / base.key(), "dldr", 3)
     options: dict[str, Any] = {"autocast": True, "channels_last": True, "subset": 512, "batch_size": 128, "epochs": 3}
-    result = train(TrainConfig(base.task, subspace=str(found.basis), optimizer=optimizer, **options))
+    result = train(Run.of(base.task, subspace=str(found.basis), optimizer=optimizer, **options))
     assert float(result.curves[-1]["train_loss"] or math.nan) < 2.3
 
 
 def convolutional():
     """A task with a convolution."""
-    from subspaces.tasks import Hyper, Task
+    from subspaces.tasks import Hyper, image_task
 
     hyper = Hyper("sgd", lr=0.1, momentum=0.9, batch_size=64, epochs=2, l2=0.0)
-    return Task("convolutional", "digits", f"{__name__}:convolutional_network", hyper)
+    return image_task("convolutional", "digits", f"{__name__}:convolutional_network", hyper)
 
 
 def convolutional_network(shape, classes):
@@ -65,7 +64,7 @@ def test_training_begins_at_the_projected_end_unless_told_otherwise(basis, recor
     samples, stored = Trajectory.open(recorded / TRAJECTORY), load_subspace(basis.basis)
     expected = projected_coordinates(samples[-1], stored.projection, samples[0].vector)
     options: dict[str, Any] = {"subspace": str(basis.basis), "optimizer": "adam", "lr": 1e-9, "epochs": 1}
-    near, far = (train(TrainConfig(RECORDED.task, start=start, **options)) for start in (None, "origin"))
+    near, far = (train(Run.of(RECORDED.task, start=start, **options)) for start in (None, "origin"))
     assert stored.end is not None
     torch.testing.assert_close(stored.end.float(), expected, atol=1e-5, rtol=1e-5)
     assert near.test_score == pytest.approx(basis.projected_score)
@@ -78,16 +77,16 @@ def test_training_begins_at_the_projected_end_unless_told_otherwise(basis, recor
 def test_a_file_without_an_end_starts_at_its_origin_and_says_so_if_asked(recorded, tmp_path):
     found = extract(recorded, "twa", 4, out=tmp_path / "twa.safetensors")
     options: dict[str, Any] = {"subspace": str(found.basis), "optimizer": "adam", "epochs": 1}
-    assert train(TrainConfig(RECORDED.task, **options)).status == "done"
+    assert train(Run.of(RECORDED.task, **options)).status == "done"
     with pytest.raises(ValueError, match="`start` projected must know the end"):
-        train(TrainConfig(RECORDED.task, start="projected", **options))
+        train(Run.of(RECORDED.task, start="projected", **options))
 
 
 def test_the_rate_of_sgd_follows_the_curvature_in_the_subspace(basis, tmp_path):
-    config = TrainConfig(RECORDED.task, subspace=str(basis.basis), start="origin", momentum=0.5, epochs=2)
+    config = Run.of(RECORDED.task, subspace=str(basis.basis), start="origin", momentum=0.5, epochs=2)
     result = train(config)
-    state = begin(dataclasses.replace(config, lr=1.0), None, None)
-    x, y = state.data.train_x[:128], state.data.train_y[:128]
+    state = begun(config.but(lr=1.0))
+    x, y = (part[:128] for part in state.batches.data.split("train"))
     assert state.subspace is not None
     top = float(torch.linalg.eigvalsh(torch.func.hessian(_loss_of(state, x, y))(state.subspace.coordinates.data)).max())
     smooth = 0.5 * 2 * 1.5 / top  # differences also see the bends of ReLU, whose curvature autograd leaves out
@@ -99,17 +98,17 @@ def test_the_rate_of_sgd_follows_the_curvature_in_the_subspace(basis, tmp_path):
 
 
 def _loss_of(state, x, y):
-    return lambda w: state.task.loss(state.subspace.functional(w, x), y)
+    return lambda w: state.loss(state.subspace.functional(w, x), y)
 
 
 def test_the_curvature_of_the_origin_bounds_the_rate_at_a_flat_end(basis):
     options: dict[str, Any] = {"subspace": str(basis.basis), "epochs": 1}
-    near, far = (train(TrainConfig(RECORDED.task, start=s, **options)).resolved["lr_scaled"] for s in (None, "origin"))
+    near, far = (train(Run.of(RECORDED.task, start=s, **options)).resolved["lr_scaled"] for s in (None, "origin"))
     assert near <= far
 
 
 def test_sgd_in_a_random_subspace_may_measure_its_rate_too():
-    config = TrainConfig(RECORDED.task, d=50, optimizer="sgd", lr_rule="curvature", epochs=5, batch_size=32)
+    config = Run.of(RECORDED.task, d=50, optimizer="sgd", lr_rule="curvature", epochs=5, batch_size=32)
     result = train(config)
     assert result.test_score > 0.4
     assert result.resolved["lr_scaled"] > 0
@@ -117,17 +116,26 @@ def test_sgd_in_a_random_subspace_may_measure_its_rate_too():
 
 def test_the_published_form_of_pbfgs_is_a_choice(basis):
     options: dict[str, Any] = {"subspace": str(basis.basis), "optimizer": "pbfgs", "epochs": 1, "batch_size": 256}
-    state = begin(TrainConfig(RECORDED.task, pbfgs_mode="published", **options), None, None)
+    state = begun(Run.of(RECORDED.task, pbfgs_mode="published", **options))
     assert isinstance(state.optimizer, PBFGS)
     assert state.optimizer.mode == "published"
-    published, robust = (train(TrainConfig(RECORDED.task, pbfgs_mode=m, **options)) for m in ("published", "robust"))
+    published, robust = (train(Run.of(RECORDED.task, pbfgs_mode=m, **options)) for m in ("published", "robust"))
     assert published.config.key() != robust.config.key()
 
 
 def test_fewer_directions_than_stored(basis):
-    assert train(TrainConfig(RECORDED.task, subspace=str(basis.basis), d=2, epochs=1)).trained == 2
+    assert train(Run.of(RECORDED.task, subspace=str(basis.basis), d=2, epochs=1)).trained == 2
     with pytest.raises(ValueError, match="directions in"):
-        train(TrainConfig(RECORDED.task, subspace=str(basis.basis), d=9, epochs=1))
+        train(Run.of(RECORDED.task, subspace=str(basis.basis), d=9, epochs=1))
+
+
+def test_a_search_in_a_stored_subspace_has_a_direct_baseline(basis, tmp_path):
+    rule = Rule(baseline="local", baseline_runs=2, max_runs=2)
+    config = RECORDED.but(record=None, subspace=str(basis.basis), lr=5e-3)
+    found = measure_dimension(config, tmp_path, rule, workers=1)
+    assert [(run.config.subspace, run.trained) for run in found.direct] == [(None, found.D)] * 2
+    assert {run.config.space.file for run in found.results} == {str(basis.basis)}
+    assert all(run.trained <= basis.d for run in found.results)
 
 
 def test_a_stored_ticket_trains_its_weights_alone(recorded, tmp_path):
@@ -136,7 +144,7 @@ def test_a_stored_ticket_trains_its_weights_alone(recorded, tmp_path):
     path = save_ticket(tmp_path / "ticket.safetensors", ticket)
     stored = load_subspace(path)
     assert torch.equal(stored.origin.vector, ticket.vector)
-    result = train(TrainConfig(RECORDED.task, subspace=str(path), optimizer="sgd", lr=0.1, epochs=5, batch_size=32))
+    result = train(Run.of(RECORDED.task, subspace=str(path), optimizer="sgd", lr=0.1, epochs=5, batch_size=32))
     assert result.trained == 300
     assert result.test_score > 0.8
 
@@ -158,31 +166,31 @@ def test_a_stored_ticket_trains_its_weights_alone(recorded, tmp_path):
 def test_options_that_do_not_fit_are_refused(basis, fields, message):
     given: dict[str, Any] = {k: str(basis.basis) if v == "BASIS" else v for k, v in fields.items()}
     with pytest.raises(ValueError, match=message):
-        train(TrainConfig(RECORDED.task, epochs=1, **given))
+        train(Run.of(RECORDED.task, epochs=1, **given))
 
 
 def test_a_file_that_is_no_subspace_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        train(TrainConfig("digits-fc-16x1", subspace=str(tmp_path / "none.safetensors")))
+        train(Run.of("digits-fc-16x1", subspace=str(tmp_path / "none.safetensors")))
 
 
 def test_batchnorm_is_re_estimated_before_evaluation(tmp_path):
-    base = TrainConfig(f"{__name__}:normalised", epochs=4, record="epoch", batch_size=64)
+    base = Run.of(f"{__name__}:normalised", epochs=4, record="epoch", batch_size=64)
     run_once(base, tmp_path)
     found = extract(tmp_path / base.key(), "dldr", 3)
     options: dict[str, Any] = {"subspace": str(found.basis), "optimizer": "pbfgs", "epochs": 5, "batch_size": 350}
     options["start"] = "origin"  # whose statistics are far from those of the end
-    scores = {p: train(TrainConfig(base.task, batchnorm=p, **options)).test_score for p in ("keep", "re-estimate")}
+    scores = {p: train(Run.of(base.task, batchnorm=p, **options)).test_score for p in ("keep", "re-estimate")}
     assert scores["re-estimate"] > 0.7
     assert scores["re-estimate"] > scores["keep"]
-    assert train(TrainConfig(base.task, **options)).test_score == scores["re-estimate"]
+    assert train(Run.of(base.task, **options)).test_score == scores["re-estimate"]
 
 
 def normalised():
     """A task whose network has BatchNorm."""
-    from subspaces.tasks import Hyper, Task
+    from subspaces.tasks import Hyper, image_task
 
-    return Task(
+    return image_task(
         "normalised", "digits", f"{__name__}:normalised_network",
         Hyper("sgd", lr=0.1, momentum=0.9, batch_size=64, epochs=4, l2=0.0),
     )  # fmt: skip

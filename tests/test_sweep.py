@@ -11,11 +11,11 @@ from pathlib import Path
 import fake_trainer
 import pytest
 
-from subspaces.runs.run import load_result
+from subspaces.runs.run import Run
+from subspaces.runs.store import load_result
 from subspaces.runs.sweep import events, open_pool, run_many
-from subspaces.train.config import TrainConfig
 
-CONFIGS = [TrainConfig("digits-fc", d=d) for d in (10, 20, 40)]
+CONFIGS = [Run.of("digits-fc", d=d) for d in (10, 20, 40)]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -88,7 +88,7 @@ def _sweep(root: Path, configs: str, trainer: str) -> subprocess.Popen:
     code = f"""
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # even where the tests run in the background of a shell
-from subspaces.train.config import TrainConfig
+from subspaces.runs.run import Run
 from subspaces.runs.sweep import run_many
 run_many({configs}, {str(root)!r}, 2, trainer="fake_trainer:{trainer}")
 """
@@ -97,7 +97,7 @@ run_many({configs}, {str(root)!r}, 2, trainer="fake_trainer:{trainer}")
 
 
 def test_two_sweeps_share_a_folder(tmp_path):
-    asked = '[TrainConfig("digits-fc", d=d) for d in range(1, 7)]'
+    asked = '[Run.of("digits-fc", d=d) for d in range(1, 7)]'
     sweeps = [_sweep(tmp_path, asked, "slow_and_noisy") for _ in range(2)]
     assert [sweep.communicate()[1] for sweep in sweeps] == ["", ""]
     assert len(fake_trainer.logged(tmp_path)) == len(set(fake_trainer.logged(tmp_path))) == 6
@@ -106,7 +106,7 @@ def test_two_sweeps_share_a_folder(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_parent(tmp_path, number):
     """Whatever ends a sweep, no worker lives on and the same call does what is left."""
-    sweep = _sweep(tmp_path, '[TrainConfig("digits-fc", d=d) for d in (10, 20)]', "endless")
+    sweep = _sweep(tmp_path, '[Run.of("digits-fc", d=d) for d in (10, 20)]', "endless")
     end = time.monotonic() + 30
     while len(fake_trainer.logged(tmp_path)) < 2 and time.monotonic() < end:
         time.sleep(0.05)
@@ -153,7 +153,7 @@ if importlib.util.find_spec("ray"):
             assert len(ray.nodes()) == 2
             assert [result.config for result in results] == CONFIGS
             with pytest.raises(RuntimeError, match="`block` must be a power of two"):
-                run_many([TrainConfig("digits-fc", d=50)], tmp_path, 2, "ray", trainer="fake_trainer:fails")
+                run_many([Run.of("digits-fc", d=50)], tmp_path, 2, "ray", trainer="fake_trainer:fails")
         finally:
             ray.shutdown()
             cluster.shutdown()

@@ -7,11 +7,11 @@ from training import Interrupt
 
 from subspaces.cli import main
 from subspaces.dimension.measure import measure_dimension
-from subspaces.train.callbacks import TensorBoard
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
+from subspaces.training.callbacks import TensorBoard
 
-CONFIG = TrainConfig("digits-fc-16x1", d=10, epochs=3, subset=256)  # 4 steps per epoch
+CONFIG = Run.of("digits-fc-16x1", d=10, epochs=3, subset=256)  # 4 steps per epoch
 COMMAND = (
     "`tensorboard` needs the package tensorboard, which is not installed. "
     'Install it: pip install "subspaces[tensorboard]"'
@@ -41,7 +41,7 @@ def test_the_error_has_the_command_that_installs_it(absent, tmp_path):
 
 def test_a_search_refuses_before_its_first_run(absent, tmp_path):
     with pytest.raises(RuntimeError, match="which is not installed"):
-        measure_dimension(TrainConfig("digits-fc"), tmp_path, tensorboard=True, trainer="fake_trainer:fails")
+        measure_dimension(Run.of("digits-fc"), tmp_path, tensorboard=True, trainer="fake_trainer:fails")
 
 
 def test_the_command_ends_with_it(absent, capsys):

@@ -1,35 +1,34 @@
 """The training loop: what it learns, that it is the same every time, that it can be interrupted anywhere."""
 
-import dataclasses
 import math
 import signal
 
 import pytest
 import torch
 from torch import nn
-from training import Interrupt, curves
+from training import Interrupt, begun, curves, step_on
 
 from subspaces.layout import COORDINATES
+from subspaces.runs import build
+from subspaces.runs.resolve import resolve
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
 from subspaces.subspace import Subspace
 from subspaces.tasks import get_task
-from subspaces.train import setup as train_setup
-from subspaces.train.callbacks import Callback
-from subspaces.train.config import TrainConfig
-from subspaces.train.device import check_device
-from subspaces.train.loop import train
-from subspaces.train.schedules import factor
-from subspaces.train.setup import begin, resolve
-from subspaces.train.state import STATE
-from subspaces.train.step import evaluate, take_step
+from subspaces.training.callbacks import Callback
+from subspaces.training.device import check_device
+from subspaces.training.schedules import factor
+from subspaces.training.state import STATE
+from subspaces.training.step import evaluate, take_step
 
-TINY = TrainConfig("digits-fc-16x1", d=60, epochs=2, batch_size=32, lr=1e-2)
+TINY = Run.of("digits-fc-16x1", d=60, epochs=2, batch_size=32, lr=1e-2)
 
 
 # ---- learning
 
 
 def test_direct_training_learns_digits():
-    result = train(TrainConfig("digits-fc-50x1", epochs=6, batch_size=32, lr=5e-3))
+    result = train(Run.of("digits-fc-50x1", epochs=6, batch_size=32, lr=5e-3))
     assert result.status == "done"
     assert result.D == result.trained == get_task("digits-fc-50x1").D
     assert result.test_score > 0.93
@@ -38,36 +37,36 @@ def test_direct_training_learns_digits():
 
 
 def test_more_dimensions_are_better():
-    few, more = (train(dataclasses.replace(TINY, d=d, epochs=4)).score for d in (5, 200))
+    few, more = (train(TINY.but(d=d, epochs=4)).score for d in (5, 200))
     assert few < 0.6 < 0.8 < more
 
 
 def test_all_parameters_of_a_subspace_run_move_and_no_other():
-    state = begin(dataclasses.replace(TINY, exclude=("*.bias",)), None, None)
+    state = begun(TINY.but(exclude=("*.bias",)))
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
-    take_step(state, torch.arange(32), 0, 0.1)
+    step_on(state, 32, 0.1)
     for name, parameter in state.model.named_parameters():
         assert torch.equal(parameter, before[name]) == name.endswith("bias")
 
 
 def test_evaluation_is_one_ordered_pass_over_every_example():
-    state = begin(dataclasses.replace(TINY, d=None), None, None)
-    found = evaluate(state, state.data.train_x, state.data.train_y)
-    assert len(state.data.train_y) > 1000  # more than one batch, the last one shorter
+    state = begun(TINY.but(d=None))
+    found = evaluate(state, "train")
+    x, y = state.batches.data.split("train")
+    assert len(y) > 1000  # more than one batch, the last one shorter
     with torch.no_grad():
-        outputs = state.model.eval()(state.data.train_x)
-    expected = nn.functional.cross_entropy(outputs, state.data.train_y)
+        outputs = state.model.eval()(x)
+    expected = nn.functional.cross_entropy(outputs, y)
     assert found is not None
     assert found[0] == pytest.approx(float(expected), rel=1e-5)
-    assert found[1] == pytest.approx(float((outputs.argmax(1) == state.data.train_y).double().mean()), rel=1e-6)
+    assert found[1] == pytest.approx(float((outputs.argmax(1) == y).double().mean()), rel=1e-6)
 
 
 @pytest.mark.parametrize("d", [None, 40])
 def test_penalty_is_that_of_its_definition(d):
     """The gradient with λ is that without, plus 2λθ (through Pᵀ in a subspace)."""
-    config = dataclasses.replace(TINY, d=d, optimizer="sgd", l2=0.0)
-    plain, penal = begin(config, None, None), begin(dataclasses.replace(config, l2=0.3), None, None)
-    order = torch.arange(32)
+    config = TINY.but(d=d, optimizer="sgd", l2=0.0)
+    plain, penal = begun(config), begun(config.but(l2=0.3))
     named = sorted((n, p) for n, p in plain.model.named_parameters() if n != COORDINATES)
     theta = [p.detach().clone() for _, p in named]
     expected = torch.cat([0.6 * p.reshape(-1) for p in theta])
@@ -75,7 +74,7 @@ def test_penalty_is_that_of_its_definition(d):
         expected = plain.subspace.projection.adjoint(expected)
     gradients = []
     for state in (plain, penal):
-        take_step(state, order, 0, 0.0)
+        step_on(state, 32, 0.0)
         if state.subspace is not None:
             gradients.append(state.subspace.coordinates.grad)
         else:
@@ -86,8 +85,8 @@ def test_penalty_is_that_of_its_definition(d):
 
 def test_burn_in_counts_its_steps_and_moves_the_origin(monkeypatch):
     steps = []
-    monkeypatch.setattr(train_setup, "take_step", lambda *a: steps.append(1) or take_step(*a))
-    state = begin(dataclasses.replace(TINY, burn_in=5), None, None)
+    monkeypatch.setattr(build, "take_step", lambda *a: steps.append(1) or take_step(*a))
+    state = begun(TINY.but(burn_in=5))
     assert len(steps) == 5
     assert state.subspace is not None
     untouched = get_task(TINY.task).build_model(0).state_dict()
@@ -99,7 +98,7 @@ def test_bases_are_redrawn_at_the_right_steps(monkeypatch):
     seeds = []
     move = Subspace.move_origin
     monkeypatch.setattr(Subspace, "move_origin", lambda self, **kw: seeds.append(kw["seed"]) or move(self, **kw))
-    result = train(dataclasses.replace(TINY, epochs=1, redraw_every=10))
+    result = train(TINY.but(epochs=1, redraw_every=10))
     assert result.curves[-1]["step"] == 34
     assert len(seeds) == len(set(seeds)) == 3
 
@@ -118,13 +117,13 @@ def test_bases_are_redrawn_at_the_right_steps(monkeypatch):
     ],
 )
 def test_every_option_runs(fields):
-    result = train(dataclasses.replace(TINY, epochs=1, **fields))
+    result = train(TINY.but(epochs=1, **fields))
     assert result.status == "done"
     assert math.isfinite(result.curves[-1]["train_loss"] or math.nan)
 
 
 def test_channels_last_and_a_network_with_convolutions():
-    result = train(TrainConfig("digits@fake_network:convolutional", d=50, epochs=1, channels_last=True))
+    result = train(Run.of("digits@fake_network:convolutional", d=50, epochs=1, channels_last=True))
     assert result.status == "done"
 
 
@@ -135,7 +134,7 @@ def test_same_config_same_numbers_and_each_seed_matters():
     first, second = train(TINY), train(TINY)
     assert curves(first) == curves(second)
     for name in ("seed_projection", "seed_model", "seed_data", "seed_split"):
-        assert curves(train(dataclasses.replace(TINY, **{name: 1}))) != curves(first)
+        assert curves(train(TINY.but(**{name: 1}))) != curves(first)
 
 
 def test_global_state_is_left_alone():
@@ -166,7 +165,7 @@ def test_global_state_is_left_alone():
     ],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, fields, at):
-    config = dataclasses.replace(TINY, **fields)
+    config = TINY.but(**fields)
     whole = train(config)
     with pytest.raises(KeyboardInterrupt, match=rf"interrupted at step {at} of 68; the same command goes on"):
         train(config, folder=tmp_path, callbacks=[Interrupt(at)])
@@ -176,7 +175,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, fields, at):
 
 
 def test_dropout_and_batch_norm_resume_too(tmp_path):
-    config = TrainConfig("digits@fake_network:noisy", d=30, epochs=2, batch_size=32, lr=1e-2, subset=320)
+    config = Run.of("digits@fake_network:noisy", d=30, epochs=2, batch_size=32, lr=1e-2, subset=320)
     whole = train(config)
     with pytest.raises(KeyboardInterrupt):
         train(config, folder=tmp_path, callbacks=[Interrupt(13, signal.SIGTERM)])
@@ -186,7 +185,7 @@ def test_dropout_and_batch_norm_resume_too(tmp_path):
 def test_a_state_of_another_run_or_a_damaged_one_is_not_used(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(TINY, folder=tmp_path, callbacks=[Interrupt(7)])
-    other = dataclasses.replace(TINY, lr=2e-2)
+    other = TINY.but(lr=2e-2)
     assert curves(train(other, folder=tmp_path)) == curves(train(other))
     path = tmp_path / STATE
     path.write_bytes(path.read_bytes()[:-100])
@@ -203,7 +202,7 @@ def test_without_a_folder_an_interruption_says_that_nothing_is_kept():
 
 
 def test_a_nan_loss_is_a_result_with_advice():
-    result = train(dataclasses.replace(TINY, optimizer="sgd", lr=1e6))
+    result = train(TINY.but(optimizer="sgd", lr=1e6))
     assert result.status == "diverged"
     assert "with `lr` 1e+06. Lower it: --lr 3.3e+05" in result.message
     assert math.isnan(result.score)
@@ -214,9 +213,9 @@ def test_the_checkpoint_gives_back_the_trained_network(tmp_path):
     result = train(TINY, folder=tmp_path)
     path = tmp_path / "subspace.safetensors"
     assert result.sizes["checkpoint"] == path.stat().st_size < 6000
-    state = begin(dataclasses.replace(TINY, d=None), None, None)
+    state = begun(TINY.but(d=None))
     Subspace.load(state.model, path)
-    found = evaluate(state, state.data.test_x, state.data.test_y)
+    found = evaluate(state, "test")
     assert found is not None
     assert found[1] == result.test_score
 
@@ -225,19 +224,19 @@ def test_sizes_resolved_values_and_environment_are_recorded():
     result = train(TINY)
     assert result.sizes["native"] == 4 * result.D
     assert result.sizes["coordinates"] == 240
-    assert result.resolved["schedule"] == get_task(TINY.task).defaults.schedule
+    assert result.resolved["schedule"] == get_task(TINY.task).optimizer.schedule
     assert result.resolved["lr_scaled"] == pytest.approx(1e-2 * math.sqrt(result.D / 60))
     assert result.environment["torch"] == torch.__version__
 
 
 def test_trace_has_the_loss_of_every_step():
-    result = train(dataclasses.replace(TINY, epochs=1, record_trace=True))
+    result = train(TINY.but(epochs=1, record_trace=True))
     assert len(result.trace) == 34
     assert sum(result.trace) / 34 == pytest.approx(result.curves[0]["train_loss"], rel=1e-5)
 
 
 def test_evaluations_are_as_rare_as_asked_and_include_the_last_epoch():
-    result = train(dataclasses.replace(TINY, epochs=5, eval_every=2))
+    result = train(TINY.but(epochs=5, eval_every=2))
     assert [row["epoch"] for row in result.curves] == [2, 4, 5]
 
 
@@ -253,11 +252,11 @@ def test_callbacks_are_called_and_may_stop():
             self.calls.append(row["epoch"])
             return row["epoch"] == 2
 
-        def end(self, state, result):
-            self.calls.append(result.status)
+        def end(self, state, status):
+            self.calls.append(status)
 
     watch = Watch()
-    train(dataclasses.replace(TINY, epochs=9), callbacks=[watch])
+    train(TINY.but(epochs=9), callbacks=[watch])
     assert watch.calls == ["start", 1, 2, "stopped"]
 
 
@@ -275,7 +274,7 @@ def test_callbacks_are_called_and_may_stop():
 def test_a_device_that_is_not_there_is_refused_clearly(monkeypatch, cuda, name, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
     with pytest.raises(ValueError, match=message):
-        train(TrainConfig("digits-fc", epochs=1, device=name))
+        train(Run.of("digits-fc", epochs=1, device=name))
 
 
 def test_a_device_that_is_there_is_accepted(monkeypatch):
@@ -289,11 +288,11 @@ def test_a_device_that_is_there_is_accepted(monkeypatch):
 
 
 def test_fields_left_open_are_those_of_the_task():
-    config = resolve(TrainConfig("mnist-lenet", lr=0.5))
-    defaults = get_task("mnist-lenet").defaults
-    assert config.lr == 0.5
-    assert config.epochs == defaults.epochs
-    assert config.l2 == defaults.l2
+    config = resolve(Run.of("mnist-lenet", lr=0.5))
+    defaults = get_task("mnist-lenet").optimizer
+    assert config.optimizer.lr == 0.5
+    assert config.optimizer.epochs == defaults.epochs
+    assert config.optimizer.l2 == defaults.l2
 
 
 @pytest.mark.parametrize(
@@ -311,7 +310,7 @@ def test_fields_left_open_are_those_of_the_task():
 )
 def test_options_without_effect_and_unknown_names_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        train(dataclasses.replace(TINY, **fields))
+        train(TINY.but(**fields))
 
 
 @pytest.mark.parametrize(
@@ -340,11 +339,11 @@ def test_milestones_take_the_place_of_half_and_three_quarters(step, expected):
 
 
 def test_milestones_are_epochs_of_the_run():
-    config = dataclasses.replace(TINY, optimizer="sgd", lr=0.1, epochs=3, schedule="step", milestones=(1,))
+    config = TINY.but(optimizer="sgd", lr=0.1, epochs=3, schedule="step", milestones=(1,))
     rates = [row["lr"] for row in train(config).curves]
     assert rates[0] == pytest.approx(rates[1])
     assert rates[1] == pytest.approx(rates[2])
-    constant = train(dataclasses.replace(config, schedule="constant", milestones=())).curves[0]["lr"]
+    constant = train(config.but(schedule="constant", milestones=())).curves[0]["lr"]
     assert rates[0] == pytest.approx(constant / 10)
 
 
@@ -358,10 +357,10 @@ def test_milestones_are_epochs_of_the_run():
 )
 def test_milestones_that_mean_nothing_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        train(dataclasses.replace(TINY, **fields))
+        train(TINY.but(**fields))
 
 
 def test_a_task_may_be_judged_on_training_data():
-    result = train(TrainConfig("fake_network:memory", d=50, epochs=2, lr=1e-2))
+    result = train(Run.of("fake_network:memory", d=50, epochs=2, lr=1e-2))
     assert result.score != result.curves[-1]["val_score"]
     assert result.score == result.curves[-1]["score"]

@@ -1,35 +1,33 @@
 """`--projection layer-kronecker`: the training loop, its files and its measurements with layer-wise cores."""
 
-import dataclasses
 import signal
 
 import pytest
 import torch
-from training import Interrupt, curves
+from training import Interrupt, begun, curves, step_on
 
 from subspaces import LayerKronecker, Subspace
 from subspaces.cli.listing import projections
+from subspaces.runs.resolve import largest_d
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
 from subspaces.tasks import get_task
-from subspaces.train.config import TrainConfig
-from subspaces.train.loop import train
-from subspaces.train.setup import begin, largest_d
-from subspaces.train.state import STATE
-from subspaces.train.step import take_step
+from subspaces.training.state import STATE
 
 OPTIONS = ("rank=[16, null]",)
-TINY = TrainConfig(
+TINY = Run.of(
     "digits-fc-50x1", d=120, projection="layer-kronecker", projection_options=OPTIONS, epochs=2, batch_size=32, lr=1e-2
 )
 
 
 def test_it_learns_and_leaves_a_file_that_gives_the_same_model(tmp_path):
-    result = train(dataclasses.replace(TINY, epochs=6, l2=1e-4), folder=tmp_path)
+    result = train(TINY.but(epochs=6, l2=1e-4), folder=tmp_path)
     task = get_task(TINY.task)
     assert result.status == "done"
     assert result.D == task.D
     assert result.sizes["native"] == 4 * task.D
     assert (result.trained, result.score > 0.7) == (120, True)
-    loaded = Subspace.load(task.build_model(TINY.seed_model), tmp_path / "subspace.safetensors")
+    loaded = Subspace.load(task.build_model(TINY.seeds.model), tmp_path / "subspace.safetensors")
     assert type(loaded) is LayerKronecker
     data = task.load_data()
     score = float(task.score(loaded.model.eval()(data.test_x), data.test_y))
@@ -40,7 +38,7 @@ def test_it_learns_and_leaves_a_file_that_gives_the_same_model(tmp_path):
 
 @pytest.mark.parametrize("changed", [{}, {"redraw_every": 20}, {"burn_in": 7, "l2": 1e-3, "exclude": ("*.bias",)}])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, changed):
-    config = dataclasses.replace(TINY, **changed)
+    config = TINY.but(**changed)
     whole = train(config)
     with pytest.raises(KeyboardInterrupt):
         train(config, folder=tmp_path, callbacks=[Interrupt(47, signal.SIGINT)])
@@ -50,8 +48,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, changed):
 
 def test_the_penalty_reaches_the_frozen_weights_through_the_cores():
     """One SGD step of rate 1 without data, against the dense penalty through autograd."""
-    config = dataclasses.replace(TINY, optimizer="sgd", momentum=0.0, lr=1e-9, l2=0.5, dtype="float64")
-    state = begin(config, None, None)
+    config = TINY.but(optimizer="sgd", momentum=0.0, lr=1e-9, l2=0.5, dtype="float64")
+    state = begun(config)
     subspace = state.subspace
     assert isinstance(subspace, LayerKronecker)
     w = torch.zeros(subspace.d, dtype=torch.float64, requires_grad=True)
@@ -65,11 +63,11 @@ def test_the_penalty_reaches_the_frozen_weights_through_the_cores():
             tensor = layer.base + left @ tensor @ right
         total = total + tensor.square().sum()
     expected = torch.autograd.grad(0.5 * total, w)[0]
-    take_step(state, torch.arange(32), 0, 1e-12)
+    step_on(state, 32, 1e-12)
     with_penalty = subspace.coordinates.grad
     assert with_penalty is not None
-    free = begin(dataclasses.replace(config, l2=0.0), None, None)
-    take_step(free, torch.arange(32), 0, 1e-12)
+    free = begun(config.but(l2=0.0))
+    step_on(free, 32, 1e-12)
     assert free.subspace is not None
     assert free.subspace.coordinates.grad is not None
     torch.testing.assert_close(with_penalty - free.subspace.coordinates.grad, expected, rtol=1e-6, atol=1e-9)
@@ -77,13 +75,13 @@ def test_the_penalty_reaches_the_frozen_weights_through_the_cores():
 
 def test_its_largest_d_is_that_of_the_cores():
     task = get_task(TINY.task)
-    assert largest_d(TrainConfig(TINY.task, d=5)) == task.D
-    assert largest_d(dataclasses.replace(TINY, exclude=("*.bias",))) < largest_d(TINY) < task.D
-    state = begin(dataclasses.replace(TINY, d=largest_d(TINY)), None, None)
+    assert largest_d(Run.of(TINY.task, d=5)) == task.D
+    assert largest_d(TINY.but(exclude=("*.bias",))) < largest_d(TINY) < task.D
+    state = begun(TINY.but(d=largest_d(TINY)))
     assert state.subspace is not None
     assert largest_d(TINY) == state.subspace.layout.D
     with pytest.raises(ValueError, match=r"`d` must be at most .* Raise `rank`"):
-        begin(dataclasses.replace(TINY, d=largest_d(TINY) + 1), None, None)
+        begun(TINY.but(d=largest_d(TINY) + 1))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +95,7 @@ def test_its_largest_d_is_that_of_the_cores():
 )
 def test_what_it_cannot_do_is_refused(tmp_path, changed, message):
     with pytest.raises(ValueError, match=message):
-        train(dataclasses.replace(TINY, **changed), folder=tmp_path)
+        train(TINY.but(**changed), folder=tmp_path)
 
 
 def test_networks_without_wide_layers_are_refused_with_advice():
@@ -107,7 +105,7 @@ def test_networks_without_wide_layers_are_refused_with_advice():
 
 @pytest.mark.parametrize("optimizer", ["pbfgs", "gauss-newton"])
 def test_long_step_optimisers_work_in_it(optimizer):
-    result = train(dataclasses.replace(TINY, optimizer=optimizer, lr=None, batch_size=256, d=30))
+    result = train(TINY.but(optimizer=optimizer, lr=None, batch_size=256, d=30))
     assert result.curves[-1]["train_loss"] < result.curves[0]["train_loss"]
 
 

@@ -10,6 +10,8 @@ _LISTS = {
     "model": "subspaces list models",
     "dataset": "subspaces list datasets",
     "projection": "subspaces list projections",
+    "optimizer": "subspaces list optimizers",
+    "method": "subspaces list methods",
     "recipe": "subspaces reproduce --list",
 }
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from subspaces.batched_linear import map_linears_
 from subspaces.layout import layout_of, select
+from subspaces.optim.records import OptimizerRecord
 from subspaces.optim.watched import watch
-from subspaces.projections import Projection, Together, make_projection
+from subspaces.projections import Projection, Together, adopt, make_projection
 from subspaces.subspace import Subspace
 
 
@@ -32,7 +33,7 @@ class ManySubspaces:
         models: K modules of equal parameters (names, shapes, dtypes) and buffers, each standing at its θ₀. They are
             copied and stay as they are.
         d: dimension of every subspace, 1 ≤ d ≤ D.
-        projection: kind of the P_k, or K projection objects.
+        projection: kind of the P_k (as in `Subspace`), or K projection objects.
         seeds: of the P_k; None takes 0 … K−1.
         only, exclude: name patterns of what is projected; the rest stays as it is.
         options: of the projection kind.
@@ -52,7 +53,7 @@ class ManySubspaces:
         self,
         models: Sequence[nn.Module],
         d: int | None = None,
-        projection: str | Sequence[Projection] = "hadamard",
+        projection: str | type[Projection] | Sequence[Projection] = "hadamard",
         seeds: Sequence[int] | None = None,
         *,
         only: str | Sequence[str] | None = None,
@@ -84,8 +85,8 @@ class ManySubspaces:
     def _make_projections(
         self, count: int, d: int | None, projection: Any, seeds: Sequence[int] | None, options: dict[str, Any]
     ) -> list[Projection]:
-        if not isinstance(projection, str):
-            found = list(projection)
+        if not isinstance(projection, str | type):
+            found = [adopt(one) for one in projection]
             if len(found) != count or {(p.d, p.D) for p in found} != {(found[0].d, self.layout.D)}:
                 told = ", ".join(f"({p.d}, {p.D})" for p in found[:4])
                 raise ValueError(
@@ -125,7 +126,7 @@ class ManySubspaces:
         """What an optimiser trains: the coordinates of all models, shape (K, d)."""
         return [self.coordinates]
 
-    def lr(self, native: float, optimizer: str = "adam") -> float:
+    def lr(self, native: float, optimizer: str | type | OptimizerRecord = "adam") -> float:
         """The learning rate of w, as for one subspace; see `Subspace.lr`."""
         return self.subspace(0).lr(native, optimizer)
 

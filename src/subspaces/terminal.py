@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from subspaces.layout import COORDINATES
-from subspaces.train.callbacks import Callback
+from subspaces.training.callbacks import Callback
 
 QUIET = 15.0
 """Seconds between plain lines where there is no terminal."""
@@ -27,11 +27,11 @@ class TrainDisplay(Callback):
         self._bar: Progress | None = None
         self._said = 0.0
 
-    def start(self, state: Any) -> None:
-        size = f"d = {state.config.d:,}" if state.config.d else "all parameters"
-        D = sum(p.numel() for name, p in state.model.named_parameters() if name != COORDINATES)
-        resumed = f", resumed at epoch {state.epoch}" if state.step else ""
-        self.screen.print(f"{state.config.task}: {size} of D = {D:,}, {state.total_steps:,} steps{resumed}")
+    def start(self, fit: Any) -> None:
+        size = f"d = {fit.subspace.d:,}" if fit.subspace else "all parameters"
+        D = sum(p.numel() for name, p in fit.model.named_parameters() if name != COORDINATES)
+        resumed = f", resumed at epoch {fit.epoch}" if fit.step else ""
+        self.screen.print(f"{fit.name}: {size} of D = {D:,}, {fit.total_steps:,} steps{resumed}")
         if self.screen.is_terminal:
             columns = (
                 BarColumn(),
@@ -41,23 +41,23 @@ class TrainDisplay(Callback):
                 TextColumn("{task.fields[last]}"),
             )
             self._bar = Progress(*columns, console=self.screen)
-            self._bar.add_task("", total=state.config.epochs, completed=state.epoch, last="")
+            self._bar.add_task("", total=fit.epochs, completed=fit.epoch, last="")
             self._bar.start()
 
-    def epoch(self, state: Any, row: dict[str, Any]) -> None:
-        name = state.task.score_name
+    def epoch(self, fit: Any, row: dict[str, Any]) -> None:
+        name = fit.score.name
         text = f"training loss {row['train_loss']:.4f}" + "".join(
             f", {split} {name} {percent(row[f'{key}_score'], name)}"
             for split, key in (("validation", "val"), ("test", "test"))
             if row[f"{key}_score"] is not None
         )
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=state.epoch, last=text)
-        elif time.monotonic() - self._said > QUIET or state.step == state.total_steps:
+            self._bar.update(self._bar.task_ids[0], completed=fit.epoch, last=text)
+        elif time.monotonic() - self._said > QUIET or fit.step == fit.total_steps:
             self._said = time.monotonic()
-            self.screen.print(f"epoch {state.epoch} of {state.config.epochs}: {text}", soft_wrap=True)
+            self.screen.print(f"epoch {fit.epoch} of {fit.epochs}: {text}", soft_wrap=True)
 
-    def end(self, state: Any, result: Any) -> None:
+    def end(self, fit: Any, status: str) -> None:
         self.close()
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Reading a checkpoint into a model, or into a subspace that is there already."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,29 @@ from subspaces.checkpoint.parts import buffers_of, unchanged_digest
 from subspaces.checkpoint.save import data_of, unpacked
 from subspaces.layout import Layout, digest_of, layout_of
 from subspaces.projections import Basis, Coordinates, Orthonormal, Projection, from_spec
+from subspaces.projections.outside import Allowed
 from subspaces.spread import put_
 
 
-def load(cls: Any, model: nn.Module, path: str | Path, projection: Projection | None = None) -> Any:
+def load(
+    cls: Any, model: nn.Module, path: str | Path, projection: Projection | None = None, allow: Allowed = ()
+) -> Any:
     """A subspace of class `cls` around a model that stands at θ₀, set to the saved coordinates and buffers.
 
     A refusal leaves the model as it was. Cost: linear in the size of the file and the number of tensors, and one hash
-    of θ₀.
+    of θ₀. A file imports nothing: a projection from outside the library must be registered, its module imported, or
+    its class be given.
+
+    Args:
+        cls: the class of the subspace.
+        model: a plain model.
+        path: the file.
+        projection: P itself, in place of what the file says of it.
+        allow: classes of projections from outside that the file may name; by name in a mapping.
 
     Raises:
-        ValueError: another layout (the differing names are told), another θ₀, a file that is not whole.
+        ValueError: another layout (the differing names are told), another θ₀, a file that is not whole, a projection
+            that is not known here (its module is told, and what to do).
     """
     header, tensors = read(path)
     layout = _layout(header, path)
@@ -37,7 +50,7 @@ def load(cls: Any, model: nn.Module, path: str | Path, projection: Projection | 
     w = unpacked(tensors)
     subspace = cls(
         model,
-        projection=projection or _rebuild(header["projection"], tensors),
+        projection=projection or _rebuild(header["projection"], tensors, allow),
         only=[_escape(name) for name in layout.names],
         origin=origin or None,
         layer_scale=header["layer_scale"],
@@ -63,7 +76,8 @@ def swap(subspace: Any, path: str | Path) -> None:
         raise ValueError(f"`path` must be of this model; got {str(path)!r}, which differs: {told}.")
     data, own = _part(tensors, "data."), data_of(subspace.projection)
     same = data.keys() == _part(own, "data.").keys() and all(torch.equal(t, own[f"data.{n}"]) for n, t in data.items())
-    if header["projection"] != subspace.projection.spec or not same or header.get("form", {}) != subspace.form():
+    spec = json.loads(json.dumps(subspace.projection.spec))  # as a file holds it: lists, no tuples
+    if header["projection"] != spec or not same or header.get("form", {}) != subspace.form():
         raise ValueError(
             f"`path` must be of the projection {subspace.projection!r}; got {header['projection']} in {str(path)!r}. "
             f"Call remove(keep=False) and Subspace.load."
@@ -104,14 +118,14 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _rebuild(spec: dict[str, Any], tensors: dict[str, Tensor]) -> Projection:
+def _rebuild(spec: dict[str, Any], tensors: dict[str, Tensor], allow: Allowed) -> Projection:
     if "data.matrix" in tensors:
         return Basis(tensors["data.matrix"].T, orthonormal=False)
     if "data.rows" in tensors:
         return Coordinates(spec["d"], spec["D"], rows=tensors["data.rows"])
     if "data.through" in tensors:
         return Orthonormal(spec["d"], spec["D"], spec["seed"], through=tensors["data.through"])
-    return from_spec(spec)
+    return from_spec(spec, allow)
 
 
 def _check_layout(layout: Layout, shared: dict[str, nn.Parameter], model: nn.Module, path: str | Path) -> None:

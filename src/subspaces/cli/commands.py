@@ -16,10 +16,10 @@ from subspaces.cli.options import Compare, Dimension, Extract, List, Report, Rep
 
 def run_train(options: Train) -> int:
     """``subspaces train``."""
-    from subspaces.runs.run import run_once
+    from subspaces.runs.store import run_once
+    from subspaces.runs.train import train
     from subspaces.terminal import TrainDisplay
-    from subspaces.train.callbacks import Callback, TensorBoard
-    from subspaces.train.loop import train
+    from subspaces.training.callbacks import Callback, TensorBoard
 
     display = TrainDisplay()
     callbacks: list[Callback] = [display]
@@ -41,6 +41,8 @@ def run_train(options: Train) -> int:
 
 
 def _print_result(result: Any, out: Path | None) -> None:
+    from subspaces.runs.store import folder_of
+
     screen = Console(highlight=False)
     if result.status == "diverged":
         screen.print(f"[red]diverged[/red]: {result.message}")
@@ -56,7 +58,7 @@ def _print_result(result: Any, out: Path | None) -> None:
     table.add_row("time", f"{result.seconds:.1f} s, {last['step']:,} steps")
     screen.print(table)
     if out is not None:
-        screen.print(f"kept in {out / result.config.key()}", soft_wrap=True)
+        screen.print(f"kept in {folder_of(out, result.config)}", soft_wrap=True)
 
 
 def run_extract(options: Extract) -> int:
@@ -83,7 +85,7 @@ def run_dimension(options: Dimension) -> int:
     from subspaces.dimension.measure import measure_dimension
     from subspaces.dimension.terminal import SearchDisplay
 
-    config, out = options.start(options.config.plain(), "dimension")
+    config, out = options.start(options.config, "dimension")
     with SearchDisplay(f"intrinsic dimension of {config.task}, kept in {out}") as display:
         found = measure_dimension(
             config, out, options.rule, workers=options.workers, launcher=options.launcher,
@@ -116,7 +118,7 @@ def run_transition(options: Transition) -> int:
     from subspaces.transition.measure import measure_transition
     from subspaces.transition.terminal import TransitionDisplay
 
-    config, out = options.start(options.config.plain(), "transition")
+    config, out = options.start(options.config, "transition")
     with TransitionDisplay(f"phase transition of {config.task}, kept in {out}") as display:
         found = measure_transition(
             config, out, options.rule, workers=options.workers, launcher=options.launcher, on_event=display

@@ -8,9 +8,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from subspaces.dimension.result import Rule
-from subspaces.train.config import TrainConfig
+from subspaces.cli.run_options import run_options
+from subspaces.dimension.result import Rule, check_level
+from subspaces.runs.run import Run
 from subspaces.transition.rule import TransitionRule
+
+DIMENSION_RUNS = run_options(renamed={"start": "run-start"})
+"""`--start` is the rule's."""
+TRANSITION_RUNS = run_options(hidden=("d", "burn_in", "record_trace", "seed_projection", "seed_model", "seed_data"))
+"""The search sets these; `--burn-in` is the rule's."""
 
 
 @dataclass
@@ -20,7 +26,7 @@ class Train:
     Ctrl-C leaves a run that the same command takes up again.
     """
 
-    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    config: Annotated[Run, tyro.conf.OmitArgPrefixes, tyro.conf.arg(constructor=run_options())]
     out: Path | None = None
     """Folder of runs; nothing is written without it."""
     tensorboard: bool = False
@@ -38,8 +44,9 @@ class Extract:
 
     source: tyro.conf.Positional[Path]
     """Folder of the run, or its trajectory file."""
-    method: Literal["dldr", "lottery", "twa", "gradient-pca", "frequent-directions"] = "dldr"
-    """Which directions; see docs/learned-subspaces.md."""
+    method: str = "dldr"
+    """Which directions: dldr, lottery, twa, gradient-pca or frequent-directions (see docs/learned-subspaces.md), or one
+    of your own as package.module:function or file.py:function."""
     d: int | float = 15
     """Number of directions, or the share of the variance to hold, such as 0.99."""
     samples: int | None = None
@@ -70,9 +77,9 @@ class Measuring:
     json: bool = False
     """Print the measurement as JSON instead of text."""
 
-    def start(self, config: TrainConfig, command: str) -> tuple[TrainConfig, Path]:
+    def start(self, config: Run, command: str) -> tuple[Run, Path]:
         """The runs in the protocol asked for, and the folder."""
-        from subspaces.train.protocols import quick
+        from subspaces.runs.protocols import quick
 
         config = quick(config) if self.quick else config
         return config, self.out or Path("runs") / f"{config.task.replace('/', '_')}-{command}"
@@ -90,23 +97,6 @@ class Measuring:
         return 0
 
 
-@dataclass(frozen=True)
-class Runs(TrainConfig):
-    """The fields of a run among the options of a search."""
-
-    def plain(self) -> TrainConfig:
-        """The same fields as a TrainConfig."""
-        return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.__dataclass_fields__})
-
-
-@dataclass(frozen=True)
-class DimensionRuns(Runs):
-    """The fields of a run; `--start` is the rule's."""
-
-    start: Annotated[Literal["origin", "projected"] | None, tyro.conf.arg(name="run-start")] = None
-    """With --subspace: where its training begins."""
-
-
 @dataclass(kw_only=True)
 class Dimension(Measuring):
     """Measure the intrinsic dimension of a task: the smallest d whose expected score passes level × baseline.
@@ -115,23 +105,10 @@ class Dimension(Measuring):
     was interrupted; several processes with the same --out share the runs.
     """
 
-    config: tyro.conf.OmitArgPrefixes[DimensionRuns]
+    config: Annotated[Run, tyro.conf.OmitArgPrefixes, tyro.conf.arg(constructor=DIMENSION_RUNS)]
     rule: tyro.conf.OmitArgPrefixes[Rule] = field(default_factory=Rule)
     tensorboard: bool = False
     """Write event files for TensorBoard below --out, one folder per run."""
-
-
-@dataclass(frozen=True)
-class TransitionRuns(Runs):
-    """The fields of a run without those that the search sets: they are no options."""
-
-    d: Annotated[int | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
-    # a name of its own, since `--burn-in` is the rule's
-    burn_in: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress, tyro.conf.arg(name="run-burn-in")] = 0
-    record_trace: Annotated[bool, tyro.conf.Fixed, tyro.conf.Suppress] = True
-    seed_projection: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
-    seed_model: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
-    seed_data: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
 
 
 @dataclass(kw_only=True)
@@ -142,7 +119,7 @@ class Transition(Measuring):
     intervals beside predicted ones, and writes a report. The same command goes on where it was interrupted.
     """
 
-    config: tyro.conf.OmitArgPrefixes[TransitionRuns]
+    config: Annotated[Run, tyro.conf.OmitArgPrefixes, tyro.conf.arg(constructor=TRANSITION_RUNS)]
     rule: tyro.conf.OmitArgPrefixes[TransitionRule] = field(default_factory=TransitionRule)
 
 
@@ -158,6 +135,9 @@ class Report:
     """Share of the baseline that defines d_int, where the runs were not made by a search."""
     json: bool = False
     """Print the path as JSON."""
+
+    def __post_init__(self) -> None:
+        check_level(self.level)
 
 
 @dataclass
@@ -207,9 +187,9 @@ class Reproduce:
 
 @dataclass
 class List:
-    """List what can be named: projections, tasks, models or data sets."""
+    """List what can be named: projections, tasks, models, data sets, optimisers, methods of learned subspaces."""
 
-    what: tyro.conf.Positional[Literal["projections", "tasks", "models", "datasets"]]
+    what: tyro.conf.Positional[Literal["projections", "tasks", "models", "datasets", "optimizers", "methods"]]
     """What to list."""
     json: bool = False
     """Print as JSON instead of a table."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from subspaces.datasets.files import data_root
 from subspaces.datasets.options import Data, DataOptions, Normalise, apply_options, split_validation
 from subspaces.datasets.sources import CIFAR10, CIFAR100, Arrays, read_digits, read_mnist_like, read_toy
 from subspaces.errors import unknown_name
+from subspaces.registry import register, resolve, table
 
 __all__ = [
     "DATASETS",
@@ -42,12 +44,12 @@ class Dataset:
 
     Attributes:
         name: key in DATASETS and name of its folder.
-        shape: (C, H, W) of one image.
+        shape: (C, H, W) of one image, or of another example, its channels (or features) first.
         classes: number of classes; labels are 0 … classes−1.
-        mean: per channel, over the training images scaled to [0, 1].
+        mean: per channel, or one number for all, over the training images scaled to [0, 1].
         std: as `mean`.
         validation: training examples set aside by default.
-        read: reads the raw arrays from the files below a root.
+        read: ``read(root)`` gives the raw arrays `train_x`, `train_y`, `test_x`, `test_y`, from files below a root.
         scale: largest raw value.
     """
 
@@ -61,23 +63,32 @@ class Dataset:
     scale: float = 255.0
 
 
-DATASETS: dict[str, Dataset] = {
-    dataset.name: dataset
-    for dataset in (
-        Dataset("digits", (1, 8, 8), 10, (0.3052,), (0.3763,), 200, read_digits, scale=16.0),
-        Dataset("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,), 5000, partial(read_mnist_like, "mnist")),
-        Dataset(
-            "fashion-mnist", (1, 28, 28), 10, (0.2860,), (0.3530,), 5000, partial(read_mnist_like, "fashion-mnist")
-        ),
-        Dataset("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 5000, CIFAR10.read),
-        Dataset("cifar100", (3, 32, 32), 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 5000, CIFAR100.read),
-        Dataset("toy", (1,), 10, (0.0,), (1.0,), 0, read_toy, scale=1.0),
-    )
-}
+def _accept(thing: Any, name: str, argument: str) -> Dataset:
+    """A data set, or what a function without arguments gives."""
+    found = thing() if callable(thing) else thing
+    if not isinstance(found, Dataset):
+        raise TypeError(f"`{argument}` must be a Dataset or a function that makes one; got {found!r}.")
+    return found
+
+
+DATASETS: dict[str, Dataset] = table("dataset", _accept)
+for _dataset in (
+    Dataset("digits", (1, 8, 8), 10, (0.3052,), (0.3763,), 200, read_digits, scale=16.0),
+    Dataset("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,), 5000, partial(read_mnist_like, "mnist")),
+    Dataset("fashion-mnist", (1, 28, 28), 10, (0.2860,), (0.3530,), 5000, partial(read_mnist_like, "fashion-mnist")),
+    Dataset("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 5000, CIFAR10.read),
+    Dataset("cifar100", (3, 32, 32), 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 5000, CIFAR100.read),
+    Dataset("toy", (1,), 10, (0.0,), (1.0,), 0, read_toy, scale=1.0),
+):
+    register("dataset", _dataset.name, _dataset)
 
 
 def get_dataset(name: str) -> Dataset:
-    """The data set of a name: a key of DATASETS, or `folder-NAME-SIZE`, images by class below the data root.
+    """The data set of a name.
+
+    Args:
+        name: a key of DATASETS; `folder-NAME-SIZE`, images by class below the data root; or the import path of a
+            `Dataset` or of a function that makes one.
 
     Raises:
         ValueError: no such data set, with the nearest name.
@@ -87,10 +98,8 @@ def get_dataset(name: str) -> Dataset:
         >>> get_dataset("cifar10").shape
         (3, 32, 32)
     """
-    if name in DATASETS:
-        return DATASETS[name]
-    if not folder.NAME.fullmatch(name):
-        raise unknown_name("dataset", name, DATASETS)
+    if name in DATASETS or not folder.NAME.fullmatch(name):
+        return resolve("dataset", name)
     size = int(name.rpartition("-")[2])
     read = partial(folder.read_folder, name)
     return Dataset(name, (3, size, size), len(folder.find_classes(name)), *IMAGENET, 0, read)
@@ -108,7 +117,7 @@ def load_data(
     sets stay in memory for the next call, 1 byte per pixel.
 
     Args:
-        name: key of DATASETS, or `folder-NAME-SIZE`.
+        name: what `get_dataset` takes.
         options: see `DataOptions`.
         root: folder of the data sets; by default SUBSPACES_DATA, else the cache folder.
         normalise: used where the options leave it open.
@@ -135,7 +144,7 @@ def load_data(
     data = Data(train_x, train_y, train_x[:0], train_y[:0], test_x, test_y)
     data = apply_options(split_validation(data, options, dataset.validation), options, dataset.classes)
     # Last, so that the permutations above move single bytes.
-    parts = {part: getattr(data, part).to(torch.float32) for part in ("train_x", "val_x", "test_x")}
+    parts = {part: getattr(data, part).to(torch.float32, copy=True) for part in ("train_x", "val_x", "test_x")}
     return replace(data, **{part: x.sub_(mean).div_(std) for part, x in parts.items()})
 
 
@@ -169,7 +178,8 @@ def _constants(dataset: Dataset, how: str) -> tuple[Tensor, Tensor]:
         raise unknown_name("normalise", how, constants)
     if len(constants[how][0]) not in (1, dataset.shape[0]):
         raise ValueError(f"`normalise` must fit {dataset.shape[0]} channels; got {how!r} with 3 for {dataset.name!r}.")
-    mean, std = (torch.tensor(values).view(-1, 1, 1) * dataset.scale for values in constants[how])
+    each = (-1, *(1 for _ in dataset.shape[1:]))
+    mean, std = (torch.tensor(values).view(each) * dataset.scale for values in constants[how])
     return mean, std
 
 

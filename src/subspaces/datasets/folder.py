@@ -12,7 +12,7 @@ Arrays = dict[str, np.ndarray]
 NAME = re.compile(r"folder-([A-Za-z0-9_.-]+)-([1-9]\d{0,3})")
 """Name and side in pixels; `folder-imagenet-64` is the folder imagenet with images of 64 × 64."""
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
-_TEST = ("val", "test")
+TEST_PARTS = ("val", "test")
 
 
 def find_classes(name: str, root: str | Path | None = None) -> list[str]:
@@ -22,13 +22,18 @@ def find_classes(name: str, root: str | Path | None = None) -> list[str]:
         FileNotFoundError: no such folder, or one without classes.
     """
     folder = _place(name, root) / "train"
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    classes = class_folders(folder) if folder.is_dir() else []
     if not classes:
         raise FileNotFoundError(
             f"`dataset` must be a folder of images by class; {folder} has none. Lay them as train/CLASS/IMAGE and "
             "val/CLASS/IMAGE there, or set SUBSPACES_DATA to the folder above."
         )
     return classes
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones (`.ipynb_checkpoints`) are no classes."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def read_folder(name: str, root: str | Path | None = None) -> Arrays:
@@ -46,20 +51,34 @@ def read_folder(name: str, root: str | Path | None = None) -> Arrays:
     """
     place, size = _place(name, root), _parts(name)[1]
     numbers = {label: i for i, label in enumerate(find_classes(name, root))}
-    test = next((place / part for part in _TEST if (place / part).is_dir()), None)
+    test = next((place / part for part in TEST_PARTS if (place / part).is_dir()), None)
     if test is None:
         raise FileNotFoundError(
             f"`dataset` must have test images; got no {place / 'val'}. Lay them as val/CLASS/IMAGE."
         )
     arrays: Arrays = {}
     for part, folder in (("train", place / "train"), ("test", test)):
-        files = _images(folder, numbers)
-        _refuse_too_many(len(files), size, folder)
-        arrays[f"{part}_y"] = np.array([numbers[file.parent.name] for file in files], dtype=np.int64)
-        arrays[f"{part}_x"] = pixels = np.empty((len(files), 3, size, size), dtype=np.uint8)
-        for image, file in zip(pixels, files, strict=True):
-            image[:] = read_image(file, size)
+        arrays[f"{part}_x"], arrays[f"{part}_y"] = read_part(folder, numbers, size)
     return arrays
+
+
+def read_part(folder: Path, numbers: dict[str, int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, 3, size, size) uint8 and labels (n,) int64 of the folders ``CLASS`` in ``folder``.
+
+    Args:
+        folder: holds one folder per class.
+        numbers: label by name of the class.
+        size: side in pixels.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_folder`.
+    """
+    files = _images(folder, numbers)
+    _refuse_too_many(len(files), size, folder)
+    pixels = np.empty((len(files), 3, size, size), dtype=np.uint8)
+    for image, file in zip(pixels, files, strict=True):
+        image[:] = read_image(file, size)
+    return pixels, np.array([numbers[file.parent.name] for file in files], dtype=np.int64)
 
 
 def read_image(path: Path, size: int) -> np.ndarray:
@@ -93,7 +112,7 @@ def _place(name: str, root: str | Path | None) -> Path:
 
 
 def _images(folder: Path, numbers: dict[str, int]) -> list[Path]:
-    unknown = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in numbers)
+    unknown = [name for name in class_folders(folder) if name not in numbers]
     if unknown:
         raise ValueError(f"`dataset` must have training images of every class; {folder} has {unknown[0]!r} besides.")
     files = sorted(p for label in numbers for p in (folder / label).glob("*") if p.suffix.lower() in SUFFIXES)

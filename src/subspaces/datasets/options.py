@@ -2,34 +2,43 @@
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int64, Num
 from torch import Tensor
+
+from subspaces.datasets.trees import Tree, count, take, tree_map
 
 Normalise = Literal["dataset", "imagenet", "none"]
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set in memory, normalised; the parts without examples have length 0.
+    """Examples in memory; the parts without examples have length 0.
 
-    Images are float32 (n, C, H, W) (bytes while they are prepared) and labels int64 (n,), except for the toy problem.
+    Inputs and targets are tensors, tuples or dictionaries of tensors, whose first dimension counts the examples. Images
+    are float32 (n, C, H, W) (bytes while they are prepared) and their labels int64 (n,).
     """
 
-    train_x: Num[Tensor, "train ..."]
-    train_y: Tensor
-    val_x: Num[Tensor, "val ..."]
-    val_y: Tensor
-    test_x: Num[Tensor, "test ..."]
-    test_y: Tensor
+    train_x: Tree
+    train_y: Tree
+    val_x: Tree
+    val_y: Tree
+    test_x: Tree
+    test_y: Tree
 
-    def to(self, *args: object, **kwargs: object) -> "Data":
-        """All inputs moved as by Tensor.to; labels change their device but never their dtype."""
-        moved = {name: getattr(self, name).to(*args, **kwargs) for name in ("train_x", "val_x", "test_x")}
-        labels = {f"{s}_y": getattr(self, f"{s}_y").to(moved[f"{s}_x"].device) for s in ("train", "val", "test")}
-        return Data(**moved, **labels)
+    def to(self, *args: Any, **kwargs: Any) -> "Data":
+        """All tensors moved as by Tensor.to; those of integers change their device but never their dtype."""
+        device = torch.empty(0).to(*args, **kwargs).device
+        moved = lambda x: x.to(*args, **kwargs) if x.is_floating_point() else x.to(device)  # noqa: E731
+        inputs = {name: tree_map(moved, getattr(self, name)) for name in ("train_x", "val_x", "test_x")}
+        targets = {f"{s}_y": tree_map(lambda y: y.to(device), self.split(s)[1]) for s in ("train", "val", "test")}
+        return Data(**inputs, **targets)
+
+    def split(self, name: str) -> tuple[Tree, Tree]:
+        """Inputs and targets of ``train``, ``val`` or ``test``."""
+        return getattr(self, f"{name}_x"), getattr(self, f"{name}_y")
 
 
 @dataclass(frozen=True)
@@ -73,53 +82,84 @@ class DataOptions:
             )
 
 
-def split_validation(data: Data, options: DataOptions, default: int) -> Data:
+def split_validation(data: Data, options: DataOptions, default: int | float) -> Data:
     """Set training examples aside at random; see `DataOptions.validation`."""
-    n = len(data.train_y)
+    n = count(data.train_y)
     wanted = default if options.validation is None else options.validation
-    count = round(n * wanted) if isinstance(wanted, float) else wanted
-    if not 0 <= count < n:
+    held_out = round(n * wanted) if isinstance(wanted, float) else wanted
+    if not 0 <= held_out < n:
         raise ValueError(f"`validation` must leave at least one of the {n} training examples; got {wanted!r}.")
-    if count == 0:
+    if held_out == 0:
         return data
     order = torch.randperm(n, generator=stream(options.seed, "validation"))
-    held, kept = order[:count].sort().values, order[count:].sort().values
+    held, kept = order[:held_out].sort().values, order[held_out:].sort().values
     return replace(
         data,
-        train_x=data.train_x[kept],
-        train_y=data.train_y[kept],
-        val_x=data.train_x[held],
-        val_y=data.train_y[held],
+        train_x=take(data.train_x, kept),
+        train_y=take(data.train_y, kept),
+        val_x=take(data.train_x, held),
+        val_y=take(data.train_y, held),
     )
 
 
-def apply_options(data: Data, options: DataOptions, classes: int) -> Data:
+def apply_options(data: Data, options: DataOptions, classes: int | None = None) -> Data:
     """Subset, shuffled pixels, shuffled labels and label noise, in this order; the split is made before.
 
+    Args:
+        data: any; what an option cannot be applied to is refused.
+        options: see `DataOptions`.
+        classes: number of classes, by default one more than the largest label.
+
     Raises:
-        ValueError: if the subset is larger than the training part, or the noise has no other class to draw.
+        ValueError: if the subset is larger than the training part, the noise has no other class to draw, or an option
+            does not fit the data: pixels of what are no images, labels that are no classes.
     """
     if options.subset is not None:
         data = _take_subset(data, options)
     if options.shuffle_pixels:
+        _require_images(data)
         order = torch.randperm(data.train_x[0, 0].numel(), generator=stream(options.seed, "pixels"))
         parts = {name: shuffled_pixels(getattr(data, name), order) for name in ("train_x", "val_x", "test_x")}
         data = replace(data, **parts)
     labels = data.train_y
+    if (options.shuffle_labels or options.label_noise) and not isinstance(labels, Tensor):
+        raise ValueError(
+            "`shuffle_labels` and `label_noise` must have one tensor of targets; got several. Leave them out."
+        )
     if options.shuffle_labels:
         labels = shuffled_labels(labels, float(options.shuffle_labels), stream(options.seed, "labels"))
     if options.label_noise:
         generator = stream(options.seed, "noise")
+        classes = _classes(data) if classes is None else classes
         labels = noisy_labels(labels, data.train_y, float(options.label_noise), classes, generator)
     return replace(data, train_y=labels)
 
 
+def _require_images(data: Data) -> None:
+    shape = getattr(data.train_x, "shape", None)
+    if shape is None or len(shape) != 4:
+        raise ValueError(
+            f"`shuffle_pixels` must have images (n, C, H, W); got inputs of shape {shape and tuple(shape)}. "
+            "Leave it out."
+        )
+
+
+def _classes(data: Data) -> int:
+    y = data.train_y
+    if y.is_floating_point() or y.ndim != 1:
+        raise ValueError(
+            f"`label_noise` must have one class per example; got targets {y.dtype} of shape {tuple(y.shape)}. "
+            "Leave it out."
+        )
+    return 1 + int(y.max())
+
+
 def _take_subset(data: Data, options: DataOptions) -> Data:
-    n, count = len(data.train_y), options.subset or 0
-    if count > n:
-        raise ValueError(f"`subset` must be at most the {n} training examples left by the split; got {count}.")
-    kept = torch.randperm(n, generator=stream(options.seed, "subset"))[:count].sort().values
-    return replace(data, train_x=data.train_x[kept], train_y=data.train_y[kept])
+    n, wanted = count(data.train_y), options.subset or 0
+    if wanted > n:
+        raise ValueError(f"`subset` must be at most the {n} training examples left by the split; got {wanted}.")
+    kept = torch.randperm(n, generator=stream(options.seed, "subset"))[:wanted].sort().values
+    return replace(data, train_x=take(data.train_x, kept), train_y=take(data.train_y, kept))
 
 
 def shuffled_pixels(x: Num[Tensor, "n c h w"], order: Int64[Tensor, "p"]) -> Num[Tensor, "n c h w"]:
@@ -127,8 +167,8 @@ def shuffled_pixels(x: Num[Tensor, "n c h w"], order: Int64[Tensor, "p"]) -> Num
     return x.flatten(2)[:, :, order].view_as(x)
 
 
-def shuffled_labels(y: Int64[Tensor, "n"], fraction: float, generator: torch.Generator) -> Int64[Tensor, "n"]:
-    """round(fraction·n) labels at random places permuted among themselves; every class keeps its count."""
+def shuffled_labels(y: Num[Tensor, "n ..."], fraction: float, generator: torch.Generator) -> Num[Tensor, "n ..."]:
+    """round(fraction·n) targets at random places permuted among themselves; every class keeps its count."""
     places = torch.randperm(len(y), generator=generator)[: round(fraction * len(y))]
     order = torch.randperm(len(places), generator=generator)
     out = y.clone()

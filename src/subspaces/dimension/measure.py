@@ -11,31 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.dimension.rates import Do, Rates, is_trial
-from subspaces.dimension.result import FILE, Measurement, Rule, sampling_noise
+from subspaces.dimension.result import FILE, IntrinsicDimension, Rule, sampling_noise
 from subspaces.dimension.search import ThresholdSearch
-from subspaces.runs.measurement import RUNS, Course
+from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
-from subspaces.runs.terms import PLAIN, Terms
+from subspaces.runs.records import Result
+from subspaces.runs.resolve import largest_d
+from subspaces.runs.run import Run
+from subspaces.runs.stop import PLAIN, StopPolicy
 from subspaces.tasks import get_task
-from subspaces.train.callbacks import TensorBoard
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
-from subspaces.train.setup import largest_d
+from subspaces.training.callbacks import TensorBoard
 
-__all__ = ["FILE", "RUNS", "Measurement", "Rule", "measure_dimension"]
+__all__ = ["FILE", "RUNS", "IntrinsicDimension", "Rule", "measure_dimension"]
 
 
 def measure_dimension(
-    config: TrainConfig,
+    config: Run,
     out: str | Path,
     rule: Rule | None = None,
     *,
     workers: int = 2,
     launcher: str = "local",
     tensorboard: bool = False,
-    on_event: Callable[[Event | None, Measurement], Any] | None = None,
+    on_event: Callable[[Event | None, IntrinsicDimension], Any] | None = None,
     trainer: str = TRAINER,
-) -> Measurement:
+) -> IntrinsicDimension:
     """Find the smallest d at which training in a random subspace reaches ``level`` × baseline.
 
     Everything is kept below ``out``: the same call goes on where an earlier one was ended, in whatever way, and
@@ -59,7 +59,7 @@ def measure_dimension(
         RuntimeError: a run failed for another reason than its loss.
 
     Example:
-        >>> found = measure_dimension(TrainConfig("digits-fc"), "demo")     # doctest: +SKIP
+        >>> found = measure_dimension(Run.of("digits-fc"), "demo")     # doctest: +SKIP
         >>> found.estimate.d_int                                            # doctest: +SKIP
     """
     rule = rule or Rule()
@@ -67,16 +67,16 @@ def measure_dimension(
     logs = str(Path(out) / "tensorboard") if tensorboard else None
     if logs is not None:
         TensorBoard(logs)  # refuse before the first run what every run would refuse
-    return _Search(config, Path(out), rule, on_event, Terms(tensorboard=logs)).run(workers, launcher, trainer)
+    return _Search(config, Path(out), rule, on_event, StopPolicy(tensorboard=logs)).run(workers, launcher, trainer)
 
 
-class _Search(Course):
+class _Search(Measurement):
     """The course of one measurement."""
 
     file, entry = FILE, "measurement"
 
     def __init__(
-        self, config: TrainConfig, out: Path, rule: Rule, on_event: Callable[..., Any] | None, terms: Terms = PLAIN
+        self, config: Run, out: Path, rule: Rule, on_event: Callable[..., Any] | None, policy: StopPolicy = PLAIN
     ) -> None:
         super().__init__(config, out, rule.minutes, on_event)
         self.rule, self.D = rule, get_task(config.task).D
@@ -84,15 +84,15 @@ class _Search(Course):
         self.results: dict[tuple[int, int], Result] = {}
         self.engine: ThresholdSearch | None = None
         self.rates: Rates | None = None
-        self.plain = self.giving_up = terms
+        self.plain = self.giving_up = policy
 
-    def terms(self, config: TrainConfig) -> Terms:
+    def policy(self, config: Run) -> StopPolicy:
         """Runs that only bracket the crossing may be given up; those of the fit must be whole."""
         if config.d is None or is_trial(config) or self.engine is None:
             return self.plain
-        return self.giving_up if self.engine.bracketing(config.d, config.seed_model) else self.plain
+        return self.giving_up if self.engine.bracketing(config.d, config.seeds.model) else self.plain
 
-    def run(self, workers: int, launcher: str, trainer: str) -> Measurement:
+    def run(self, workers: int, launcher: str, trainer: str) -> IntrinsicDimension:
         with self.doing_runs(workers, launcher, trainer):
             engine = self.engine = self._engine(self._baseline(), max(workers, self.rule.ahead))
             if self.rule.stop_early and engine.threshold.value > 0:  # NaN: every baseline run failed
@@ -114,12 +114,14 @@ class _Search(Course):
 
     def _baseline(self) -> float | list[float]:
         wanted, task = self.rule.baseline, get_task(self.config.task)
+        if self.rule.baseline_scores:
+            return list(self.rule.baseline_scores)
         if wanted == "auto":
-            wanted = "global" if task.global_baseline is not None else "local"
+            wanted = "global" if task.baseline is not None else "local"
         if wanted == "global":
-            if task.global_baseline is None:
+            if task.baseline is None:
                 raise ValueError(f"`baseline` must be local or a number: {task.name} has no published one. Use local.")
-            return task.global_baseline
+            return task.baseline
         if wanted != "local":
             return float(wanted)
         seeds = range(self.rule.first_seed, self.rule.first_seed + self.rule.baseline_runs)
@@ -181,7 +183,7 @@ class _Search(Course):
         elif config not in self.in_hand and (d, seed) not in self.results:
             self.submit(config)
 
-    def _look_up(self, configs: Iterable[TrainConfig]) -> dict[TrainConfig, Result]:
+    def _look_up(self, configs: Iterable[Run]) -> dict[Run, Result]:
         """The results that are there already."""
         return {config: result for config in configs if (result := self.result(config)) is not None}
 
@@ -194,30 +196,32 @@ class _Search(Course):
         self.on_event(event, None if self.engine is None else self.measurement())
 
     def _tell(self, engine: ThresholdSearch, result: Result) -> None:
-        d, seed = result.config.d or 0, result.config.seed_model
+        d, seed = result.config.d or 0, result.config.seeds.model
         self.results[d, seed] = result
         engine.tell(d, seed, result.score, stopped=result.status == "stopped")
 
     # ---- record
 
-    def _at(self, d: int, seed: int, do: Do) -> TrainConfig | None:
+    def _at(self, d: int, seed: int, do: Do) -> Run | None:
         """The run at d with a seed; None where its rate is to be tuned and ``do`` did not do that."""
-        lr = self.config.lr if self.rates is None else self.rates.at(d, do)
+        lr = self.config.optimizer.lr if self.rates is None else self.rates.at(d, do)
         if lr is None and self.rates is not None:
             return None
-        return dataclasses.replace(_seeded(self.config, seed), d=d, lr=lr)
+        return _seeded(self.config, seed).but(d=d, lr=lr)
 
-    def measurement(self) -> Measurement:
+    def measurement(self) -> IntrinsicDimension:
         assert self.engine is not None
         estimate = self.engine.estimate()
         runs = [self.results[run.d, run.seed] for run in estimate.runs]
-        found = Measurement(self.config, self.rule, self.D, estimate, self.direct, runs, round(self.elapsed(), 3))
+        found = IntrinsicDimension(
+            self.config, self.rule, self.D, estimate, self.direct, runs, round(self.elapsed(), 3)
+        )
         found.ahead = self.engine.ahead
         if self.rates is not None:
             found.rates, found.tuning = dict(self.rates.known), list(self.rates.runs.values())
         return found
 
-    def _write(self) -> Measurement:
+    def _write(self) -> IntrinsicDimension:
         assert self.engine is not None
         found = self.measurement()
         self.write(found.to_dict(), found.runs())
@@ -229,26 +233,22 @@ def _guess(D: int, d_min: int, d_max: int) -> int:
     return max(d_min, min(d_max, round(D**0.5)))
 
 
-def _seeded(config: TrainConfig, seed: int) -> TrainConfig:
-    return dataclasses.replace(config, seed_projection=seed, seed_model=seed, seed_data=seed)
+def _seeded(config: Run, seed: int) -> Run:
+    return config.but(seed_projection=seed, seed_model=seed, seed_data=seed)
 
 
-def _direct(config: TrainConfig) -> TrainConfig:
-    """The same training of all parameters: options that only a subspace has are dropped."""
-    subspace_only = ("projection", "projection_options", "only", "exclude", "blocks", "allocation", "layer_scale")
-    fresh = TrainConfig(config.task)
-    return dataclasses.replace(
-        config, **{name: getattr(fresh, name) for name in (*subspace_only, "burn_in", "redraw_every")}
-    )
+def _direct(config: Run) -> Run:
+    """The same training of all parameters."""
+    return dataclasses.replace(config, subspace=None)
 
 
-def _check(config: TrainConfig) -> None:
+def _check(config: Run) -> None:
     if config.d is not None:
         raise ValueError(
             f"`d` must be left out: it is what is searched for; got {config.d}. Use --start for the first d."
         )
-    seeds = (config.seed_projection, config.seed_model, config.seed_data)
+    seeds = (config.seeds.projection, config.seeds.model, config.seeds.data)
     if any(seeds):
         raise ValueError(f"`seed_*` must be left out: every run has its own; got {seeds}. Use --first-seed.")
-    if config.validation == 0 and get_task(config.task).judged_on == "val":
+    if config.data.validation == 0 and get_task(config.task).judged_on == "val":
         raise ValueError("`validation` must be at least 1: the search chooses by the validation split; got 0.")

@@ -1,16 +1,15 @@
 """Native learning rates by d: tuned at a few d by successive halving of real runs, interpolated in between."""
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
 from subspaces.dimension.fidelity import TUNING_SEED, RateChoice, halving, interpolate_rate, rungs_around
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
 from subspaces.tasks import get_task
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
 
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
 """Of the run's own rate: six rates are two rounds, four whole runs of work for each rung."""
-Do = Callable[[Iterable[TrainConfig]], Mapping[TrainConfig, Result]]
+Do = Callable[[Iterable[Run]], Mapping[Run, Result]]
 """Gives the results of runs; some may be missing."""
 
 
@@ -26,13 +25,13 @@ class Rates:
         rates: native rates to try; around that of ``config`` without them.
     """
 
-    def __init__(self, config: TrainConfig, span: tuple[int, int, int], rates: tuple[float, ...] = ()) -> None:
-        defaults = get_task(config.task).defaults
-        own = config.lr or defaults.lr
-        self.config, self.span, self.epochs = config, span, config.epochs or defaults.epochs
+    def __init__(self, config: Run, span: tuple[int, int, int], rates: tuple[float, ...] = ()) -> None:
+        defaults = get_task(config.task).optimizer
+        own = config.optimizer.lr or defaults.lr
+        self.config, self.span, self.epochs = config, span, config.optimizer.epochs or defaults.epochs
         self.tried = rates or tuple(_rounded(own * factor) for factor in FACTORS)
         self.known: dict[int, RateChoice] = {}
-        self.runs: dict[TrainConfig, Result] = {}
+        self.runs: dict[Run, Result] = {}
 
     def at(self, d: int, do: Do) -> float | None:
         """The rate at d, after ``do`` has done what is missing; None if it did not."""
@@ -58,16 +57,16 @@ class Rates:
                 except StopIteration as end:
                     self.known[d] = end.value
 
-    def _trial(self, d: int, rate: float, budget: float) -> TrainConfig:
+    def _trial(self, d: int, rate: float, budget: float) -> Run:
         """A run of a share of the epochs, evaluated at its end only."""
         seed, epochs = TUNING_SEED + d, max(1, round(budget * self.epochs))
         seeds = {"seed_projection": seed, "seed_model": seed, "seed_data": seed}
-        return dataclasses.replace(self.config, d=d, lr=rate, epochs=epochs, eval_every=epochs, **seeds)
+        return self.config.but(d=d, lr=rate, epochs=epochs, eval_every=epochs, **seeds)
 
 
-def is_trial(config: TrainConfig) -> bool:
+def is_trial(config: Run) -> bool:
     """Whether a run only tunes the rate."""
-    return config.seed_model >= TUNING_SEED
+    return config.seeds.model >= TUNING_SEED
 
 
 def _rounded(rate: float) -> float:

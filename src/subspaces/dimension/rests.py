@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from subspaces.datasets import DATASETS
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.given import estimate_of
-from subspaces.tasks import get_task
-from subspaces.train.records import Result
+from subspaces.runs.build import judging_examples
+from subspaces.runs.records import Result
+from subspaces.tasks import Objective, get_task
 
 if TYPE_CHECKING:
-    from subspaces.dimension.result import Measurement
+    from subspaces.dimension.result import IntrinsicDimension
 
 LAST = 2 / 3  # of the evaluations, after which a score that goes on rising tells that training had not converged
 RISING = 0.005  # gain in the last third, as a share of the threshold, from which a mean is said to rise
@@ -21,7 +21,7 @@ SETTLED = 0.02  # gain, with two standard errors, below which it is said not to
 NEAR = 2.0  # runs within this factor of d_int tell of its convergence
 
 
-def by_test(found: "Measurement") -> DimensionEstimate | None:
+def by_test(found: "IntrinsicDimension") -> DimensionEstimate | None:
     """The same estimate from the test scores of the same runs: another set of examples, at the same thresholds.
 
     The difference from the answer shows what the choice of the validation split does. None where there is no test.
@@ -55,7 +55,7 @@ def gain(results: Iterable[Result]) -> tuple[float, float] | None:
     return fmean(gains), stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
 
 
-def rests_on(found: "Measurement") -> list[tuple[str, str]]:
+def rests_on(found: "IntrinsicDimension") -> list[tuple[str, str]]:
     """Pairs (what, words) for the box beside the answer."""
     lines = [("passes", _definition(found.estimate)), ("baseline", _baseline(found)), ("judged by", _judge(found))]
     lines += [("training", _training(found)), ("converged", _convergence(found)), ("runs", _runs(found))]
@@ -71,39 +71,41 @@ def _definition(found: DimensionEstimate) -> str:
     return text
 
 
-def _baseline(found: "Measurement") -> str:
+def _baseline(found: "IntrinsicDimension") -> str:
     estimate = found.estimate
     if found.direct:
         return f"{estimate.baseline:.4g} ± {estimate.baseline_sd:.2g}, measured: {estimate.baseline_runs} direct runs"
-    published = get_task(found.config.task).global_baseline == estimate.baseline
+    published = get_task(found.config.task).baseline == estimate.baseline
     return (
         f"{estimate.baseline:.4g}, {'the published constant of the task' if published else 'a number that was given'}"
     )
 
 
-def _judge(found: "Measurement") -> str:
+def _judge(found: "IntrinsicDimension") -> str:
     task, config = get_task(found.config.task), found.config
     if task.judged_on == "train":
         return "the training examples"
     text = "the validation split"
-    if task.dataset in DATASETS:
-        examples = DATASETS[task.dataset].validation if config.validation is None else config.validation
-        text = f"{examples:,} validation examples, one split (seed {config.seed_split})"
+    if isinstance(task, Objective):
+        return f"what the function returns as {task.score_name}"
+    examples = judging_examples(config)
+    if examples:
+        text = f"{examples:,} validation examples, one split (seed {config.seeds.split})"
     test = by_test(found)
     if test is not None and test.d_int is not None:
         text += f"; by the test examples {test.d_int:,} [{test.low or 1:,}, {f'{test.high:,}' if test.high else '?'}]"
     return text
 
 
-def _training(found: "Measurement") -> str:
-    own = get_task(found.config.task).defaults.epochs
-    epochs = found.config.epochs or own
+def _training(found: "IntrinsicDimension") -> str:
+    own = get_task(found.config.task).optimizer.epochs
+    epochs = found.config.optimizer.epochs or own
     if epochs == own:
         return f"{epochs} epochs, the task's own length"
     return f"{epochs} epochs, where the task's own length is {own}: the answer holds for these runs only"
 
 
-def _convergence(found: "Measurement") -> str:
+def _convergence(found: "IntrinsicDimension") -> str:
     middle, threshold = found.estimate.d_int, found.estimate.threshold
     near = [r for r in found.results if middle and middle / NEAR <= (r.config.d or 0) <= middle * NEAR]
     told = []
@@ -118,7 +120,7 @@ def _convergence(found: "Measurement") -> str:
     return "; ".join(told)
 
 
-def _runs(found: "Measurement") -> str:
+def _runs(found: "IntrinsicDimension") -> str:
     estimate, rule = found.estimate, found.rule
     failed = sum(run.status == "failed" for run in estimate.runs)
     text = f"{len(estimate.runs)} of at most {rule.max_runs}, decided {found.ahead} ahead"

@@ -4,13 +4,14 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.fidelity import TUNING_SEED, RateChoice
 from subspaces.runs.listing import listed
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result, environment
+from subspaces.runs.records import Result, environment
+from subspaces.runs.run import Run
 
 FILE = "measurement.json"
 """Name of the record of a measurement in its folder."""
@@ -25,6 +26,8 @@ class Rule:
     baseline: str = "auto"
     """A score, `global` (the published one of the task), `local` (direct runs by the same code), or `auto`: global
     where the task has one."""
+    baseline_scores: tuple[float, ...] = ()
+    """Scores of direct runs that were done already, in place of a baseline; their spread enters the interval."""
     baseline_runs: int = 3
     """Direct runs of a local baseline; their spread enters the interval."""
     ratio: float = 1.25
@@ -55,6 +58,7 @@ class Rule:
     """The runs have the seeds first_seed, first_seed + 1, …; each sets projection, model and data order."""
 
     def __post_init__(self) -> None:
+        check_level(self.level)
         if self.baseline not in ("auto", "global", "local"):
             try:
                 float(self.baseline)
@@ -74,19 +78,25 @@ class Rule:
             raise ValueError(f"`rates` must be positive and finite; got {self.rates}.")
 
 
-def sampling_noise(config: TrainConfig, level: float, baseline: float | Sequence[float]) -> float | None:
+def check_level(level: float) -> None:
+    """Refuse a level that is no share of a baseline."""
+    if not 0 < level < 1:
+        raise ValueError(f"`level` must be in (0, 1), a share of the baseline; got {level:g}. Such as 0.9.")
+
+
+def sampling_noise(config: Run, level: float, baseline: float | Sequence[float]) -> float | None:
     """Standard deviation of an accuracy near the threshold that comes of judging by so few validation examples.
 
     None where that is below 1 % of the threshold, so that other noise may be larger, or where the score is no share of
     examples.
     """
-    from subspaces.datasets import DATASETS  # torch is needed only where something is measured
+    from subspaces.runs.build import judging_examples  # torch is needed only where something is measured
     from subspaces.tasks import get_task
 
     task = get_task(config.task)
-    if task.judged_on != "val" or task.score_name != "accuracy" or task.dataset not in DATASETS:
+    if task.judged_on != "val" or task.score_name != "accuracy":
         return None
-    examples = DATASETS[task.dataset].validation if config.validation is None else config.validation
+    examples = judging_examples(config)
     scores = [baseline] if isinstance(baseline, int | float) else [score for score in baseline if score == score]
     if not scores or not examples:
         return None
@@ -96,10 +106,10 @@ def sampling_noise(config: TrainConfig, level: float, baseline: float | Sequence
 
 
 @dataclass
-class Measurement:
+class IntrinsicDimension:
     """The estimate and what it was made of."""
 
-    config: TrainConfig
+    config: Run
     """The runs without their d and seeds."""
     rule: Rule
     D: int
@@ -115,11 +125,63 @@ class Measurement:
     """Runs that did so."""
     ahead: int = 1
     """Runs that were decided before the first of them had ended."""
+    folder: Path | None = None
+    """Where runs and record are kept."""
+    report: Path | None = None
+    """The page about it, where one was written."""
+
+    @property
+    def d_int(self) -> int | None:
+        """Smallest d whose expected score passes; None where there is none (see ``estimate.outcome``)."""
+        return self.estimate.d_int
+
+    @property
+    def interval(self) -> tuple[int | None, int | None]:
+        """Ends of its interval at the confidence of the rule; None where an end is open."""
+        return self.estimate.low, self.estimate.high
+
+    def __str__(self) -> str:
+        return str(self.estimate)
+
+    def to_dataframe(self) -> Any:
+        """One row per run: kind (subspace, direct, tuning), d, seed, lr, score, test_score, status, seconds, key.
+
+        Raises:
+            RuntimeError: pandas is not installed; the message has the command that installs it.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise RuntimeError("`to_dataframe` needs pandas, which is not installed: pip install pandas") from error
+        kinds = (("subspace", self.results), ("direct", self.direct), ("tuning", self.tuning))
+        rows = [
+            {
+                "kind": kind, "d": run.config.d, "seed": run.config.seeds.model, "lr": run.config.optimizer.lr,
+                "score": run.score, "test_score": run.test_score, "status": run.status, "seconds": run.seconds,
+                "key": run.config.key(),
+            }
+            for kind, runs in kinds
+            for run in runs
+        ]  # fmt: skip
+        return pandas.DataFrame(rows)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Score against d: a dot per run, the fitted curve with its band, threshold, estimate and interval.
+
+        Args:
+            ax: axes of matplotlib to draw into; new ones without it.
+
+        Returns:
+            The axes.
+        """
+        from subspaces.dimension.plot import plot_dimension  # matplotlib only here
+
+        return plot_dimension(self, ax)
 
     def by_d(self) -> dict[int, list[Result]]:
         """The runs in subspaces by dimension, smallest first."""
         found: dict[int, list[Result]] = {}
-        for result in sorted(self.results, key=lambda r: (r.config.d or 0, r.config.seed_model)):
+        for result in sorted(self.results, key=lambda r: (r.config.d or 0, r.config.seeds.model)):
             found.setdefault(result.config.d or 0, []).append(result)
         return found
 
@@ -134,7 +196,7 @@ class Measurement:
         rows = [
             {
                 "d": d,
-                "lr": runs[0].config.lr,
+                "lr": runs[0].config.optimizer.lr,
                 "runs": len(runs),
                 "stopped": sum(r.status == "stopped" for r in runs),
                 "score": _mean([r.score for r in runs if r.status != "stopped"]),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from subspaces.dimension.rates import is_trial
-from subspaces.dimension.result import Measurement
+from subspaces.dimension.result import IntrinsicDimension
 from subspaces.runs.pools import Event
 from subspaces.terminal import console, percent
 
@@ -22,7 +22,7 @@ class SearchDisplay:
         self.screen = screen or console()
         self.title = title
         self._parts: dict[str, tuple[str, float]] = {}
-        self._found: Measurement | None = None
+        self._found: IntrinsicDimension | None = None
         self._clock = Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=self.screen)
         self._clock.add_task(title)
         self._live = Live(console=self.screen, refresh_per_second=4, get_renderable=self._render, transient=True)
@@ -38,7 +38,7 @@ class SearchDisplay:
         if self.screen.is_terminal:
             self._live.stop()
 
-    def __call__(self, event: Event | None, found: Measurement | None) -> None:
+    def __call__(self, event: Event | None, found: IntrinsicDimension | None) -> None:
         """Take in an event of the search."""
         self._found = found or self._found
         if event is None:
@@ -48,7 +48,7 @@ class SearchDisplay:
         key = event.config.key()
         label = "direct" if event.config.d is None else f"d = {event.config.d:,}"
         if is_trial(event.config):
-            label = f"tuning {label}, rate {event.config.lr:g}, {event.config.epochs} epochs"
+            label = f"tuning {label}, rate {event.config.optimizer.lr:g}, {event.config.optimizer.epochs} epochs"
         if event.kind == "progress":
             self._parts[key] = (label, event.part)
         else:
@@ -57,7 +57,7 @@ class SearchDisplay:
             result = event.result
             verdict = percent(result.score, result.score_name) if result.status == "done" else result.status
             now = "" if found is None else f"; now {str(found.estimate).partition(':')[0]}"
-            seed = "" if is_trial(event.config) else f", seed {event.config.seed_model}"
+            seed = "" if is_trial(event.config) else f", seed {event.config.seeds.model}"
             self._say(f"{label}{seed}: {verdict} in {result.seconds:.1f} s{now}")
 
     def _say(self, text: str) -> None:
@@ -74,7 +74,7 @@ class SearchDisplay:
         return Group(*shown)
 
 
-def tried_table(found: Measurement, rows: int | None = None) -> Table:
+def tried_table(found: IntrinsicDimension, rows: int | None = None) -> Table:
     """Every d tried, with means and spread of the scores; only the ``rows`` nearest to the crossing if so many fit."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     rate = ["native rate"] if found.rule.tune_lr else []
@@ -96,12 +96,12 @@ def tried_table(found: Measurement, rows: int | None = None) -> Table:
         test = percent(sum(tests) / len(tests), name) if tests else "–"
         shown = percent(mean, name) if scores else "diverged" if whole else "stopped"
         around = "" if spread is None else percent(spread, name)
-        rate = [f"{results[0].config.lr:.3g}"] if found.rule.tune_lr else []
+        rate = [f"{results[0].config.optimizer.lr:.3g}"] if found.rule.tune_lr else []
         table.add_row(f"{d:,}", *rate, str(len(results)), shown, around, test, passes, f"{found.D / d:,.0f}")
     return table
 
 
-def rates_line(found: Measurement) -> str:
+def rates_line(found: IntrinsicDimension) -> str:
     """The native rates that were tuned, in one line; empty without any."""
     rates = ", ".join(f"{choice.rate:.3g} at d = {d:,}" for d, choice in sorted(found.rates.items()))
     return f"native rates tuned in {len(found.tuning)} runs: {rates}" if rates else ""

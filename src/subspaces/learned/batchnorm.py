@@ -1,12 +1,13 @@
 """BatchNorm statistics as a policy: they lie outside the subspace and go stale when few long steps are taken."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from subspaces.datasets.trees import call
 from subspaces.errors import unknown_name
 
 POLICIES = ("re-estimate", "keep", "reset")
@@ -23,7 +24,8 @@ def refresh_batchnorm(
 
     Args:
         model: a module, in a `Subspace` or not; its mode is restored.
-        batches: inputs, or tuples whose first entry is the input; needed by "re-estimate".
+        batches: inputs (a tensor, or a dictionary by name), or tuples whose first entry is the input; needed by
+            "re-estimate".
         policy: "re-estimate", "keep" or "reset".
         limit: use at most so many batches.
 
@@ -65,7 +67,7 @@ def _re_estimate(model: nn.Module, layers: list[Any], batches: Iterable[Any]) ->
         with torch.no_grad():
             for batch in batches:
                 seen += 1
-                model(batch if isinstance(batch, Tensor) else batch[0])
+                call(model, batch if isinstance(batch, Tensor | Mapping) else batch[0])
         whole = seen > 0 and all(bool(torch.isfinite(b).all()) for layer in layers for b in layer.buffers(False))
     finally:
         for module, mode in modes.items():

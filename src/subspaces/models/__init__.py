@@ -1,18 +1,17 @@
 """The published architectures by name, and any other by its import path.
 
 `MODELS[name](shape=…, classes=…, **options)` builds a plain nn.Module on inputs (N, C, H, W); `make_model` does the
-same and also takes `package.module:factory`. Every D is asserted in the tests.
+same and also takes `package.module:factory` and `file.py:factory`. Every D is asserted in the tests.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from subspaces.errors import unknown_name
 from subspaces.models.conv import conv
 from subspaces.models.fc import fc
 from subspaces.models.fc_lenet import fc_lenet, fc_tied_lenet
@@ -21,6 +20,7 @@ from subspaces.models.lenet import lenet
 from subspaces.models.resnet import resnet
 from subspaces.models.toy import toy
 from subspaces.models.untied import LocallyConnected2d, untied_lenet
+from subspaces.registry import register, resolve, table
 
 __all__ = [
     "MODELS",
@@ -28,13 +28,21 @@ __all__ = [
     "LocallyConnected2d",
     "Scheme",
     "count_parameters",
-    "import_object",
     "initialise",
     "load_weights",
     "make_model",
 ]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+
+def _accept(thing: Any, name: str, argument: str) -> Callable[..., nn.Module]:
+    factory: Any = thing
+    if not callable(thing):
+        raise TypeError(f"`{argument}` must be a function that makes an nn.Module; got {thing!r}.")
+    return factory
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = table("model", _accept)
+_PUBLISHED: dict[str, Callable[..., nn.Module]] = {
     # Li et al. 2018 and Gargiulo 2023
     "fc": fc,
     "lenet": lenet,
@@ -67,45 +75,30 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet56": partial(resnet, layers=56),
     "resnet20-3x3": partial(resnet, layers=20, shortcut="3x3"),
 }
+for _name, _model in _PUBLISHED.items():
+    register("model", _name, _model)
 
 
-def make_model(name: str, **options: object) -> nn.Module:
-    """Build a model by its name in MODELS or by `package.module:factory`.
+def make_model(name: str, **options: Any) -> nn.Module:
+    """Build a model by its name in MODELS or by its import path.
 
     Args:
-        name: a key of MODELS, or the import path of a callable that returns an nn.Module.
+        name: a key of MODELS, or `package.module:factory` or `path/to/file.py:factory`, a function that returns an
+            nn.Module.
         **options: keyword arguments of the factory, such as `shape`, `classes`, `width`.
 
     Returns:
         The module, initialised as its layers are by default; see `initialise`.
 
     Raises:
-        ValueError: if the name is unknown or the path cannot be imported.
+        ValueError: if the name is unknown or the path leads nowhere.
+        RuntimeError: if the module that the path leads to has a mistake.
         TypeError: if the factory does not return an nn.Module.
     """
-    if ":" in name:
-        model = import_object("model", name)(**options)
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"`model` must name a factory of nn.Module; {name!r} returned {type(model).__name__}.")
-        return model
-    if name not in MODELS:
-        raise unknown_name("model", name, MODELS)
-    return MODELS[name](**options)
-
-
-def import_object(argument: str, path: str) -> Callable[..., object]:
-    """The callable at `package.module:attribute`; errors name `argument` and what could not be found."""
-    module_name, _, attribute = path.partition(":")
-    try:
-        found = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"`{argument}` must be a name or an import path 'package.module:factory'; got {path!r} ({error}). "
-            "Check that the package is installed or that its folder is on PYTHONPATH."
-        ) from error
-    return found  # pyright: ignore[reportReturnType]  # checked where it is called
+    model = resolve("model", name)(**options)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must name a factory of nn.Module; {name!r} returned {type(model).__name__}.")
+    return model
 
 
 def count_parameters(model: nn.Module) -> int:

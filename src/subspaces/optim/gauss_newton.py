@@ -75,6 +75,8 @@ class GaussNewton(torch.optim.Optimizer):
         >>> optimizer.step(lambda: (inputs, targets))             # doctest: +SKIP
     """
 
+    takes_closure = "batch"  # what a loop gives to `step`
+
     def __init__(
         self,
         subspace: FunctionalCoordinates,

@@ -54,6 +54,8 @@ class PBFGS(torch.optim.Optimizer):
         >>> optimizer.step(lambda: loss_fn(model(x), y))                      # doctest: +SKIP
     """
 
+    takes_closure = "loss"  # what a loop gives to `step`
+
     def __init__(
         self,
         subspace: Coordinates,

@@ -1,9 +1,8 @@
-"""Fixed linear maps R^d → R^D. One class per kind, one contract for all; the dict is the registry."""
+"""Fixed linear maps R^d → R^D. One class per kind, one contract for all; `PROJECTIONS` is what the registry holds."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from subspaces.errors import unknown_name
 from subspaces.projections.base import SPEC_VERSION, Projection
 from subspaces.projections.basis import Basis, Orthonormal
 from subspaces.projections.blocks import ALLOCATIONS, Blocks, allocate, merge_ranges, part_seed
@@ -13,8 +12,10 @@ from subspaces.projections.fastfood import Fastfood
 from subspaces.projections.fastjl import FastJL, FastJLPublished
 from subspaces.projections.hadamard import Hadamard, OneHot
 from subspaces.projections.kronecker import Kronecker
+from subspaces.projections.outside import Allowed, accept, adopt, named_in_file
 from subspaces.projections.sparse import Sparse
 from subspaces.projections.together import Together
+from subspaces.registry import register, resolve, table
 
 __all__ = [
     "ALLOCATIONS",
@@ -34,6 +35,7 @@ __all__ = [
     "Projection",
     "Sparse",
     "Together",
+    "adopt",
     "allocate",
     "from_spec",
     "make_blocks",
@@ -42,7 +44,8 @@ __all__ = [
     "part_seed",
 ]
 
-_CLASSES: tuple[type[Projection], ...] = (
+PROJECTIONS: dict[str, type[Projection]] = table("projection", accept)
+for _cls in (
     Hadamard,
     OneHot,
     Dense,
@@ -53,29 +56,34 @@ _CLASSES: tuple[type[Projection], ...] = (
     FastJLPublished,
     Kronecker,
     Coordinates,
-)
-PROJECTIONS: dict[str, type[Projection]] = {cls.kind: cls for cls in _CLASSES}
+):
+    register("projection", _cls.kind, _cls)
 _GIVEN_DATA = ("sha256", "through")  # options that name data which a seed cannot rebuild
 
 
 def make_projection(
-    kind: str, d: int, D: int, seed: int = 0, *, sizes: Sequence[int] | None = None, **options: Any
+    kind: str | type[Projection],
+    d: int,
+    D: int,
+    seed: int = 0,
+    *,
+    sizes: Sequence[int] | None = None,
+    **options: Any,
 ) -> Projection:
-    """The projection of a kind by name.
+    """The projection of a kind.
 
     Args:
-        kind: a key of `PROJECTIONS`.
+        kind: a key of `PROJECTIONS`, an import path (`my_package.maps:Mine`, `own.py:Mine`) or a class; what a class
+            of your own needs: docs/extending.md.
         d, D, seed: dimension, number of parameters, seed.
         sizes: lengths of the tensors, used by the kinds that are defined tensor by tensor.
         options: keyword arguments of the kind, such as ``block=1024`` or ``entries="gaussian"``.
 
     Raises:
         ValueError: unknown kind, d or D out of range.
-        TypeError: an option that the kind does not have.
+        TypeError: an option that the kind does not have, or a class that is no projection.
     """
-    if kind not in PROJECTIONS:
-        raise unknown_name("projection", kind, PROJECTIONS)
-    cls: Any = PROJECTIONS[kind]
+    cls: Any = resolve("projection", kind)
     if cls.needs_sizes and sizes is not None:
         options["sizes"] = list(sizes)
     try:
@@ -83,11 +91,11 @@ def make_projection(
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
-        raise TypeError(f"`projection` {kind!r} has no such option: {error}. See help({cls.__name__}).") from error
+        raise TypeError(f"`projection` {cls.kind!r} has no such option: {error}. See help({cls.__name__}).") from error
 
 
 def make_blocks(
-    kind: str,
+    kind: str | type[Projection],
     d: int,
     groups: Sequence[Sequence[tuple[int, int]]],
     seed: int = 0,
@@ -105,11 +113,16 @@ def make_blocks(
     return Blocks(parts, merged, seed)
 
 
-def from_spec(spec: dict[str, Any]) -> Projection:
-    """Rebuild a projection from its `spec`.
+def from_spec(spec: dict[str, Any], allow: Allowed = ()) -> Projection:
+    """Rebuild a projection from its `spec`, which may come from a file: nothing that it names is imported.
+
+    Args:
+        spec: as `Projection.spec` gave it.
+        allow: classes besides those that are registered or whose modules are imported; by name in a mapping.
 
     Raises:
-        ValueError: for another spec version, or a kind that needs data (`basis`, given `coordinates`).
+        ValueError: for another spec version, a kind that is not known here (with what to do), or one that needs data
+            (`basis`, given `coordinates`).
     """
     if spec.get("version") != SPEC_VERSION:
         raise ValueError(
@@ -118,8 +131,11 @@ def from_spec(spec: dict[str, Any]) -> Projection:
         )
     options = dict(spec["options"])
     if spec["kind"] == "blocks":
-        parts = [from_spec(part) for part in options["parts"]]
+        parts = [from_spec(part, allow) for part in options["parts"]]
         return Blocks(parts, [[(a, b) for a, b in group] for group in options["ranges"]], spec["seed"])
     if spec["kind"] == "basis" or any(name in options for name in _GIVEN_DATA):
         raise ValueError(f"`spec` of kind {spec['kind']!r} needs its data; got only {sorted(options)}. Pass it along.")
-    return make_projection(spec["kind"], spec["d"], spec["D"], spec["seed"], **options)
+    made = make_projection(named_in_file(str(spec["kind"]), allow), spec["d"], spec["D"], spec["seed"], **options)
+    if not made.seeded:
+        raise ValueError(f"`spec` of kind {spec['kind']!r} needs its data; got {sorted(options)}. Pass `projection=`.")
+    return made

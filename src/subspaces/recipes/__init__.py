@@ -60,7 +60,7 @@ class Recipe:
         return known[name]
 
     def trained(self, **fields: Any) -> "Recipe":
-        """The same recipe with these fields of TrainConfig in all of its runs, such as `device`."""
+        """The same recipe with these words of a run in all of its runs, such as `device`."""
         series = tuple(dataclasses.replace(one, train={**one.train, **fields}) for one in self.series)
         return dataclasses.replace(self, series=series)
 

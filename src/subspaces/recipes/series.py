@@ -1,15 +1,12 @@
 """What a recipe lists: series of runs at some d, transitions to measure, wells to compute."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from subspaces.train.config import TrainConfig
+from subspaces.runs.run import Run
 
-SUBSPACE_ONLY = (
-    "projection", "projection_options", "only", "exclude", "blocks", "allocation", "layer_scale", "burn_in",
-    "redraw_every",
-)  # fmt: skip
 SEED_STEP = 1_000_000
 Kind = Literal["table", "transition", "wells"]
 
@@ -90,9 +87,9 @@ class Series:
     published: Mapping[int | None, float] = field(default_factory=dict)
     """Published score at d: accuracies in per cent."""
     train: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of TrainConfig that differ from the task's settings."""
+    """What differs from the task's settings, by the words of the command line (`train.config.WORDS`)."""
     direct: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields for direct training."""
+    """Further words for direct training."""
     coordinate_lr: float | None = None
     """Rate of the coordinates themselves, as in a published code, in place of a native `lr`."""
     source: str = ""
@@ -121,17 +118,15 @@ class Series:
         """What is done with the series."""
         return "transition" if self.transition else "wells" if self.wells else "table"
 
-    def config(self, d: int | None, i: int = 0) -> TrainConfig:
+    def config(self, d: int | None, i: int = 0) -> Run:
         """Run number i at dimension d (None: direct); with `coordinate_lr`, its `lr` is still to be filled in."""
-        fields = dict(self.train)
-        if d is None:
-            fields = {k: v for k, v in fields.items() if k not in SUBSPACE_ONLY} | dict(self.direct)
         seed = i if d is None else SEED_STEP * i + d
-        return TrainConfig(self.task, d=d, seed_projection=seed, seed_model=seed, seed_data=seed, **fields)
+        run = Run.of(self.task, d=d, seed_projection=seed, seed_model=seed, seed_data=seed, **self.train)
+        return dataclasses.replace(run, subspace=None).but(**self.direct) if d is None else run
 
-    def search_config(self) -> TrainConfig:
+    def search_config(self) -> Run:
         """The runs of a search for an intrinsic dimension or a threshold: without d and seeds."""
-        return TrainConfig(self.task, **self.train)
+        return Run.of(self.task, **self.train)
 
 
 @dataclass(frozen=True)

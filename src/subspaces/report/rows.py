@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from subspaces.runs.run import latest, load_rows
+from subspaces.runs.store import latest, load_rows
 
 _FIELDS = {
     "key", "config", "status", "D", "curves", "seconds", "score", "test_score", "score_name", "resolved", "sizes",

@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
-from subspaces.dimension.measure import RUNS, Measurement, Rule, measure_dimension
+from subspaces.dimension.measure import RUNS, IntrinsicDimension, Rule, measure_dimension
 from subspaces.recipes import Series, Wanted
 from subspaces.reproduce.csv_rows import Row
 from subspaces.reproduce.rows import config_of, dimension_row, score_row
 from subspaces.reproduce.work import Work
 from subspaces.runs.pools import Event
-from subspaces.runs.run import load_result
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.store import folder_of, load_result
 from subspaces.runs.sweep import run_many
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
 
-Grid = Mapping[tuple[int | None, int], TrainConfig]
+Grid = Mapping[tuple[int | None, int], Run]
 """The runs of a series by d and number."""
 
 
@@ -41,7 +41,7 @@ def run_grid(work: Work, series: Sequence[Series]) -> list[Row]:
 
     every = [config for one in series for config in waiting[one.name].values()]
     for config in every:
-        if (result := load_result(root / config.key(), asked=config)) is not None:
+        if (result := load_result(folder_of(root, config), asked=config)) is not None:
             done[config.key()] = result
     for one in series:
         look(one)
@@ -72,7 +72,7 @@ def _measure(work: Work, series: Series, wanted: Wanted) -> Row:
         baseline_runs=series.seeds, start=wanted.published,
     )  # fmt: skip
 
-    def tell(event: Event | None, found: Measurement | None) -> None:
+    def tell(event: Event | None, found: IntrinsicDimension | None) -> None:
         work.tell(series, event)
 
     config = series.search_config()

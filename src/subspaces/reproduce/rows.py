@@ -1,6 +1,5 @@
 """Our numbers beside the published ones: intervals, verdicts and result rows."""
 
-import dataclasses
 import functools
 import math
 import statistics
@@ -10,14 +9,14 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from subspaces.dimension.estimate import DimensionEstimate
-from subspaces.dimension.measure import Measurement
+from subspaces.dimension.measure import IntrinsicDimension
 from subspaces.recipes import Series, Wanted
 from subspaces.reproduce.csv_rows import COLUMNS, Row
+from subspaces.runs.records import Result, environment
+from subspaces.runs.resolve import resolve
+from subspaces.runs.run import Run
 from subspaces.subspace import Subspace
 from subspaces.tasks import get_task
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result, environment
-from subspaces.train.setup import resolve
 
 NOISE = 0.5
 """Standard deviation of one published accuracy, in points: the .3 to .5 of Li et al. 2018 between projections."""
@@ -109,28 +108,29 @@ class Facts(NamedTuple):
 
 
 @functools.cache
-def facts(config: TrainConfig) -> Facts:
+def facts(config: Run) -> Facts:
     """The facts of a config; its learning rate plays no part."""
     task = get_task(config.task)
     if config.d is None:
         return Facts(task.D, 0.0, 1.0, 1.0)
+    space = config.space
     subspace = Subspace(
-        task.build_model(0), d=config.d, projection=config.projection, seed=config.seed_projection,
-        only=config.only or None, exclude=config.exclude or None, blocks=config.blocks, allocation=config.allocation,
-        layer_scale=config.layer_scale, **config.options(),
+        task.build_model(0), d=space.d, projection=space.projection, seed=config.seeds.projection,
+        only=space.only or None, exclude=space.exclude or None, blocks=space.blocks, allocation=space.allocation,
+        layer_scale=space.layer_scale, **space.options(),
     )  # fmt: skip
     projection = subspace.projection
-    rate = subspace.lr(1.0, config.optimizer or task.defaults.optimizer)
+    rate = subspace.lr(1.0, config.optimizer.name or task.optimizer.optimizer)
     return Facts(subspace.D, projection.frozen_rows() / subspace.D, projection.column_norm, rate)
 
 
-def config_of(series: Series, d: int | None, i: int = 0) -> TrainConfig:
+def config_of(series: Series, d: int | None, i: int = 0) -> Run:
     """Run i at d, its native rate worked out where the series gives that of the coordinates."""
     config = series.config(d, i)
     if series.coordinate_lr is None or d is None:
         return config
     native = series.coordinate_lr / facts(series.config(d)).rate
-    return dataclasses.replace(config, lr=float(f"{native:.6g}"))
+    return config.but(lr=float(f"{native:.6g}"))
 
 
 # ---- rows
@@ -187,7 +187,7 @@ def learned_row(recipe: str, series: Series, d: int, results: Sequence[Result], 
     )  # fmt: skip
 
 
-def dimension_row(recipe: str, series: Series, wanted: Wanted, found: Measurement) -> Row:
+def dimension_row(recipe: str, series: Series, wanted: Wanted, found: IntrinsicDimension) -> Row:
     """The row of an intrinsic dimension: estimate and interval (of validation scores) beside the published one."""
     estimate, verdict = found.estimate, judge_dimension(found.estimate, wanted.published)
     difference = None if estimate.d_int is None or not wanted.published else estimate.d_int - wanted.published
@@ -209,7 +209,7 @@ def row_of(
     place, config = result.environment or environment(), result.config
     row = {
         "recipe": recipe, "series": series.name, "task": series.task, "quantity": quantity,
-        "projection": series.basis if series.source else "" if config.d is None else config.projection,
+        "projection": series.basis if series.source else "" if config.d is None else config.space.projection,
         "settings": settings(config),
         "config": config.key(), "processor": place.get("processor"), "cores": place.get("cores"),
         "accelerator": place.get("accelerator"), "python": place.get("python"), "torch": place.get("torch"),
@@ -218,21 +218,23 @@ def row_of(
     return Row((column, "" if row.get(column) is None else row[column]) for column in columns)
 
 
-def settings(config: TrainConfig) -> str:
+def settings(config: Run) -> str:
     """Optimiser, native rate, schedule, batch and epochs in one line."""
     full = resolve(config)
-    rate = "by curvature" if full.lr is None else f"{full.lr:.3g}"
-    words = [f"{full.optimizer} {rate} {full.schedule}", f"batch {full.batch_size}", f"{full.epochs} epochs"]
-    words += [f"momentum {full.momentum:g}"] if full.momentum else []
-    words += [f"l2 {full.l2:g}"] if full.l2 else []
-    words += [f"subset {full.subset:,}"] if full.subset else []
-    words += [f"shuffled labels {full.shuffle_labels:g}"] if full.shuffle_labels else []
-    words += [f"new basis every {full.redraw_every}"] if full.redraw_every else []
-    words += [f"burn-in {full.burn_in}"] if full.burn_in else []
-    words += [f"falling after {', '.join(map(str, full.milestones))}"] if full.milestones else []
-    words += [f"from its {full.start}"] if full.start else []
-    words += [f"{full.pbfgs_mode} form"] if full.pbfgs_mode != "robust" else []
-    words += [f"recorded every {full.record}"] if full.record else []
-    words += ["in bfloat16"] if full.autocast else []
-    words += list(full.projection_options)
+    optimizer, space = full.optimizer, full.space
+    rate = "by curvature" if optimizer.lr is None else f"{optimizer.lr:.3g}"
+    words = [f"{optimizer.name} {rate} {optimizer.schedule}", f"batch {optimizer.batch_size}"]
+    words += [f"{optimizer.epochs} epochs"]
+    words += [f"momentum {optimizer.momentum:g}"] if optimizer.momentum else []
+    words += [f"l2 {optimizer.l2:g}"] if optimizer.l2 else []
+    words += [f"subset {full.data.subset:,}"] if full.data.subset else []
+    words += [f"shuffled labels {full.data.shuffle_labels:g}"] if full.data.shuffle_labels else []
+    words += [f"new basis every {space.redraw_every}"] if space.redraw_every else []
+    words += [f"burn-in {space.burn_in}"] if space.burn_in else []
+    words += [f"falling after {', '.join(map(str, optimizer.milestones))}"] if optimizer.milestones else []
+    words += [f"from its {space.start}"] if space.start else []
+    words += [f"{optimizer.pbfgs_mode} form"] if optimizer.pbfgs_mode != "robust" else []
+    words += [f"recorded every {full.record.every}"] if full.record.every else []
+    words += ["in bfloat16"] if full.compute.autocast else []
+    words += list(space.projection_options)
     return ", ".join(words)

@@ -4,12 +4,12 @@ A series with a `source` trains in what was learned from the runs of that series
 of the files they train in, so an interrupted recipe goes on anywhere.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from subspaces.dimension.measure import RUNS
 from subspaces.learned.bases import LearnedBasis, dldr, load_basis, lottery_subspace
+from subspaces.learned.stored import save_ticket
 from subspaces.learned.tickets import Ticket, magnitude_ticket
 from subspaces.learned.trajectory import Trajectory
 from subspaces.recipes import Series
@@ -19,11 +19,11 @@ from subspaces.reproduce.rows import learned_row, score_row
 from subspaces.reproduce.work import Work
 from subspaces.runs.extract import choose, projected_score
 from subspaces.runs.pools import Event
+from subspaces.runs.recording import TRAJECTORY
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.store import folder_of
 from subspaces.runs.sweep import run_many
-from subspaces.train.config import TrainConfig
-from subspaces.train.recording import TRAJECTORY
-from subspaces.train.records import Result
-from subspaces.train.subspace_file import save_ticket
 
 
 def run_stages(work: Work, wanted: Sequence[Series]) -> list[Row]:
@@ -78,22 +78,22 @@ class _Stage:
             for d, configs in grid.items()
         ]
 
-    def _train(self, configs: Sequence[TrainConfig]) -> list[Result]:
+    def _train(self, configs: Sequence[Run]) -> list[Result]:
         def tell(event: Event) -> None:
             self.work.tell(self.series, event)
 
         return run_many(configs, self.folder / RUNS, self.work.workers, on_event=tell, trainer=self.work.trainer)
 
-    def _configs(self, d: int, files: Sequence[Path]) -> list[TrainConfig]:
+    def _configs(self, d: int, files: Sequence[Path]) -> list[Run]:
         return [
-            dataclasses.replace(self.series.config(d, i), subspace=str(path), seed_model=0, seed_projection=0)
+            self.series.config(d, i).but(subspace=str(path), seed_model=0, seed_projection=0)
             for i, path in enumerate(files)
         ]
 
     # ---- what is learned from a run
 
     def _trajectory(self, result: Result) -> Trajectory:
-        whole = Trajectory.open(self.folder / RUNS / result.config.key() / TRAJECTORY)
+        whole = Trajectory.open(folder_of(self.folder / RUNS, result.config) / TRAJECTORY)
         return choose(whole, self.series.samples)
 
     def _subspace(self, result: Result, d: int) -> Path:
@@ -118,7 +118,7 @@ class _Stage:
 
     # ---- what needs no training
 
-    def _computed(self, d: int, configs: Sequence[TrainConfig], sources: Sequence[Result]) -> Row:
+    def _computed(self, d: int, configs: Sequence[Run], sources: Sequence[Result]) -> Row:
         if self.series.measure == "pca_ratio":
             values = [float(self._basis(result, d).ratio[:d].sum()) for result in sources]
         else:
@@ -143,11 +143,11 @@ class _Stage:
                 ticket = alive[i] = magnitude_ticket(trained[i], rewinds[i], d, among=among)
                 name = f"{result.config.key()}-imp-{d}-of-{'-'.join(map(str, sorted(self.d)))}.safetensors"
                 files.append(save_ticket(self.folder / "subspaces" / name, ticket))
-            configs = [dataclasses.replace(c, record="epoch") for c in self._configs(d, files)]
+            configs = [c.but(record="epoch") for c in self._configs(d, files)]
             results = self._train(configs)
             rows.append(score_row(self.work.recipe.name, self.series, d, results))
             if any(result.status == "diverged" for result in results):
                 break
-            ends = [self.folder / RUNS / result.config.key() / TRAJECTORY for result in results]
+            ends = [folder_of(self.folder / RUNS, result.config) / TRAJECTORY for result in results]
             trained = [Trajectory.open(path)[-1] for path in ends]
         return rows[::-1]

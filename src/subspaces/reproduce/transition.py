@@ -75,7 +75,7 @@ def threshold_rows(recipe: str, series: Series, wanted: TransitionWanted, found:
 def _threshold(recipe: str, series: Series, found: Transition, part: str, row: dict[str, Any]) -> Row:
     rule = found.rule
     name = f"d* at {'ε =' if part == 'train' else 'accuracy'} {row['level']:g}, t = {row['burn_in']}"
-    mine = [result for result in found.results if result.config.burn_in == row["burn_in"]]
+    mine = [result for result in found.results if result.config.space.burn_in == row["burn_in"]]
     return _filled(
         recipe, series, mine[0], name, part=part, D=found.D, runs=row["runs"], outcome=row["status"],
         diverged=sum(result.status == "diverged" for result in mine), measured=_digits(row["d_star"]),

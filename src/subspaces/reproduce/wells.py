@@ -6,7 +6,7 @@ from torch import Tensor
 
 from subspaces.recipes import Series, WellsWanted
 from subspaces.reproduce.csv_rows import COLUMNS, Row
-from subspaces.train.records import environment
+from subspaces.runs.records import environment
 from subspaces.transition import Threshold, TransitionSearch, theory
 
 WELLS_COLUMNS = (

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.runs.pools import RETRIES, TRAINER, Event, Pool
-from subspaces.runs.run import load_result, run_once, store_result
-from subspaces.runs.terms import PLAIN, Terms
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.stop import PLAIN, StopPolicy
+from subspaces.runs.store import folder_of, load_result, run_once, store_result
 from subspaces.runs.worker import load_trainer
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
 
 
-def _remote(fields: dict[str, Any], root: str, trainer: str, terms: dict[str, Any]) -> dict[str, Any] | None:
+def _remote(fields: dict[str, Any], root: str, trainer: str, policy: dict[str, Any]) -> dict[str, Any] | None:
     """What a machine of a cluster does: one run, whose row travels back in case ``root`` is not shared."""
-    config = TrainConfig.from_dict(fields)
-    result = run_once(config, root, wait=False, terms=Terms(**terms), trainer=load_trainer(trainer))
+    config = Run.from_dict(fields)
+    result = run_once(config, root, wait=False, policy=StopPolicy(**policy), trainer=load_trainer(trainer))
     return None if result is None else result.to_row()
 
 
@@ -28,28 +28,28 @@ class ClusterPool(Pool):
 
     def __init__(self, root: str | Path, workers: int, trainer: str = TRAINER) -> None:
         super().__init__(Path(root).resolve(), workers, trainer)
-        self._handles: dict[Any, tuple[TrainConfig, Terms]] = {}
+        self._handles: dict[Any, tuple[Run, StopPolicy]] = {}
 
-    def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
-        self._handles[self._start(config, terms)] = (config, terms)
+    def submit(self, config: Run, policy: StopPolicy = PLAIN) -> None:
+        self._handles[self._start(config, policy)] = (config, policy)
 
     def wait(self, timeout: float) -> list[Event]:
         return [self._collect(handle) for handle in self._finished(timeout)]
 
     def _collect(self, handle: Any) -> Event:
-        config, terms = self._handles.pop(handle)
+        config, policy = self._handles.pop(handle)
         try:
             row = self._fetch(handle)
         except Exception as error:  # whatever the far side raised, wrapped by its framework
             return Event("error", config, message=_reason(str(error)))
         if row is None:
             return Event("busy", config)
-        folder = self.root / config.key()
-        found = load_result(folder, terms, asked=config)
-        return Event("done", config, found or store_result(Result.from_row(row), folder, terms))
+        folder = folder_of(self.root, config)
+        found = load_result(folder, policy, asked=config)
+        return Event("done", config, found or store_result(Result.from_row(row), folder, policy))
 
     @abstractmethod
-    def _start(self, config: TrainConfig, terms: Terms) -> Any: ...
+    def _start(self, config: Run, policy: StopPolicy) -> Any: ...
 
     @abstractmethod
     def _finished(self, timeout: float) -> list[Any]: ...
@@ -78,9 +78,9 @@ class RayPool(ClusterPool):
             )
         self._function = self._ray.remote(_remote)
 
-    def _start(self, config: TrainConfig, terms: Terms) -> Any:
-        job = self._function.options(num_cpus=config.threads, max_retries=RETRIES)
-        return job.remote(config.to_dict(), str(self.root), self.trainer, terms.to_dict())
+    def _start(self, config: Run, policy: StopPolicy) -> Any:
+        job = self._function.options(num_cpus=config.compute.threads, max_retries=RETRIES)
+        return job.remote(config.to_dict(), str(self.root), self.trainer, policy.to_dict())
 
     def _finished(self, timeout: float) -> list[Any]:
         if not self._handles:
@@ -112,9 +112,9 @@ class SlurmPool(ClusterPool):
         self._executor = submitit.AutoExecutor(folder=str(self.root / "slurm"), cluster=cluster)
         self._executor.update_parameters(name="subspaces", timeout_min=minutes)
 
-    def _start(self, config: TrainConfig, terms: Terms) -> Any:
-        self._executor.update_parameters(cpus_per_task=config.threads)
-        return self._executor.submit(_remote, config.to_dict(), str(self.root), self.trainer, terms.to_dict())
+    def _start(self, config: Run, policy: StopPolicy) -> Any:
+        self._executor.update_parameters(cpus_per_task=config.compute.threads)
+        return self._executor.submit(_remote, config.to_dict(), str(self.root), self.trainer, policy.to_dict())
 
     def _finished(self, timeout: float) -> list[Any]:
         end = time.monotonic() + timeout

@@ -3,34 +3,28 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from subspaces.errors import unknown_name
 from subspaces.learned.affine import distance_to_affine, projected_coordinates, trajectory_figure
-from subspaces.learned.bases import LearnedBasis, dldr, gradient_pca, lottery_subspace, twa
-from subspaces.learned.batchnorm import refresh_batchnorm
-from subspaces.learned.frequent_directions import frequent_directions
+from subspaces.learned.basis import LearnedBasis
+from subspaces.learned.methods import METHODS, Method
 from subspaces.learned.trajectory import Trajectory
-from subspaces.runs.run import RESULT
+from subspaces.registry import resolve
+from subspaces.runs.build import build, refresh
+from subspaces.runs.recording import TRAJECTORY
+from subspaces.runs.records import decode_row
+from subspaces.runs.run import Run
+from subspaces.runs.settings import Recording
+from subspaces.runs.store import RESULT
+from subspaces.runs.stored import enter_stored
 from subspaces.subspace import Subspace
-from subspaces.train.config import TrainConfig
-from subspaces.train.learned import REFRESH, enter_stored
-from subspaces.train.recording import TRAJECTORY
-from subspaces.train.records import decode_row
-from subspaces.train.setup import begin
-from subspaces.train.step import evaluate
-
-METHODS: dict[str, Callable[..., LearnedBasis]] = {
-    "dldr": dldr,
-    "lottery": lottery_subspace,
-    "twa": twa,
-    "gradient-pca": gradient_pca,
-    "frequent-directions": frequent_directions,
-}
+from subspaces.training.state import Fit
+from subspaces.training.step import evaluate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +76,7 @@ def extract(
 
     Args:
         source: the folder of a run with a trajectory file, or such a file.
-        method: a key of `METHODS`.
+        method: a key of `subspaces.learned.methods.METHODS`, or the import path of one of your own.
         d: number of directions, or a variance ratio in (0, 1) (not for frequent-directions).
         out: basis file; ``METHOD-d.safetensors`` beside the trajectory without it. The figure lies beside it.
         samples: use only the first so many samples.
@@ -97,30 +91,29 @@ def extract(
 
     Source: Li et al. (arXiv 2103.11154), §3.2; see `subspaces.learned.bases` for the others.
     """
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    learner: Method = resolve("method", method)
     path = trajectory_path(source)
     config = recorded_config(path.parent, trust)
     chosen = choose(Trajectory.open(path), samples, every)
-    gradients = config is not None and config.record_source == "gradients"
-    if gradients != (method == "gradient-pca") and config is not None:
+    if config is not None and config.record.source != learner.records:
+        fitting = ", ".join(name for name, known in METHODS.items() if known.records == config.record.source)
         raise ValueError(
-            f"`method` must fit what was recorded; got {method} of {config.record_source}. "
-            "Record with --record-source gradients for gradient-pca, and weights for all others."
+            f"`method` must fit what was recorded; got {method} of {config.record.source}. "
+            f"Use {fitting}, or record with --record-source {learner.records}."
         )
-    basis = METHODS[method](chosen, d)
-    if basis.layout is None:  # a sketch of vectors knows no names
-        basis.layout, basis.buffers = chosen.layout, dict(chosen[0].buffers)
-    if basis.start is None or gradients:
+    gradients = learner.records == "gradients"
+    basis = learner(chosen, d)
+    if gradients:
         _start_at_initialisation(basis, config, data_root)
-    target = Path(out) if out is not None else path.parent / f"{method}-{basis.d}.safetensors"
+    stem = re.sub(r"[^\w.-]+", "_", learner.name)
+    target = Path(out) if out is not None else path.parent / f"{stem}-{basis.d}.safetensors"
     basis.save(target)
     figure = target.with_suffix(".png")
     trajectory_figure(chosen, basis, figure)
     outside = None if gradients else distance_to_affine(chosen[-1], basis, _origin(basis)).relative
     scores = (None, None) if config is None or gradients else _scores(config, target, chosen, data_root)
     return Extraction(
-        basis=target, figure=figure, method=method, d=basis.d, D=basis.D, samples=len(chosen),
+        basis=target, figure=figure, method=learner.name, d=basis.d, D=basis.D, samples=len(chosen),
         singular_values=basis.singular_values.tolist(), ratio=basis.ratio.tolist(),
         orthonormality=orthonormality(basis), distance=outside, last_score=scores[0], projected_score=scores[1],
     )  # fmt: skip
@@ -138,7 +131,7 @@ def trajectory_path(source: str | Path) -> Path:
     return path
 
 
-def recorded_config(folder: Path, trust: Collection[str] = ()) -> TrainConfig | None:
+def recorded_config(folder: Path, trust: Collection[str] = ()) -> Run | None:
     """The config of the run in a folder; None where there is no result.
 
     Raises:
@@ -156,7 +149,7 @@ def recorded_config(folder: Path, trust: Collection[str] = ()) -> TrainConfig | 
                 f"path. If you know that code and trust it, add --trust {value}."
             )
     try:
-        return TrainConfig.from_dict(fields)
+        return Run.from_dict(fields)
     except (ValueError, TypeError):
         return None
 
@@ -180,47 +173,42 @@ def _origin(basis: LearnedBasis) -> Any:
     return basis.mean if basis.method == "twa" else basis.start
 
 
-def _start_at_initialisation(basis: LearnedBasis, config: TrainConfig | None, root: str | None) -> None:
+def _start_at_initialisation(basis: LearnedBasis, config: Run | None, root: str | None) -> None:
     """Gradients carry no point: the subspace is laid through the initial weights of the run."""
     if config is None:
         raise ValueError("`source` must be the folder of a finished run, whose initial weights the subspace starts at.")
-    state = begin(config, None, root)
-    named = dict(state.model.named_parameters(remove_duplicate=False))
+    fit, _ = build(config, None, root)
+    named = dict(fit.model.named_parameters(remove_duplicate=False))
     assert basis.layout is not None
     basis.start = torch.cat([named[name].detach().float().cpu().reshape(-1) for name in basis.layout.names])
     basis.mean = None
 
 
-def projected_score(config: TrainConfig, path: Path, chosen: Trajectory, d: int) -> float:
+def projected_score(config: Run, path: Path, chosen: Trajectory, d: int) -> float:
     """Test score of the last iterate projected on the first d directions of a stored basis; no training."""
     found = _scores(config, path, chosen, None, d)[1]
     return math.nan if found is None else found
 
 
-def _scores(
-    config: TrainConfig, path: Path, chosen: Trajectory, root: str | None, d: int | None = None
-) -> tuple[Any, Any]:
+def _scores(config: Run, path: Path, chosen: Trajectory, root: str | None, d: int | None = None) -> tuple[Any, Any]:
     """Test scores of the last iterate and of its projection; statistics re-estimated for both."""
-    plain = {f.name: f.default for f in dataclasses.fields(TrainConfig) if f.name.startswith("record")}
-    state = begin(dataclasses.replace(config, **plain), None, root)
-    if state.subspace is not None:
-        state.subspace.remove()
-    state.config = dataclasses.replace(state.config, subspace=str(path), d=d)
-    chosen[-1].load_into(state.model)
-    last = _score(state)
-    subspace: Subspace = enter_stored(state)
+    fit, _ = build(dataclasses.replace(config, record=Recording()), None, root)
+    if fit.subspace is not None:
+        fit.subspace.remove()
+    chosen[-1].load_into(fit.model)
+    last = _score(fit)
+    subspace: Subspace = enter_stored(fit.model, path, d)
     basis = subspace.projection
     start = torch.cat([tensor.reshape(-1) for tensor in subspace.origin.values()])
     with torch.no_grad():
         subspace.coordinates.copy_(projected_coordinates(chosen[-1], basis, start))
     subspace.sync()
-    return last, _score(state)
+    return last, _score(fit)
 
 
-def _score(state: Any) -> float | None:
-    size, batches = REFRESH
-    refresh_batchnorm(state.model, state.data.train_x[: size * batches].split(size))
-    found = evaluate(state, state.data.test_x, state.data.test_y)
+def _score(fit: Fit) -> float | None:
+    refresh(fit)
+    found = evaluate(fit, "test")
     return None if found is None else found[1]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from subspaces.train.records import Result
+from subspaces.runs.records import Result
 
 RUNS = "runs"
 """Folder of the runs, below that of the measurement."""
@@ -14,5 +14,5 @@ RunKind = Literal["subspace", "direct", "tuning"]
 def listed(results: Iterable[Result], kind: RunKind = "subspace") -> list[dict[str, Any]]:
     """Runs as a record lists them, so that who reads it need not guess which belong together: key, d, seed, kind."""
     return [
-        {"key": run.config.key(), "d": run.config.d, "seed": run.config.seed_model, "kind": kind} for run in results
+        {"key": run.config.key(), "d": run.config.d, "seed": run.config.seeds.model, "kind": kind} for run in results
     ]

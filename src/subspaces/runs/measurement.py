@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from subspaces.files import atomic_write
+from subspaces.runs.fingerprint import fingerprint, is_of_today
 from subspaces.runs.listing import RUNS
 from subspaces.runs.pools import Event
-from subspaces.runs.run import load_result
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.stop import PLAIN, StopPolicy
+from subspaces.runs.store import folder_of, load_result
 from subspaces.runs.sweep import next_events, open_pool
-from subspaces.runs.terms import PLAIN, Terms
-from subspaces.train.config import TrainConfig
-from subspaces.train.fingerprint import fingerprint, is_of_today
-from subspaces.train.records import Result
 
 RETRY = 2.0
 """Seconds between looks at a run that another process works on."""
 
 
-class Course(abc.ABC):
+class Measurement(abc.ABC):
     """Runs in hand, runs of other processes, time spent and the record; a subclass has `take` and decides the rest.
 
     Args:
@@ -41,21 +41,19 @@ class Course(abc.ABC):
     entry: ClassVar[str]
     """Where the measurement stands in the record."""
 
-    def __init__(
-        self, config: TrainConfig, out: Path, minutes: float | None, on_event: Callable[..., Any] | None
-    ) -> None:
+    def __init__(self, config: Run, out: Path, minutes: float | None, on_event: Callable[..., Any] | None) -> None:
         self.config, self.out, self.root, self.minutes = config, out, out / RUNS, minutes
         self.on_event = on_event or (lambda event, found: None)
-        self.working: set[TrainConfig] = set()
-        self.foreign: dict[TrainConfig, float] = {}
+        self.working: set[Run] = set()
+        self.foreign: dict[Run, float] = {}
         self.started, self.before = time.perf_counter(), 0.0
 
     @abc.abstractmethod
     def take(self, event: Event) -> None:
         """Book an event of the pool and pass it on."""
 
-    def terms(self, config: TrainConfig) -> Terms:
-        """On which terms a run is done."""
+    def policy(self, config: Run) -> StopPolicy:
+        """On which policy a run is done."""
         return PLAIN
 
     # ---- runs
@@ -67,13 +65,13 @@ class Course(abc.ABC):
             self.pool.on_progress = self.take
             yield
 
-    def submit(self, config: TrainConfig) -> None:
+    def submit(self, config: Run) -> None:
         """Take a run into hand."""
         self.working.add(config)
-        self.pool.submit(config, self.terms(config))
+        self.pool.submit(config, self.policy(config))
 
     @property
-    def in_hand(self) -> set[TrainConfig]:
+    def in_hand(self) -> set[Run]:
         """Runs that are being done, here or by other processes."""
         return self.working | self.foreign.keys()
 
@@ -91,7 +89,7 @@ class Course(abc.ABC):
                 self.foreign[event.config] = time.monotonic() + RETRY
             self.take(event)
 
-    def finish(self, configs: Iterable[TrainConfig]) -> dict[TrainConfig, Result]:
+    def finish(self, configs: Iterable[Run]) -> dict[Run, Result]:
         """The results of runs without which nothing goes on; meanwhile everything else in hand goes on too."""
         wanted = list(dict.fromkeys(configs))
         for config in wanted:
@@ -101,14 +99,14 @@ class Course(abc.ABC):
             self.proceed()
         return {config: result for config in wanted if (result := self.result(config)) is not None}
 
-    def result(self, config: TrainConfig) -> Result | None:
+    def result(self, config: Run) -> Result | None:
         """The result of a run, if it is done."""
-        return load_result(self.root / config.key(), self.terms(config), asked=config)
+        return load_result(folder_of(self.root, config), self.policy(config), asked=config)
 
-    def stored(self, terms: Terms = PLAIN) -> Iterator[Result]:
-        """Results in subspaces that are on the disk, whoever made them; those given up only if ``terms`` accept it."""
+    def stored(self, policy: StopPolicy = PLAIN) -> Iterator[Result]:
+        """Results in subspaces that are on the disk, whoever made them; those given up only if ``policy`` accept it."""
         for folder in sorted(path for path in self.root.glob("*") if path.is_dir()):
-            known = load_result(folder, terms)
+            known = load_result(folder, policy)
             if known is None or known.config.d is None:
                 continue
             if known.config.task != self.config.task or is_of_today(known.fingerprint, known.config):
@@ -132,7 +130,8 @@ class Course(abc.ABC):
         """
         try:
             record = json.loads((self.out / self.file).read_bytes())
-            if record["key"] == self.config.key() and is_of_today(record.get("fingerprint", ""), self.config):
+            named = record["key"] in (self.config.key(), self.config.former_key())
+            if named and is_of_today(record.get("fingerprint", ""), self.config):
                 self.before = float(record[self.entry]["seconds"])
                 return record
         except (OSError, ValueError, KeyError, TypeError):

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from subspaces.runs.run import load_result, run_once
-from subspaces.runs.terms import PLAIN, Terms
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.stop import PLAIN, StopPolicy
+from subspaces.runs.store import folder_of, load_result, run_once
 from subspaces.runs.worker import ProgressSender, load_trainer
-from subspaces.train.autocast import warn_of_slow_autocast
-from subspaces.train.callbacks import Callback
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
+from subspaces.training.autocast import warn_of_slow_autocast
+from subspaces.training.callbacks import Callback
 
-TRAINER = "subspaces.train.loop:train"
+TRAINER = "subspaces.runs.train:train"
 """The function that does a run; tests put another one in its place."""
 RETRIES = 1
 """Times that a run is tried again after its process died or its machine was lost."""
@@ -45,7 +45,7 @@ class Event:
     """News of a run: ``progress`` (``part`` of it is done), ``done``, ``busy`` (another process has it), ``error``."""
 
     kind: Literal["progress", "done", "busy", "error"]
-    config: TrainConfig
+    config: Run
     result: Result | None = None
     part: float = 0.0
     message: str = ""
@@ -61,21 +61,21 @@ class Pool(ABC):
         self.on_progress: Callable[[Event], Any] | None = None
         """Called with the progress of runs that are done in this process, where `wait` is busy until they are done."""
 
-    def _reporter(self, config: TrainConfig) -> list[Callback]:
+    def _reporter(self, config: Run) -> list[Callback]:
         """What is hung into a run of this process so that its progress is told."""
         tell = self.on_progress
         if tell is None:
             return []
         return [ProgressSender(lambda news: tell(Event("progress", config, part=news["part"])))]
 
-    def _do_here(self, config: TrainConfig, terms: Terms) -> Event:
+    def _do_here(self, config: Run, policy: StopPolicy) -> Event:
         """One run, in this process."""
         trainer, told = load_trainer(self.trainer), self._reporter(config)
-        result = run_once(config, self.root, wait=False, terms=terms, trainer=trainer, callbacks=told)
+        result = run_once(config, self.root, wait=False, policy=policy, trainer=trainer, callbacks=told)
         return Event("busy" if result is None else "done", config, result)
 
     @abstractmethod
-    def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
+    def submit(self, config: Run, policy: StopPolicy = PLAIN) -> None:
         """Take a run on."""
 
     @abstractmethod
@@ -98,10 +98,10 @@ class InlinePool(Pool):
 
     def __init__(self, root: str | Path, workers: int = 1, trainer: str = TRAINER) -> None:
         super().__init__(root, workers, trainer)
-        self._jobs: list[tuple[TrainConfig, Terms]] = []
+        self._jobs: list[tuple[Run, StopPolicy]] = []
 
-    def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
-        self._jobs.append((config, terms))
+    def submit(self, config: Run, policy: StopPolicy = PLAIN) -> None:
+        self._jobs.append((config, policy))
 
     def wait(self, timeout: float) -> list[Event]:
         if not self._jobs:
@@ -121,9 +121,11 @@ class LocalPool(Pool):
         self._events: queue.Queue[tuple[_Process, dict[str, Any]]] = queue.Queue()
         self._processes: list[_Process] = []
 
-    def submit(self, config: TrainConfig, terms: Terms = PLAIN) -> None:
-        warn_of_slow_autocast(config)  # said here, since nobody reads what a worker warns of
-        self._jobs.append(_Job(config, terms))
+    def submit(self, config: Run, policy: StopPolicy = PLAIN) -> None:
+        warn_of_slow_autocast(
+            config.compute.autocast, config.compute.device
+        )  # said here, since nobody reads what a worker warns of
+        self._jobs.append(_Job(config, policy))
         self._dispatch()
 
     def _dispatch(self) -> None:
@@ -149,13 +151,13 @@ class LocalPool(Pool):
             return self._bury(process)
         if process.job is None:
             return None
-        config, terms = process.job.config, process.job.terms
+        config, policy = process.job.config, process.job.policy
         if event["event"] == "progress":
             return Event("progress", config, part=event["part"])
         process.job = None
         self._dispatch()
         if event["event"] == "done":
-            return Event("done", config, load_result(self.root / config.key(), terms, asked=config))
+            return Event("done", config, load_result(folder_of(self.root, config), policy, asked=config))
         return Event(event["event"], config, message=event.get("message", ""))
 
     def _bury(self, process: "_Process") -> Event | None:
@@ -186,8 +188,8 @@ class LocalPool(Pool):
 
 @dataclass(frozen=True)
 class _Job:
-    config: TrainConfig
-    terms: Terms
+    config: Run
+    policy: StopPolicy
     tries: int = 0
     """Processes that died of it."""
 
@@ -238,7 +240,7 @@ class _Process:
         self.job = job
         assert self.popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is gone, which the listener tells
-            self.popen.stdin.write(json.dumps(job.config.to_dict() | {"terms": job.terms.to_dict()}) + "\n")
+            self.popen.stdin.write(json.dumps(job.config.to_dict() | {"policy": job.policy.to_dict()}) + "\n")
             self.popen.stdin.flush()
 
     def dismiss(self) -> None:

@@ -1,208 +1,236 @@
-"""A run is absent, started or done: one folder, one claim, one result row.
+"""What decides the numbers of one run, and the name that follows from it."""
 
-The folder ``ROOT/KEY`` (the key is the hash of the config) holds ``result.json`` when the run is done, a ``claim``
-while somebody works on it, and the training state of a run that was interrupted. A run that was given up as
-hopeless is not done: ``stopped.json`` has its row, for those who would have given it up too, and its state is kept.
-A result of another revision of the task counts as not done; its row is put aside when the new one is written.
-"""
-
-import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, field
 from typing import Any
 
-from subspaces.files import atomic_write
-from subspaces.runs.claims import Claim
-from subspaces.runs.terms import PLAIN, Terms
-from subspaces.train.callbacks import Callback
-from subspaces.train.config import TrainConfig
-from subspaces.train.fingerprint import fingerprint, mark, row_is_of_today
-from subspaces.train.records import Result, decode_row, encode_row
+from subspaces.errors import unknown_name
+from subspaces.runs.settings import (
+    Compute,
+    DataSettings,
+    OptimizerSettings,
+    Recording,
+    Seeds,
+    SubspaceSettings,
+    one_spelling,
+)
 
-RESULT, GIVEN_UP, STATE = "result.json", "stopped.json", "state.safetensors"
-Trainer = Callable[..., Result]
+WORDS: dict[str, tuple[str, str]] = {
+    "task": ("", "task"),
+    "d": ("subspace", "d"),
+    "projection": ("subspace", "projection"),
+    "projection_options": ("subspace", "projection_options"),
+    "only": ("subspace", "only"),
+    "exclude": ("subspace", "exclude"),
+    "blocks": ("subspace", "blocks"),
+    "allocation": ("subspace", "allocation"),
+    "layer_scale": ("subspace", "layer_scale"),
+    "subspace": ("subspace", "file"),
+    "start": ("subspace", "start"),
+    "batchnorm": ("optimizer", "batchnorm"),
+    "optimizer": ("optimizer", "name"),
+    "lr": ("optimizer", "lr"),
+    "lr_rule": ("optimizer", "lr_rule"),
+    "pbfgs_mode": ("optimizer", "pbfgs_mode"),
+    "momentum": ("optimizer", "momentum"),
+    "beta2": ("optimizer", "beta2"),
+    "l2": ("optimizer", "l2"),
+    "schedule": ("optimizer", "schedule"),
+    "milestones": ("optimizer", "milestones"),
+    "warmup": ("optimizer", "warmup"),
+    "batch_size": ("optimizer", "batch_size"),
+    "epochs": ("optimizer", "epochs"),
+    "burn_in": ("subspace", "burn_in"),
+    "redraw_every": ("subspace", "redraw_every"),
+    "subset": ("data", "subset"),
+    "validation": ("data", "validation"),
+    "shuffle_pixels": ("data", "shuffle_pixels"),
+    "shuffle_labels": ("data", "shuffle_labels"),
+    "label_noise": ("data", "label_noise"),
+    "augment": ("data", "augment"),
+    "eval_every": ("record", "eval_every"),
+    "record": ("record", "every"),
+    "record_dtype": ("record", "dtype"),
+    "record_source": ("record", "source"),
+    "record_trace": ("record", "trace"),
+    "dtype": ("compute", "dtype"),
+    "autocast": ("compute", "autocast"),
+    "channels_last": ("compute", "channels_last"),
+    "seed_projection": ("seeds", "projection"),
+    "seed_model": ("seeds", "model"),
+    "seed_data": ("seeds", "data"),
+    "seed_split": ("seeds", "split"),
+    "device": ("compute", "device"),
+    "threads": ("compute", "threads"),
+}
+"""Word of the command line, of recipes and of result rows → part of a `Run` and field of the part.
+
+Frozen: names of folders and stored rows depend on the words and on the defaults of the fields. A new word goes to the
+end, with a default that has no effect.
+"""
+UNHASHED = ("device", "threads")
+"""Words that change no number beyond rounding, so that the name of a run does not depend on them."""
+NO_SUBSPACE = SubspaceSettings()
 
 
-def run_once(
-    config: TrainConfig,
-    root: str | Path,
-    *,
-    wait: bool = True,
-    terms: Terms = PLAIN,
-    trainer: Trainer | None = None,
-    callbacks: Sequence[Callback] = (),
-    **options: Any,
-) -> Result | None:
-    """The result of ``config``: read if it is there, resumed if it was started, else trained.
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides the numbers of one run: task, subspace, optimiser, data, seeds, record.
 
-    Any number of processes, on any number of machines that share ``root``, may ask for the same run: one of them
-    does it. A process that dies, even by ``kill -9``, loses its claim and another one goes on.
+    A field that is ``None`` takes the value of the task (``subspaces list tasks``). The fields that differ from
+    their defaults name the run's folder.
 
-    Args:
-        config: what to run.
-        root: folder of all runs.
-        wait: while another process works on it, wait for its result (True) or return None at once (False).
-        terms: whether to give it up where it is hopeless, and where to log it.
-        trainer: what to call in place of ``subspaces.train.loop.train``.
-        callbacks: hung into the training.
-        options: passed to the trainer (``resume``).
-
-    Returns:
-        The result, or None if another process works on the run and ``wait`` is false.
-
-    Raises:
-        OSError: ``root`` cannot be written; the message says why and what to do.
+    Example:
+        >>> run = Run.of("mnist-fc", d=750, seed_model=3)
+        >>> run.seeds.model, run.but(d=None).subspace
+        (3, None)
     """
-    folder = Path(root) / config.key()
-    while True:
-        result = load_result(folder, terms, asked=config)
-        if result is not None:
-            return result
-        with Claim(folder) as claim:
-            if claim.held:
-                # the run may have been finished between the look above and the claim
-                options["callbacks"] = [*callbacks, *terms.callbacks(folder)]
-                done = load_result(folder, terms, asked=config)
-                return done or _train_and_store(config, folder, terms, trainer, options)
-        if not wait:
-            return None
-        time.sleep(0.2)
+
+    task: str
+    """Name of the task; `subspaces list tasks` shows them."""
+    subspace: SubspaceSettings | None = None
+    """None trains all parameters directly. In the runs of a search its d is None: the search sets it."""
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    seeds: Seeds = field(default_factory=Seeds)
+    record: Recording = field(default_factory=Recording)
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        if self.subspace == NO_SUBSPACE:
+            object.__setattr__(self, "subspace", None)
+
+    @classmethod
+    def of(cls, task: str, **words: Any) -> "Run":
+        """The run with these values, by the words of `WORDS`.
+
+        Raises:
+            ValueError: an unknown word, with the nearest known one, or a value that nothing could run.
+        """
+        return cls(task).but(**words)
+
+    def but(self, **words: Any) -> "Run":
+        """The same run with other values, by the words of `WORDS`; without any option of a subspace it is direct."""
+        changed: dict[str, dict[str, Any]] = {}
+        for word, value in words.items():
+            if word not in WORDS:
+                raise unknown_name("option", word, WORDS)
+            part, name = WORDS[word]
+            changed.setdefault(part, {})[name] = one_spelling(_FIELDS[word], value)
+        parts = {part: dataclasses.replace(self.part(part), **new) for part, new in changed.items() if part}
+        return dataclasses.replace(self, **changed.get("", {}), **parts)
+
+    def value(self, word: str) -> Any:
+        """The value of a word of `WORDS`; in direct training the default of what only a subspace has."""
+        part, name = WORDS[word]
+        return getattr(self.part(part), name)
+
+    def part(self, name: str) -> Any:
+        """The part of a name, as in `WORDS`; the empty one is the run itself."""
+        return self.space if name == "subspace" else getattr(self, name) if name else self
+
+    @property
+    def d(self) -> int | None:
+        """Dimension of the subspace; None in direct training and in the runs of a search."""
+        return None if self.subspace is None else self.subspace.d
+
+    @property
+    def space(self) -> SubspaceSettings:
+        """The settings of the subspace; in direct training the defaults, which have no effect there."""
+        return self.subspace or NO_SUBSPACE
+
+    # ---- the name
+
+    def identity(self) -> dict[str, Any]:
+        """The task and the words that differ from their defaults: what the run's name is made of."""
+        changed = {word: value for word, default in _HASHED.items() if (value := self.value(word)) != default}
+        if "subspace" in changed:
+            changed["subspace"] = content_name(changed["subspace"])
+        return {"task": self.task, **changed}
+
+    def key(self) -> str:
+        """Name of the run's folder: the task and 12 hexadecimal digits of sha256 of ``identity()``.
+
+        The digest is of the canonical JSON (sorted keys, no spaces), so it depends on values only. What is no letter,
+        digit, dot, dash or underscore in the name of the task becomes an underscore.
+        """
+        return f"{folder_name(self.task)}-{self._digest()}"
+
+    def former_key(self) -> str:
+        """The name that earlier versions gave: with the task as it is written, which may hold '@', ':' and '/'."""
+        return f"{self.task}-{self._digest()}"
+
+    def _digest(self) -> str:
+        canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    # ---- the flat form
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values of all words in their order, ready for JSON."""
+        return json.loads(json.dumps({word: self.value(word) for word in WORDS}))
+
+    @classmethod
+    def from_dict(cls, words: dict[str, Any]) -> "Run":
+        """The run written by ``to_dict``; words of later versions that this one lacks are refused."""
+        if unknown := sorted(set(words) - set(WORDS)):
+            raise ValueError(
+                f"`config` must have fields that this version knows; got {', '.join(unknown)}. "
+                "It was written by another version of subspaces: update."
+            )
+        return cls.of(**words)
+
+    # ---- options that would have no effect
+
+    def refuse_dead_options(self) -> None:
+        """An option that would have no effect is a mistake, not a wish to be passed over in silence.
+
+        Raises:
+            ValueError: an option of a subspace without ``d``, or of another optimiser.
+        """
+        optimizer, subspace = self.optimizer, self.space
+        subspace.refuse_dead_options()
+        if optimizer.lr_rule == "curvature" and (self.d is None or optimizer.name != "sgd" or subspace.burn_in):
+            raise ValueError(
+                f"`lr_rule` curvature must go with sgd in a subspace and no `burn_in`; got {optimizer.name}, "
+                f"d = {self.d}, burn_in = {subspace.burn_in}. Give --lr instead."
+            )
+        if optimizer.name in ("pbfgs", "gauss-newton") and self.d is None:
+            raise ValueError(f"`optimizer` {optimizer.name} must go with a subspace. Add --subspace FILE or --d.")
+        optimizer.refuse_dead_options()
+        self.record.refuse_dead_options()
+        if self.record.every is not None and self.d is not None and subspace.projection == "layer-kronecker":
+            raise ValueError("`record` must go with whole weights; got layer-kronecker. Use --projection hadamard.")
 
 
-def _train_and_store(
-    config: TrainConfig, folder: Path, terms: Terms, trainer: Trainer | None, options: dict[str, Any]
-) -> Result:
-    if trainer is None:
-        from subspaces.train.loop import train as trainer  # torch is needed only where something is trained
-    result = trainer(config, folder=folder, **options)
-    return store_result(result, folder, terms)
+_FIELDS = {
+    word: next(f for f in dataclasses.fields(Run("").part(part)) if f.name == name)
+    for word, (part, name) in WORDS.items()
+}
+_HASHED = {word: Run("").value(word) for word in WORDS if word not in ("task", *UNHASHED)}
+"""Word → default."""
 
 
-def store_result(result: Result, folder: str | Path, terms: Terms = PLAIN) -> Result:
-    """Write the row of a run into its folder, whole or not at all; what it leaves no use for is removed.
-
-    A run that was given up by ``terms`` is kept beside the place of a result, where nobody takes it for one. A row of
-    an earlier revision of the task is put aside under a name that says so.
-    """
-    folder = Path(folder)
-    result.fingerprint = fingerprint(result.config)
-    if result.status == "stopped" and terms.accept(result):
-        name = result.score_name
-        result.message = f"given up after {len(result.curves)} evaluations: no hope of {name} {terms.threshold:.4g}"
-        _replace(folder / GIVEN_UP, result)
-        return result
-    _replace(folder / RESULT, result)
-    for leftover in (STATE, GIVEN_UP):
-        (folder / leftover).unlink(missing_ok=True)
-    return result
+def folder_name(task: str) -> str:
+    """A task's name as part of the name of a folder: what is no letter, digit, dot, dash or underscore becomes one."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", task)
 
 
-def _replace(path: Path, result: Result) -> None:
-    """Write a row; one of another revision that stands in its place is kept beside it."""
-    if path.exists():
-        old = _decoded(path)
-        made = "" if old is None else old.get("fingerprint", "")
-        if old is not None and made != result.fingerprint and not row_is_of_today(old, result.config.task):
-            path.replace(path.with_name(f"{path.name}.{mark(made)}"))
-    atomic_write(path, encode_row(result.to_row()))
-
-
-def status(config: TrainConfig, root: str | Path) -> str:
-    """``absent``, ``started`` or ``done``."""
-    folder = Path(root) / config.key()
-    if (folder / RESULT).exists() and load_result(folder, asked=config) is not None:
-        return "done"
-    return "started" if folder.exists() else "absent"
-
-
-def load_result(folder: str | Path, terms: Terms = PLAIN, *, asked: TrainConfig | None = None) -> Result | None:
-    """The result in a run's folder; None if the run is not done.
-
-    A run that was given up counts as done for ``terms`` by which it would have been given up too.
-
-    Nothing that the row names is imported: its task is looked up if it is that of ``asked``, the run which the caller
-    wants, or a registered name. A row of another task than that of ``asked`` is damaged.
-
-    A result of another revision of the task counts as not done, with a warning per folder of runs and task; it stays
-    where it is until the run was done again.
-
-    A result file that is cut off or altered is renamed to ``result.json.corrupt`` with a warning that names it,
-    and the run counts as not done.
-
-    Raises:
-        ValueError: the result was written by a later version, whose fields this one does not know.
-    """
-    typed = None if asked is None else asked.task
-    result = _of_today(Path(folder) / RESULT, typed)
-    if result is not None or terms.threshold is None:
-        return result
-    stopped = _of_today(Path(folder) / GIVEN_UP, typed)
-    return stopped if stopped is not None and terms.accept(stopped) else None
-
-
-def _of_today(path: Path, typed: str | None) -> Result | None:
-    """The result in a file, if it was made by the task as it is now."""
-    row = _decoded(path, typed)
-    if row is None:
-        return None
-    result = Result.from_row(row)
-    if row_is_of_today(row, typed):
-        return result
-    # the same text from the same line for all runs of a folder: Python shows it once
-    warnings.warn(
-        f"{path.parent.parent}: results of {result.config.task} from another revision of the task "
-        f"({mark(result.fingerprint)}, now {fingerprint(result.config)}) count as not done. They are done again; each "
-        f"old row is kept as {path.name}.{mark(result.fingerprint)}.",
-        stacklevel=1,
-    )
-    return None
-
-
-def _decoded(path: Path, typed: str | None = None) -> dict[str, Any] | None:
-    """The row in a file; None without one, and for a damaged one or one of another task, which is renamed."""
+def content_name(path: str) -> str:
+    """What a file holds, by its sha256, so that a run's name follows its basis wherever that lies; or else the path."""
     try:
-        row = decode_row(path.read_bytes())
-        if typed is not None and row["config"]["task"] != typed:
-            raise ValueError(f"it is of the task {row['config']['task']!r}, not of {typed!r}")
-        return row
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        aside = path.with_name(path.name + ".corrupt")
-        path.replace(aside)
-        warnings.warn(f"{path}: {error}. It was renamed to {aside.name}; the run is done again.", stacklevel=3)
-        return None
+        status = os.stat(path)
+    except OSError:
+        return path
+    return _content_name(os.path.abspath(path), status.st_mtime_ns, status.st_size)
 
 
-def load_rows(root: str | Path, *, stopped: bool = False) -> Iterator[dict[str, Any]]:
-    """All readable result rows below ``root``, in the order of their keys; damaged ones are named and passed over.
-
-    Args:
-        root: folder of runs, or one above it.
-        stopped: also the runs that were given up and not finished since; their scores are None, since they have none.
-    """
-    paths = [*Path(root).rglob(RESULT), *(Path(root).rglob(GIVEN_UP) if stopped else ())]
-    for path in sorted(paths):
-        if path.name == GIVEN_UP and (path.parent / RESULT).exists():
-            continue
-        try:
-            row = decode_row(path.read_bytes())
-        except ValueError as error:
-            warnings.warn(f"{path}: {error}. It is left out.", stacklevel=2)
-            continue
-        yield row | {"score": None, "test_score": None} if path.name == GIVEN_UP else row
-
-
-def latest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that were made by their tasks as they are now; of a task that has none of these, all rows.
-
-    Only registered tasks are looked up: a row of any other one is taken as of today, since looking would import it.
-    """
-    rows = list(rows)
-    now = [row_is_of_today(row) for row in rows]
-    renewed = {row["config"]["task"] for row, fits in zip(rows, now, strict=True) if fits}
-    kept = [row for row, fits in zip(rows, now, strict=True) if fits or row["config"]["task"] not in renewed]
-    if len(kept) < len(rows):
-        warnings.warn(f"{len(rows) - len(kept)} results of another revision of their task are left out.", stacklevel=2)
-    return kept
+@functools.lru_cache(maxsize=64)
+def _content_name(path: str, changed: int, size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

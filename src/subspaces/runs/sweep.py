@@ -8,9 +8,9 @@ from typing import Any, Literal
 from subspaces.errors import unknown_name
 from subspaces.runs.clusters import RayPool, SlurmPool
 from subspaces.runs.pools import TRAINER, Event, InlinePool, LocalPool, Pool
-from subspaces.runs.run import load_result
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
+from subspaces.runs.store import folder_of, load_result
 
 Launcher = Literal["local", "ray", "slurm"]
 LAUNCHERS: dict[str, type[Pool]] = {"local": LocalPool, "ray": RayPool, "slurm": SlurmPool}
@@ -31,7 +31,7 @@ def open_pool(root: str | Path, workers: int = 2, launcher: str = "local", train
 
 
 def run_many(
-    configs: Sequence[TrainConfig],
+    configs: Sequence[Run],
     root: str | Path,
     workers: int = 2,
     launcher: Launcher = "local",
@@ -54,7 +54,7 @@ def run_many(
     Raises:
         RuntimeError: a run failed (not: diverged, which is a result); the others are kept, the same call goes on.
     """
-    found = {config.key(): load_result(Path(root) / config.key(), asked=config) for config in configs}
+    found = {config.key(): load_result(folder_of(root, config), asked=config) for config in configs}
     missing = {config.key(): config for config in configs if found[config.key()] is None}
     if missing:
         with open_pool(root, min(workers, len(missing)), launcher, trainer) as pool:

@@ -5,7 +5,6 @@ and the libraries and the data are loaded once for many runs. When its input clo
 dead, it writes down the state of the run in hand and ends.
 """
 
-import importlib
 import json
 import os
 import queue
@@ -17,18 +16,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from subspaces.runs.run import run_once
-from subspaces.runs.terms import Terms
-from subspaces.train.callbacks import Callback
-from subspaces.train.config import TrainConfig
+from subspaces.registry import import_object
+from subspaces.runs.run import Run
+from subspaces.runs.stop import StopPolicy
+from subspaces.runs.store import run_once
+from subspaces.training.callbacks import Callback
 
 Send = Callable[[dict[str, Any]], None]
 
 
 def load_trainer(name: str) -> Callable[..., Any]:
     """The function that ``module:function`` names."""
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+    return import_object("trainer", name)
 
 
 class ProgressSender(Callback):
@@ -52,9 +51,9 @@ def work(root: Path, trainer: str, jobs: "queue.Queue[str]", send: Send, busy: t
         busy.set()
         try:
             fields = json.loads(line)
-            terms = Terms(**fields.pop("terms", {}))
-            config = TrainConfig.from_dict(fields)
-            result = run_once(config, root, wait=False, terms=terms, trainer=train, callbacks=[ProgressSender(send)])
+            policy = StopPolicy(**fields.pop("policy", {}))
+            config = Run.from_dict(fields)
+            result = run_once(config, root, wait=False, policy=policy, trainer=train, callbacks=[ProgressSender(send)])
             send({"event": "busy" if result is None else "done"})
         except Exception as error:
             send({"event": "error", "message": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()})

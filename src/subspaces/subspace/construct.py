@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subspaces.errors import unknown_name
 from subspaces.layout import Layout
-from subspaces.projections import PROJECTIONS, Blocks, Projection, make_blocks, make_projection, part_seed
+from subspaces.projections import Blocks, Projection, adopt, make_blocks, make_projection, part_seed
+from subspaces.registry import resolve
 
 
 def projection_for(
     layout: Layout,
     d: int | None,
-    projection: str | Projection,
+    projection: str | type[Projection] | Projection,
     seed: int,
     scales: int,
     blocks: str | None,
@@ -34,9 +34,8 @@ def projection_for(
             )
         if d not in (None, projection.d + scales) or options or blocks:
             raise ValueError(f"`d`, `blocks` and options belong to the projection object; got d={d}, {options}.")
-        return projection
-    if projection not in PROJECTIONS:
-        raise unknown_name("projection", projection, [*PROJECTIONS, *forms])
+        return adopt(projection)
+    kind = resolve("projection", projection, others=forms)
     if d is None:
         raise ValueError("`d` must be given, the dimension of the subspace; got None. Try d=100.")
     if not isinstance(d, int) or isinstance(d, bool):
@@ -44,9 +43,9 @@ def projection_for(
     if scales and d <= scales:
         raise ValueError(f"`d` must exceed the {scales} layer scales that count in it; got {d}.")
     if blocks is None:
-        return make_projection(projection, d - scales, layout.D, seed, sizes=layout.sizes, **options)
+        return make_projection(kind, d - scales, layout.D, seed, sizes=layout.sizes, **options)
     groups = list(layout.groups(blocks).values())
-    return make_blocks(projection, d - scales, groups, seed, allocation=allocation, **options)
+    return make_blocks(kind, d - scales, groups, seed, allocation=allocation, **options)
 
 
 def by_layout_names(

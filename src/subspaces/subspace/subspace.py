@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from subspaces import checkpoint
 from subspaces.errors import unknown_name
 from subspaces.layout import COORDINATES, Layout, digest_of, layout_of, select
-from subspaces.projections import Projection
+from subspaces.optim.records import OptimizerRecord
+from subspaces.projections import Projection, adopt
+from subspaces.projections.outside import Allowed
+from subspaces.registry import resolve
 from subspaces.spread import is_spread, put_
 from subspaces.subspace.attach import Shared, attach, detach, put_in_places
 from subspaces.subspace.construct import by_layout_names, make_coordinates, projection_for, redrawn
@@ -25,8 +28,6 @@ from subspaces.subspace.root import HOLDER
 from subspaces.subspace.rows import real
 from subspaces.subspace.settle import look_for_exchanged, settle_parameters, settle_values
 from subspaces.subspace.wrappers import check_free, inner_model, renew_wrappers, renew_wrappers_later
-
-_RULES = {"adam": 0.5, "adamw": 0.5, "rmsprop": 0.5, "adagrad": 0.5, "sgd": 0.5, "lbfgs": 0.0}  # powers of D/d
 
 
 class Subspace:
@@ -48,8 +49,9 @@ class Subspace:
         model: any module, also within ``torch.compile``, DataParallel (one device) or DistributedDataParallel; its
             trainable tensors (a shared one once) form θ in the order of their names.
         d: dimension, 1 ≤ d ≤ D. Not needed when `projection` is an object.
-        projection: a kind (see `PROJECTIONS`) or a `Projection` with D = number of parameters; "layer-kronecker" gives
-            a `LayerKronecker`, which trains wide linear layers without forming their weight gradients.
+        projection: a kind (see `PROJECTIONS`), an import path (`my_package.maps:Mine`, `own.py:Mine`), a class, or a
+            `Projection` with D = number of parameters; "layer-kronecker" gives a `LayerKronecker`, which trains wide
+            linear layers without forming their weight gradients. What a class of your own needs: docs/extending.md.
         seed: of the projection.
         only, exclude: name patterns (`fnmatch`) of what is projected. The rest is left to you: freeze or train it.
         origin: θ₀ as tensors by name (such as a state dict); None takes the model as it is.
@@ -105,7 +107,7 @@ class Subspace:
         self,
         model: nn.Module,
         d: int | None = None,
-        projection: str | Projection = "hadamard",
+        projection: str | type[Projection] | Projection = "hadamard",
         seed: int = 0,
         *,
         only: str | Sequence[str] | None = None,
@@ -201,14 +203,14 @@ class Subspace:
     def largest_d(
         cls,
         model: nn.Module,
-        projection: str = "hadamard",
+        projection: str | type[Projection] = "hadamard",
         *,
         only: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         **options: Any,
     ) -> int:
         """The largest d that a subspace of a plain model can have: the numbers that P moves."""
-        if cls is Subspace and projection in cls.forms:
+        if cls is Subspace and isinstance(projection, str) and projection in cls.forms:
             return cls.forms[projection].largest_d(model, only=only, exclude=exclude, **options)
         return layout_of(select(model, only, exclude)).D
 
@@ -223,7 +225,7 @@ class Subspace:
             raise RuntimeError("`origin` must be stored to be read; got store_origin=False.")
         return dict(zip(self.point.names, self.point.origin_tensors(), strict=True))
 
-    def lr(self, native: float, optimizer: str = "adam") -> float:
+    def lr(self, native: float, optimizer: str | type | OptimizerRecord = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training: native·√(D/d)/c.
 
         With columns of norm c, Adam moves w by about lr, hence the weights by lr·c·√(d/D) in root mean square. SGD
@@ -233,14 +235,12 @@ class Subspace:
 
         Args:
             native: rate of direct training, > 0.
-            optimizer: "adam", "adamw", "rmsprop", "adagrad", "sgd" or "lbfgs" (no scaling).
+            optimizer: a registered name ("adam", "sgd", "lbfgs", which is not scaled, …), a class of optimisers
+                (`torch.optim.NAdam`, or its path "torch.optim:NAdam"), or an `OptimizerRecord`, whose record says how.
         """
-        if optimizer not in _RULES:
-            raise unknown_name("optimizer", optimizer, _RULES)
         moved = self.D - self.projection.frozen_rows()
-        scale = self.projection.column_norm ** (2 if optimizer == "sgd" else 1)
-        power = _RULES[optimizer]
-        return native if power == 0 else native * (moved / self.projection.d) ** power / scale
+        record: OptimizerRecord = resolve("optimizer", optimizer)
+        return record.rate(native, moved / self.projection.d, self.projection.column_norm)
 
     def summary(self) -> str:
         """One paragraph: dimensions, compression, memory, what is frozen."""
@@ -381,7 +381,7 @@ class Subspace:
                     f"`projection` must keep (d, D) = ({self.projection.d}, {self.projection.D}); "
                     f"got ({projection.d}, {projection.D})."
                 )
-            self.point.projection = projection
+            self.point.projection = adopt(projection)
         self.set_origin()
 
     @torch.no_grad()
@@ -471,7 +471,9 @@ class Subspace:
         checkpoint.swap(self, path)
 
     @classmethod
-    def load(cls, model: nn.Module, path: str | Path, projection: Projection | None = None) -> "Subspace":
+    def load(
+        cls, model: nn.Module, path: str | Path, projection: Projection | None = None, *, allow: Allowed = ()
+    ) -> "Subspace":
         """Wrap a model that stands at θ₀ and set it to the saved point; see `subspaces.checkpoint.load`.
 
         The form is the one that was saved: a file of a `LayerKronecker` gives one again.
@@ -480,8 +482,8 @@ class Subspace:
         if form is not None and form not in cls.forms:
             raise unknown_name("path", form, cls.forms)
         if form is not None:
-            return cls.forms[form].load(model, path, projection)
-        return checkpoint.load(cls, model, path, projection)
+            return cls.forms[form].load(model, path, projection, allow=allow)
+        return checkpoint.load(cls, model, path, projection, allow)
 
     def form(self) -> dict[str, Any]:
         """What rebuilds this form besides the projection, as JSON values: its `kind` and more; {} for a plain one."""
@@ -501,3 +503,8 @@ class Subspace:
         if self._hashed is None or self._hashed[0] is not self.point.origins:
             self._hashed = self.point.origins, digest_of(origins)
         return self._hashed[1]
+
+
+def subspace_of(model: nn.Module) -> Subspace | None:
+    """The subspace in which a model stands, itself or within wrappers; None for a plain model."""
+    return next((vars(module)[HOLDER] for module in model.modules() if HOLDER in vars(module)), None)

@@ -4,18 +4,17 @@ For each burn-in time runs are placed where the thresholds of the levels are sti
 loss trace, so success probabilities at any other level need no further run.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from subspaces.runs.listing import listed
-from subspaces.runs.measurement import RUNS, Course
+from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
+from subspaces.runs.records import Result
+from subspaces.runs.run import Run
 from subspaces.tasks import get_task
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result
 from subspaces.transition import TransitionSearch
 from subspaces.transition.result import (
     FILE,
@@ -39,7 +38,7 @@ Place = tuple[int, int, int]
 
 
 def measure_transition(
-    config: TrainConfig,
+    config: Run,
     out: str | Path,
     rule: TransitionRule | None = None,
     *,
@@ -71,7 +70,7 @@ def measure_transition(
         RuntimeError: a run failed for another reason than its loss.
 
     Example:
-        >>> found = measure_transition(TrainConfig("digits-fc"), "demo")    # doctest: +SKIP
+        >>> found = measure_transition(Run.of("digits-fc"), "demo")    # doctest: +SKIP
         >>> found.rows()[0]["d_star"]                                       # doctest: +SKIP
     """
     _check(config)
@@ -79,13 +78,13 @@ def measure_transition(
     return course.run(workers, launcher, trainer)
 
 
-class _Search(Course):
+class _Search(Measurement):
     """The course of one measurement."""
 
     file, entry = FILE, "transition"
 
-    def __init__(self, config: TrainConfig, out: Path, rule: TransitionRule, on_event: Callable[..., Any] | None):
-        super().__init__(dataclasses.replace(config, record_trace=True), out, rule.minutes, on_event)
+    def __init__(self, config: Run, out: Path, rule: TransitionRule, on_event: Callable[..., Any] | None):
+        super().__init__(config.but(record_trace=True), out, rule.minutes, on_event)
         self.rule, self.D = rule, get_task(config.task).D
         self.range = rule.range(self.D)
         self.levels = tuple(sorted(rule.levels))
@@ -143,7 +142,8 @@ class _Search(Course):
 
     def _runs_at(self, t: int) -> int:
         """Runs of a burn-in time that are done or in hand."""
-        return sum(place[0] == t for place in self.results) + sum(config.burn_in == t for config in self.working)
+        in_hand = sum(config.space.burn_in == t for config in self.working)
+        return sum(place[0] == t for place in self.results) + in_hand
 
     def take(self, event: Event) -> None:
         if event.result is not None:
@@ -187,10 +187,10 @@ class _Search(Course):
             self._write()
             self.on_event(None, self.measurement())
 
-    def _at(self, t: int, d: int, i: int) -> TrainConfig:
+    def _at(self, t: int, d: int, i: int) -> Run:
         seed = SEED_STEP * i + d
         seeds = {"seed_projection": seed, "seed_model": seed, "seed_data": seed}
-        return dataclasses.replace(self.config, d=d, burn_in=t, **seeds)
+        return self.config.but(d=d, burn_in=t, **seeds)
 
     def measurement(self) -> Transition:
         results = [self.results[place] for place in sorted(self.results)]
@@ -206,15 +206,16 @@ class _Search(Course):
         return found
 
 
-def _place(config: TrainConfig) -> Place:
-    return config.burn_in, config.d or 0, config.seed_model // SEED_STEP
+def _place(config: Run) -> Place:
+    return config.space.burn_in, config.d or 0, config.seeds.model // SEED_STEP
 
 
-def _check(config: TrainConfig) -> None:
+def _check(config: Run) -> None:
     if config.d is not None:
         raise ValueError(f"`d` must be left out: it is what varies; got {config.d}. Use --d-min and --d-max.")
-    if config.burn_in:
-        raise ValueError(f"`burn_in` must be in the rule; got {config.burn_in} in the config. Put it there.")
-    seeds = (config.seed_projection, config.seed_model, config.seed_data)
+    if config.space.burn_in:
+        burn_in = config.space.burn_in
+        raise ValueError(f"`burn_in` must be in the rule; got {burn_in} in the config. Put it there.")
+    seeds = (config.seeds.projection, config.seeds.model, config.seeds.data)
     if any(seeds):
         raise ValueError(f"`seed_*` must be left out: every run has its own; got {seeds}. Remove them.")

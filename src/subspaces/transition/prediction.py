@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from subspaces.runs.build import build, task_of
 from subspaces.runs.pools import worker_environment
-from subspaces.train.config import TrainConfig
-from subspaces.train.setup import begin, resolve
-from subspaces.train.state import TrainState
+from subspaces.runs.run import Run
+from subspaces.training.batches import InMemory
+from subspaces.training.state import Fit
 from subspaces.transition.result import Prediction
 from subspaces.transition.theory import ProximalOptions, StartPrediction, predict_from_start
 
@@ -30,7 +31,7 @@ RATE = 1 / 3
 
 
 def predict_transition(
-    config: TrainConfig,
+    config: Run,
     burn_in: Sequence[int],
     levels: Sequence[float],
     *,
@@ -61,17 +62,14 @@ def predict_transition(
     Raises:
         RuntimeError: a process failed, said after the others have answered; the message has its last words.
     """
-    base = dataclasses.replace(
-        config, d=d, record_trace=False, seed_model=seed, seed_data=seed, seed_projection=seed, redraw_every=0
-    )
-    asked = [
-        Asked(dataclasses.replace(base, burn_in=t), tuple(levels), epochs, examples, seed) for t in sorted(burn_in)
-    ]
+    seeds = {"seed_model": seed, "seed_data": seed, "seed_projection": seed}
+    base = config.but(d=d, record_trace=False, redraw_every=0, **seeds)
+    asked = [PredictionJob(base.but(burn_in=t), tuple(levels), epochs, examples, seed) for t in sorted(burn_in)]
     if workers == 1 or len(asked) == 1:
-        yield from ((one.config.burn_in, one.answer()) for one in asked)
+        yield from ((one.config.space.burn_in, one.answer()) for one in asked)
         return
     with ThreadPoolExecutor(workers) as threads:  # each waits for a process
-        waiting = {threads.submit(one.elsewhere): one.config.burn_in for one in asked}
+        waiting = {threads.submit(one.elsewhere): one.config.space.burn_in for one in asked}
         failed: dict[int, BaseException] = {}  # told at the end, the earliest start first: the others are kept
         for done in as_completed(waiting):
             if error := done.exception():
@@ -83,10 +81,10 @@ def predict_transition(
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictionJob:
     """What one prediction is made of."""
 
-    config: TrainConfig
+    config: Run
     levels: tuple[float, ...]
     epochs: int
     examples: int
@@ -95,7 +93,7 @@ class Asked:
     def answer(self) -> Prediction:
         """The prediction, computed here; threads and random state are left as they were."""
         threads = torch.get_num_threads()
-        torch.set_num_threads(self.config.threads)
+        torch.set_num_threads(self.config.compute.threads)
         try:
             with torch.random.fork_rng(devices=[]):
                 return _at(self.config, self.levels, self.epochs, self.examples, self.seed)
@@ -109,30 +107,36 @@ class Asked:
         done = subprocess.run(call, input=told, capture_output=True, text=True, env=worker_environment())
         if done.returncode:
             words = " / ".join(done.stderr.strip().splitlines()[-3:])
-            raise RuntimeError(f"the prediction from t = {self.config.burn_in} failed: {words}")
+            raise RuntimeError(f"the prediction from t = {self.config.space.burn_in} failed: {words}")
         return Prediction.from_dict(json.loads(done.stdout))
 
 
-def _at(config: TrainConfig, levels: Sequence[float], epochs: int, examples: int, seed: int) -> Prediction:
-    state = begin(config, None, None)
-    origin = _origin(state)
-    model = state.task.build_model(seed).to(config.device, next(state.model.parameters()).dtype)
-    if config.channels_last:
+def _at(config: Run, levels: Sequence[float], epochs: int, examples: int, seed: int) -> Prediction:
+    fit, full = build(config)
+    if not isinstance(fit.batches, InMemory):
+        raise ValueError(f"`task` must have its data in memory for predictions; {config.task} has a DataLoader.")
+    origin = _origin(fit)
+    model = task_of(config).build_model(seed).to(config.compute.device, next(fit.model.parameters()).dtype)
+    if config.compute.channels_last:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    buffers = {name: buffer for name, buffer in state.model.state_dict().items() if name in model.state_dict()}
+    buffers = {name: buffer for name, buffer in fit.model.state_dict().items() if name in model.state_dict()}
     model.load_state_dict({**buffers, **origin})
-    full = resolve(config)
-    steps = max(STEPS, epochs * state.steps_per_epoch // POINTS)
+    settings = full.optimizer
+    steps = max(STEPS, epochs * fit.batches.per_epoch // POINTS)
     options = ProximalOptions(
-        lr=RATE * (full.lr or 1e-3), steps=steps, batch_size=full.batch_size or 128, examples=examples, seed=seed
+        lr=RATE * (settings.lr or 1e-3),
+        steps=steps,
+        batch_size=settings.batch_size or 128,
+        examples=examples,
+        seed=seed,
     )
-    data = state.data.train_x, state.data.train_y
-    return _prediction(predict_from_start(model, state.task.loss, data, levels, options, names=list(origin)))
+    data = fit.batches.data.split("train")
+    return _prediction(predict_from_start(model, fit.loss, data, levels, options, names=list(origin)))
 
 
-def _origin(state: TrainState) -> dict[str, Tensor]:
-    assert state.subspace is not None
-    return {name: tensor.detach().clone() for name, tensor in state.subspace.origin.items()}
+def _origin(fit: Fit) -> dict[str, Tensor]:
+    assert fit.subspace is not None
+    return {name: tensor.detach().clone() for name, tensor in fit.subspace.origin.items()}
 
 
 def _prediction(found: StartPrediction) -> Prediction:
@@ -159,8 +163,8 @@ def main() -> None:
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not get into the answer
     fields = json.load(sys.stdin)
-    config = TrainConfig.from_dict(fields.pop("config"))
-    found = Asked(config, tuple(fields.pop("levels")), **fields).answer()
+    config = Run.from_dict(fields.pop("config"))
+    found = PredictionJob(config, tuple(fields.pop("levels")), **fields).answer()
     with channel:
         json.dump(found.to_dict(), channel, allow_nan=False)
 

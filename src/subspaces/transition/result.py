@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from subspaces.train.config import TrainConfig
-from subspaces.train.records import Result, environment
+from subspaces.runs.records import Result, environment
+from subspaces.runs.run import Run
 from subspaces.transition import Outcome, SuccessTable, Threshold, success_probability, threshold_curve, trace_value
 from subspaces.transition.rule import TransitionRule
 
@@ -76,7 +76,7 @@ class TracedRun:
     def of(cls, result: Result) -> "TracedRun":
         """Of a result."""
         config = result.config
-        return cls(config.d or 0, config.burn_in, config.seed_model, result.status, result.curves, result.trace)
+        return cls(config.d or 0, config.space.burn_in, config.seeds.model, result.status, result.curves, result.trace)
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "TracedRun":
@@ -98,7 +98,7 @@ class Transition:
     predictions: dict[int, Prediction] = field(default_factory=dict)
     """By burn-in time."""
     seconds: float = 0.0
-    config: TrainConfig | None = None
+    config: Run | None = None
     """The runs without their d, burn-in and seeds; None where a record was read."""
     results: list[Result] = field(default_factory=list)
     """What `runs` was made of; empty where a record was read."""

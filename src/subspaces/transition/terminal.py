@@ -51,7 +51,7 @@ class TransitionDisplay:
             self._begun = True
             return
         config = event.config
-        label = f"t = {config.burn_in:,}, d = {config.d or 0:,}"
+        label = f"t = {config.space.burn_in:,}, d = {config.d or 0:,}"
         if event.kind == "progress":
             self._parts[config.key()] = (label, event.part)
             return

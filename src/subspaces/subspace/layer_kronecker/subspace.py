@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from subspaces import checkpoint
-from subspaces.errors import unknown_name
 from subspaces.layout import COORDINATES, select
-from subspaces.projections import PROJECTIONS, Projection
+from subspaces.optim.records import OptimizerRecord
+from subspaces.projections import Projection
+from subspaces.projections.outside import Allowed
+from subspaces.registry import resolve
 from subspaces.subspace.layer_kronecker.factors import (
     BALANCES,
     FACTORS,
@@ -59,7 +61,7 @@ class LayerKronecker(Subspace):
         seed: of P and of the factors.
         rank: (r_out, r_in), or one r for both; ≥ 1, or None for a side that is kept whole, as one no longer than its
             rank is. Few directions of the inputs cost accuracy, few of the outputs hardly (docs/performance.md).
-        inner: kind of P, the map from w to the cores.
+        inner: kind of P, the map from w to the cores; what `projection` is in `Subspace`.
         factors: "hadamard" (portable to the bit) or "orthonormal" (QR of Gaussian matrices).
         balance: "size": c_l = √(in·out/(r_in·r_out)), all weights move alike, as under `Subspace`; "core": c_l = 1,
             all core entries move alike, so that each layer moves by the same length.
@@ -89,7 +91,7 @@ class LayerKronecker(Subspace):
         seed: int = 0,
         *,
         rank: Rank = RANK,
-        inner: str = "hadamard",
+        inner: str | type[Projection] = "hadamard",
         factors: str = "hadamard",
         balance: str = "size",
         only: Any = None,
@@ -100,8 +102,7 @@ class LayerKronecker(Subspace):
             raise ValueError(
                 f"`projection` must be {self.kind!r} or an object; got {projection!r}. Give it as `inner`."
             )
-        if inner not in PROJECTIONS:
-            raise unknown_name("inner", inner, PROJECTIONS)
+        inner = resolve("projection", inner, argument="inner")
         model = inner_model(model)
         chosen = list(select(model, only, exclude))
         self._recipe = make_recipe(model, chosen, rank, factors, balance, seed)
@@ -159,14 +160,14 @@ class LayerKronecker(Subspace):
             found[joined(name, "weight")] = layer.at(super().origin[joined(name, "core")])
         return found
 
-    def lr(self, native: float, optimizer: str = "adam") -> float:
+    def lr(self, native: float, optimizer: str | type | OptimizerRecord = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training; see `Subspace.lr`.
 
-        With M = Σ c_l²·r_in·r_out + the other rows, a unit of w moves the weights by √(M/D') instead of 1:
-        √(D/d)·√(D'/M) for Adam, √(D/d)·D'/M for SGD.
+        With M = Σ c_l²·r_in·r_out + the other rows, a unit of w moves the weights by √(M/D') instead of 1, as if the
+        columns had that norm: √(D/d)·√(D'/M) for Adam, √(D/d)·D'/M for SGD.
         """
         square = self.layout.D + sum((m.scale**2 - 1) * m.core.numel() for m in self.layers.values())
-        power = {"lbfgs": 0.0, "sgd": 1.0}.get(optimizer, 0.5)
+        power = resolve("optimizer", optimizer).norm_power / 2
         return super().lr(native, optimizer) * (self.layout.D / square) ** power
 
     def summary(self) -> str:
@@ -244,7 +245,9 @@ class LayerKronecker(Subspace):
         return {"kind": self.kind, **self._recipe, "weights": weights_digest(self.layers)}
 
     @classmethod
-    def load(cls, model: nn.Module, path: str | Path, projection: Projection | None = None) -> "LayerKronecker":
+    def load(
+        cls, model: nn.Module, path: str | Path, projection: Projection | None = None, *, allow: Allowed = ()
+    ) -> "LayerKronecker":
         """Wrap a plain model that stands at θ₀ and set it to the saved point.
 
         Raises:
@@ -263,7 +266,7 @@ class LayerKronecker(Subspace):
             )
         try:
             factor_all_(model, recipe)
-            return checkpoint.load(functools.partial(cls._around, recipe), model, path, projection)
+            return checkpoint.load(functools.partial(cls._around, recipe), model, path, projection, allow)
         except BaseException:
             unfactor_all_of_(model, recipe)
             raise

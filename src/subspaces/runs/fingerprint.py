@@ -1,0 +1,83 @@
+"""What the numbers of a run depend on besides its config: the task, as it was when the run was made.
+
+A run names a task and leaves to it what is None. The fingerprint of what stood behind that name is kept with every
+result, so that a run made by an earlier form of the task is not taken for one of today. Of a person's own task it sees
+what the callables do and the contents of the data (`Task.definition`); of a bundled one the names and settings, since
+its files are verified and its code is the library's: for a change there `Task.revision` is raised by hand.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from typing import Any
+
+from subspaces.runs.run import Run
+from subspaces.tasks import Hyper, get_task, known_definition
+
+
+def fingerprint(config: Run) -> str:
+    """The revision of the config's task and 10 hexadecimal digits for its definition, D and the defaults in use.
+
+    Empty where the task cannot be had, such as one of a module that is not here: a result is worth keeping without.
+
+    Example:
+        >>> fingerprint(Run.of("mnist-fc", d=750)).partition("-")[0]
+        'r2'
+    """
+    return _of(config.task, config.to_dict())
+
+
+def _of(task: str, settings: dict[str, Any]) -> str:
+    left = tuple(f.name for f in dataclasses.fields(Hyper) if settings.get(f.name) is None)
+    try:
+        return _fingerprint(get_task(task), left)
+    except Exception:  # whatever the import of somebody's module or the making of their model raises
+        return ""
+
+
+@functools.lru_cache(maxsize=256)
+def _fingerprint(task: Any, left: tuple[str, ...]) -> str:
+    """``left``: the settings that the run leaves to the task."""
+    parts = known_definition(task) | {"defaults": {name: getattr(task.optimizer, name) for name in left}}
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_name)
+    return f"r{task.revision}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
+
+
+def _name(value: object) -> str:
+    """What stands for an option that JSON cannot hold; never an address, which differs between processes."""
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def is_of_today(made: str, config: Run) -> bool:
+    """Whether a run with the fingerprint ``made`` was made by the task as it is now.
+
+    The task of ``config`` is looked up, and imported where its name is a path: for what the user asked for, never for
+    what a file says (`row_is_of_today`).
+
+    An empty fingerprint is from before there were any, when every task had revision 1. Where the task cannot be had
+    there is nothing to compare with, and nobody could do the run again: it counts as of today.
+    """
+    return _same(made, fingerprint(config))
+
+
+def row_is_of_today(row: dict[str, Any], typed: str | None = None) -> bool:
+    """The same for a result row, which may come from anybody: nothing that it names is imported.
+
+    Args:
+        row: of `Result.to_row`.
+        typed: the task that the user asked for. A row of another task that is no registered name counts as of today.
+    """
+    task = row["config"]["task"]
+    if ":" in task and task != typed:
+        return True
+    return _same(row.get("fingerprint", ""), _of(task, row["config"]))
+
+
+def _same(made: str, now: str) -> bool:
+    return made == now or not now or (not made and now.startswith("r1-"))
+
+
+def mark(made: str) -> str:
+    """What tells files of an earlier fingerprint apart: the fingerprint itself, `r1` for those without one."""
+    return made or "r1"

@@ -1,0 +1,34 @@
+"""Where a measurement is kept unless the user says so: a folder whose name tells settings apart."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from subspaces.runs.run import Run, folder_name
+
+BUDGET = ("max_runs", "minutes", "ratio")
+"""Fields of a rule that end a measurement sooner or later: the same folder goes on with other values."""
+
+
+def default_folder(run: Run, command: str, rule: Any) -> Path:
+    """``runs/TASK-COMMAND`` for the settings of the task and the rule's own, else with 8 digits for what differs.
+
+    Args:
+        run: of the measurement, without d and seeds.
+        command: what is measured.
+        rule: a dataclass; fields of `BUDGET` do not count.
+    """
+    plain = type(rule)()
+    differing = {
+        f.name: getattr(rule, f.name)
+        for f in dataclasses.fields(rule)
+        if f.name not in BUDGET and getattr(rule, f.name) != getattr(plain, f.name)
+    }
+    settings = {word: value for word, value in run.identity().items() if word != "task"} | {"rule": differing}
+    name = f"{folder_name(run.task)}-{command}"
+    if len(settings) > 1 or differing:
+        canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+        name += f"-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+    return Path("runs") / name

@@ -1,0 +1,67 @@
+"""The settings that a task, an optimiser and a stored subspace give to what a run leaves open."""
+
+import dataclasses
+
+from subspaces.learned.stored import stored_sizes
+from subspaces.optim.records import STORED_DEFAULT, OptimizerRecord
+from subspaces.registry import resolve as resolve_name
+from subspaces.runs.run import Run
+from subspaces.subspace import Subspace
+from subspaces.tasks import get_task
+
+
+def record_of(run: Run) -> OptimizerRecord:
+    """What is known of the optimiser of a resolved run."""
+    return resolve_name("optimizer", run.optimizer.name or "adam", argument="optimizer")
+
+
+def resolve(asked: Run) -> Run:
+    """The run with a value in place of every None.
+
+    Raises:
+        ValueError: another optimiser than the task's without a learning rate of its own, or an unknown one.
+    """
+    run = _with_stored(asked)
+    defaults = get_task(run.task).optimizer
+    wanted, measured = run.optimizer, run.optimizer.lr_rule == "curvature"
+    if wanted.name not in (None, defaults.optimizer) and wanted.lr is None and not measured:
+        raise ValueError(
+            f"`lr` must be given with another optimizer than the task's; got {wanted.name} where {run.task} "
+            f"has {defaults.optimizer} at {defaults.lr:g}. Add --lr."
+        )
+    known = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(defaults)}
+    if wanted.name is not None and "momentum" not in record_of(run).takes:
+        known["momentum"] = 0.0
+    if measured:
+        known["lr"] = None
+    return run.but(**{word: value for word, value in known.items() if run.value(word) is None})
+
+
+def _with_stored(run: Run) -> Run:
+    """The published settings in place of None, where there is a stored subspace or an optimiser of long steps."""
+    file = run.space.file
+    if file is not None:
+        d = run.d if run.d is not None else stored_sizes(file).d
+        run = run.but(d=d, optimizer=run.optimizer.name or STORED_DEFAULT)
+        if record_of(run).measures_rate and run.optimizer.lr is None and run.optimizer.lr_rule is None:
+            run = run.but(lr_rule="curvature")
+    long = run.optimizer.name is not None and record_of(run).long_step
+    if file is not None or long:
+        run = run.but(**{word: value for word, value in record_of(run).stored.items() if run.value(word) is None})
+    if run.optimizer.batchnorm is None:
+        run = run.but(batchnorm="re-estimate" if long else "keep")
+    return run
+
+
+def largest_d(run: Run) -> int:
+    """The largest d that a run of a task can have: D, or less with `only`, `exclude` or layer-kronecker.
+
+    That of a stored subspace is the number of its directions.
+    """
+    task, space = get_task(run.task), run.space
+    if space.file is not None:
+        return stored_sizes(space.file).d
+    if space.projection not in Subspace.forms and not space.only and not space.exclude:
+        return task.D
+    chosen = {"only": space.only or None, "exclude": space.exclude or None}
+    return Subspace.largest_d(task.build_model(run.seeds.model), space.projection, **chosen, **space.options())

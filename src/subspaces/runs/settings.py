@@ -1,0 +1,288 @@
+"""The parts of a run: small frozen records, each of which checks itself in the words that a user types.
+
+A part is checked twice: when it is made, for values that nothing could run, and before training
+(``refuse_dead_options``), for options that would have no effect.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Optimizer = Literal["adam", "sgd", "pbfgs", "gauss-newton"]
+Schedule = Literal["constant", "cosine", "onecycle", "step"]
+
+
+@dataclass(frozen=True)
+class SubspaceSettings:
+    """Where the training moves: a random subspace through the start, or a stored one."""
+
+    d: int | None = None
+    """Dimension of the subspace; without it all parameters are trained directly."""
+    projection: str = "hadamard"
+    """Kind of the projection P in θ = θ₀ + P w; `subspaces list projections` shows them."""
+    projection_options: tuple[str, ...] = ()
+    """Options of the projection as NAME=VALUE, such as `block=global` for fastfood."""
+    only: tuple[str, ...] = ()
+    """Patterns of the parameter names that move (all of them without a pattern); the others stay at θ₀."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of the parameter names that stay at θ₀."""
+    blocks: Literal["layer", "tensor", "type"] | None = None
+    """Compartments: every layer, tensor or type of tensor gets a projection of its own and its share of d."""
+    allocation: Literal["size", "sqrt", "even"] = "size"
+    """How the compartments share d: by size, by its square root, evenly."""
+    layer_scale: bool = False
+    """SAID (Aghajanyan et al. 2020): one trained multiple per layer, counted in d."""
+    file: str | None = None
+    """File of a learned basis or a ticket (`subspaces extract`): train its coordinates from its origin."""
+    start: Literal["origin", "projected"] | None = None
+    """Where training in a stored subspace begins: at its origin, as published, or at the point of it that is nearest to
+    the end of the recorded run (default where the file knows that point)."""
+    burn_in: int = 0
+    """Steps of direct training before the subspace is laid through the point that they reach (Larsen et al. 2022)."""
+    redraw_every: int = 0
+    """Steps between new random bases, each laid through the present point (Gressmann et al. 2020); 0 keeps one."""
+
+    def __post_init__(self) -> None:
+        _normalise(self)
+        _at_least(1, d=self.d)
+        _at_least(0, burn_in=self.burn_in, redraw_every=self.redraw_every)
+        _one_of(("origin", "projected"), start=self.start)
+        self.options()
+
+    def options(self) -> dict[str, Any]:
+        """``projection_options`` as keyword arguments: values are read as JSON where they are, else as text."""
+        return dict(_option(text) for text in self.projection_options)
+
+    def refuse_dead_options(self) -> None:
+        """Refuse what a stored subspace decides, and what goes with something that is not there.
+
+        Raises:
+            ValueError: the option and what to do about it.
+        """
+        shaping = ("projection_options", "only", "exclude", "blocks", "layer_scale", "burn_in", "redraw_every")
+        given = [name for name in shaping if getattr(self, name)]
+        if self.file is not None and given:
+            raise ValueError(
+                f"`{given[0]}` must be left out with `subspace`, whose file decides it. Remove one of them."
+            )
+        if self.file is not None and self.projection != "hadamard":
+            raise ValueError(f"`projection` must be left out with `subspace`; got {self.projection!r}. Remove one.")
+        if self.start is not None and self.file is None:
+            raise ValueError(f"`start` must go with `subspace`; got {self.start!r} without. Add --subspace FILE.")
+        if self.d is None and given:
+            raise ValueError(
+                f"`{given[0]}` must go with `d`; got no `d`, so all parameters are trained directly. Add --d."
+            )
+        if self.allocation != "size" and self.blocks is None:
+            raise ValueError(
+                f"`allocation` must go with `blocks`; got {self.allocation!r} without. Add --blocks layer."
+            )
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How it is trained: optimiser, rate and its course, batches, epochs."""
+
+    name: Optimizer | None = None
+    """Optimiser of the coordinates, or of all parameters in direct training; pbfgs and gauss-newton in subspaces."""
+    lr: float | None = None
+    """Native learning rate, that of direct training; in a subspace steps are made as long by the factor √(D/d).
+    With --subspace, pbfgs or gauss-newton it is the rate of the coordinates themselves."""
+    lr_rule: Literal["native", "curvature"] | None = None
+    """How sgd in a subspace gets its rate: scaled from `lr`, or half of the largest stable one, 2(1 + momentum)/λ_max
+    of the curvature in the subspace, measured at the start (default with --subspace and without --lr)."""
+    pbfgs_mode: Literal["robust", "published"] = "robust"
+    """P-BFGS with its safeguards, or as in the public code of Li et al. 2021."""
+    momentum: float | None = None
+    """Momentum of sgd, in [0, 1)."""
+    beta2: float = 0.999
+    """Second decay rate of adam, in [0, 1)."""
+    l2: float | None = None
+    """λ of the penalty λ‖θ‖² on the full weights (Li et al. 2018: 1e-4); in a subspace its gradient goes through P."""
+    schedule: Schedule | None = None
+    """Course of the rate: constant; cosine to 0; onecycle (up for 30 %, then cosine to 0); step (×0.1 at ½ and ¾)."""
+    milestones: tuple[int, ...] = ()
+    """Epochs after which `step` falls to a tenth, in place of ½ and ¾ of the run."""
+    warmup: int = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    batch_size: int | None = None
+    """Examples per step."""
+    epochs: int | None = None
+    """Passes over the training split."""
+    batchnorm: Literal["keep", "reset", "re-estimate"] | None = None
+    """BatchNorm statistics: kept as the steps leave them, reset at the start, or re-estimated before evaluations
+    (default of pbfgs and gauss-newton)."""
+
+    def __post_init__(self) -> None:
+        _normalise(self)
+        _at_least(1, batch_size=self.batch_size, epochs=self.epochs)
+        _at_least(0, l2=self.l2, warmup=self.warmup)
+        for name, value in {"momentum": self.momentum, "beta2": self.beta2}.items():
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"`{name}` must be in [0, 1); got {value}.")
+        if self.lr is not None and not 0 < self.lr < float("inf"):
+            raise ValueError(f"`lr` must be positive and finite; got {self.lr}.")
+        ends = self.milestones
+        if any(b <= a for a, b in zip((0, *ends), ends, strict=False)):
+            raise ValueError(f"`milestones` must be epochs ≥ 1 in ascending order; got {ends}. Such as 100 150.")
+        _one_of(("native", "curvature"), lr_rule=self.lr_rule)
+        _one_of(("robust", "published"), pbfgs_mode=self.pbfgs_mode)
+        _one_of(("adam", "sgd", "pbfgs", "gauss-newton"), optimizer=self.name)
+        _one_of(("constant", "cosine", "onecycle", "step"), schedule=self.schedule)
+        _one_of(("keep", "reset", "re-estimate"), batchnorm=self.batchnorm)
+
+    def refuse_dead_options(self) -> None:
+        """Refuse options of another optimiser, rule or schedule.
+
+        Raises:
+            ValueError: the option and what to do about it.
+        """
+        if self.pbfgs_mode != "robust" and self.name != "pbfgs":
+            raise ValueError(f"`pbfgs_mode` must go with pbfgs; got {self.name}. Add --optimizer pbfgs.")
+        if self.lr_rule == "curvature" and self.lr is not None:
+            raise ValueError(f"`lr` must be left out with `lr_rule` curvature; got {self.lr:g}. Remove one of them.")
+        if self.milestones and self.schedule != "step":
+            raise ValueError(f"`milestones` must go with schedule step; got {self.schedule}. Add --schedule step.")
+        if self.name in ("pbfgs", "gauss-newton") and (self.l2 or self.momentum):
+            raise ValueError(f"`l2` and `momentum` must be 0 with {self.name}; got {self.l2} and {self.momentum}.")
+        if self.momentum and self.name == "adam":
+            raise ValueError(f"`momentum` must be 0 with adam; got {self.momentum}. Use `beta2`, or --optimizer sgd.")
+        if self.beta2 != 0.999 and self.name == "sgd":
+            raise ValueError(f"`beta2` belongs to adam; got {self.beta2} with sgd. Remove it, or use --optimizer adam.")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which examples it sees, and what is done to them."""
+
+    subset: int | None = None
+    """Number of training examples to keep; all of them without it."""
+    validation: int | None = None
+    """Number of training examples set aside to choose by."""
+    shuffle_pixels: bool = False
+    """Permute the pixels of every image by one fixed permutation."""
+    shuffle_labels: float = 0.0
+    """Fraction of the training labels permuted among themselves, in [0, 1]; at 1 only memorising helps."""
+    label_noise: float = 0.0
+    """Fraction of the training labels replaced by a wrong one, in [0, 1]."""
+    augment: bool | None = None
+    """Random flips and crops of the training images."""
+
+    def __post_init__(self) -> None:
+        _normalise(self)
+        _at_least(1, subset=self.subset)
+        _at_least(0, validation=self.validation)
+        for name, value in {"label_noise": self.label_noise, "shuffle_labels": self.shuffle_labels}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1]; got {value}.")
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What is drawn: four seeds, one for each source of chance."""
+
+    projection: int = 0
+    """Seed of the projection P."""
+    model: int = 0
+    """Seed of the initial parameters θ₀."""
+    data: int = 0
+    """Seed of the order of the examples, of augmentation and of dropout."""
+    split: int = 0
+    """Seed of the validation split, the subset, shuffled pixels and labels, and label noise."""
+
+    def __post_init__(self) -> None:
+        _at_least(0, seed_projection=self.projection, seed_model=self.model, seed_data=self.data)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is kept on the way."""
+
+    eval_every: int = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    every: str | None = None
+    """Write a trajectory file: `epoch` for a sample per epoch, or a number of steps."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of its samples; bfloat16 holds the way from the first one in half the space."""
+    source: Literal["weights", "gradients"] = "weights"
+    """What is recorded: the weights, or the gradients of all parameters (for gradient-pca)."""
+    trace: bool = False
+    """Keep the training loss of every step (for success probabilities over a burn-in)."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, eval_every=self.eval_every)
+        every = self.every
+        if every is not None and every != "epoch" and not (every.isdecimal() and int(every) >= 1):
+            raise ValueError(
+                f"`record` must be 'epoch' or a number of steps ≥ 1; got {every!r}. Such as --record epoch."
+            )
+        _one_of(("float32", "bfloat16"), record_dtype=self.dtype)
+        _one_of(("weights", "gradients"), record_source=self.source)
+
+    def refuse_dead_options(self) -> None:
+        """Refuse details of a trajectory file without one.
+
+        Raises:
+            ValueError: what to add.
+        """
+        if self.every is None and (self.dtype, self.source) != ("float32", "weights"):
+            raise ValueError("`record_dtype` and `record_source` must go with `record`. Add --record epoch.")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """In which number formats, where, with how many threads."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    """Number format of parameters and inputs."""
+    autocast: bool = False
+    """Run the forward pass in bfloat16; parameters and coordinates keep their format. For GPUs, and for CPUs with
+    bfloat16 instructions (avx512_bf16, amx_bf16, ARM bf16): others are 6 to 10 times slower with it than without."""
+    channels_last: bool = False
+    """Keep images and kernels in channels-last order (faster convolutions on CPUs)."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda, cuda:1, mps."""
+    threads: int = 1
+    """Threads of one run; 1 is fastest for small networks."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, threads=self.threads)
+
+
+# ---- checks, in the words that the user typed
+
+
+def one_spelling(f: "dataclasses.Field[Any]", value: Any) -> Any:
+    """The value of a field in one spelling, since the name of a run follows from it: 1 and 1.0, lists and tuples."""
+    if isinstance(value, list):
+        return tuple(value)
+    return float(value) if type(value) is int and f.type in (float, float | None) else value
+
+
+def _normalise(part: Any) -> None:
+    for f in dataclasses.fields(part):
+        object.__setattr__(part, f.name, one_spelling(f, getattr(part, f.name)))
+
+
+def _at_least(bound: int, **values: Any) -> None:
+    for name, value in values.items():
+        if value is not None and not value >= bound:
+            raise ValueError(f"`{name}` must be at least {bound}; got {value}.")
+
+
+def _one_of(known: Sequence[str], **values: Any) -> None:
+    for name, value in values.items():
+        if value is not None and value not in known:
+            raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {value!r}.")
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"`projection_options` must be written NAME=VALUE; got {text!r}. Such as block=global.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -1,0 +1,89 @@
+"""Training in a stored subspace: its start and its measured rate."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from subspaces.datasets.trees import call
+from subspaces.learned.batchnorm import refresh_batchnorm
+from subspaces.learned.stored import load_subspace
+from subspaces.optim import curvature_rate
+from subspaces.runs.run import Run
+from subspaces.subspace import Subspace
+from subspaces.training.state import Fit
+
+REFRESH = 10_000
+"""Training images that BatchNorm statistics are re-estimated on, in batches of 1,000."""
+
+
+def enter_stored(model: nn.Module, file: str | Path | None, d: int | None) -> Subspace:
+    """The first d directions of a stored subspace around the model, which then stands at the file's origin."""
+    assert file is not None
+    stored = load_subspace(file, d)
+    return Subspace(model, projection=stored.projection, origin=stored.origin)
+
+
+@torch.no_grad()
+def start_stored(fit: Fit, run: Run) -> None:
+    """Move to where training begins: the projected end of the recorded run, unless the run or the file say no.
+
+    Raises:
+        ValueError: `start` is "projected" and the file does not know the end.
+    """
+    space, subspace = run.space, fit.subspace
+    if space.file is None or subspace is None or space.start == "origin":
+        return
+    end = load_subspace(space.file, space.d).end
+    if end is None:
+        if space.start == "projected":
+            raise ValueError(
+                f"`start` projected must know the end of the recorded run; {space.file} does not. "
+                "Extract it again with dldr or lottery, or use --start origin."
+            )
+        return
+    subspace.coordinates.copy_(end)
+    subspace.sync()
+    if run.optimizer.batchnorm != "reset":  # those of the origin are far away
+        refresh_batchnorm(fit.model, fit.batches.examples(REFRESH))
+
+
+def measured_rate(fit: Fit, run: Run) -> float:
+    """½ · 2(1 + β)/λ_max with the larger λ_max of the origin and the start, on one batch in float32.
+
+    A trained point is flat and would allow a rate that the steeper ground around it does not.
+
+    Raises:
+        ValueError: no direction curves up, or the loss is not finite.
+    """
+    subspace = fit.subspace
+    assert subspace is not None
+    closure = first_batch_loss(fit)
+    here, kept = subspace.coordinates.detach().clone(), [buffer.clone() for buffer in fit.model.buffers()]
+    places = [here] if not bool(here.any()) else [here, torch.zeros_like(here)]
+    try:
+        rates = []
+        for place in places:
+            _place(subspace, place)
+            rates.append(curvature_rate(subspace, closure, momentum=run.optimizer.momentum or 0.0, iterations=10))
+        return min(rates)
+    except RuntimeError as error:
+        raise ValueError(f"`lr` must be given where its rule fails ({error}). Add --lr.") from error
+    finally:
+        _place(subspace, here)
+        with torch.no_grad():
+            for buffer, value in zip(fit.model.buffers(), kept, strict=True):
+                buffer.copy_(value)
+
+
+def first_batch_loss(fit: Fit) -> Callable[[], Tensor]:
+    """The loss of the first examples of the training part, in their order, as a function of where the model stands."""
+    inputs, targets = fit.batches.first()
+    return lambda: fit.loss(call(fit.model, inputs), targets)
+
+
+@torch.no_grad()
+def _place(subspace: Subspace, w: Tensor) -> None:
+    subspace.coordinates.copy_(w)
+    subspace.sync()

@@ -1,0 +1,93 @@
+"""From a name to a task: published, of this session, or by an import path."""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from subspaces.registry import register, resolve, table
+from subspaces.tasks.objective import Objective
+from subspaces.tasks.published import TASKS, published
+from subspaces.tasks.task import Task
+
+_SESSION: dict[str, Task | Objective] = {}
+_DEFINITIONS: "WeakKeyDictionary[Task | Objective, dict[str, Any]]" = WeakKeyDictionary()
+
+
+def register_task(task: Task | Objective, definition: dict[str, Any] | None = None) -> str:
+    """Make a task known by its name for the rest of this process; a later one of the same name takes its place.
+
+    Args:
+        task: of a person, made in a script or notebook.
+        definition: what `Task.definition` gave in the process that made it, where this one cannot see its source.
+
+    Returns:
+        Its name.
+
+    Raises:
+        ValueError: the name of a published task.
+    """
+    if task.name in TASKS and TASKS[task.name] is not task:
+        raise ValueError(f"`name` must not be that of a published task; got {task.name!r}. Choose another one.")
+    if task.name not in TASKS:
+        _SESSION[task.name] = task
+    if definition is not None:
+        _DEFINITIONS[task] = definition
+    return task.name
+
+
+def known_definition(task: Task | Objective) -> dict[str, Any]:
+    """What decides the numbers of a task's runs; worked out once in a process."""
+    if task not in _DEFINITIONS:
+        _DEFINITIONS[task] = task.definition()
+    return _DEFINITIONS[task]
+
+
+def session_task(name: str) -> Task | Objective | None:
+    """The task that was registered in this process under a name."""
+    return _SESSION.get(name)
+
+
+def get_task(name: str | Task | Objective) -> Any:
+    """The task of a name.
+
+    Args:
+        name: a key of TASKS; `DATASET-fc-WIDTHxDEPTH` of any size; `DATASET@package.module:factory`, any model on a
+            bundled data set, kept as its factory builds it; `package.module:task` or `file.py:task`, a Task, an
+            Objective or a function that makes one; the name of a task of this session; or a task, which is returned.
+
+    Returns:
+        A `Task`, or an `Objective`.
+
+    Raises:
+        ValueError: if there is no such task, with the nearest name.
+        TypeError: if an import path leads to something else than a task.
+
+    Example:
+        >>> get_task("mnist-lenet").D
+        44426
+    """
+    if not isinstance(name, str):
+        return name
+    if (found := session_task(name)) is not None:
+        return found
+    if (task := published(name)) is not None:
+        return task
+    task = resolve("task", name, others=_SESSION)
+    if ":" in name:
+        _SESSION[name] = task  # imported once in a process
+    return task
+
+
+def _accept(thing: Any, name: str, argument: str) -> Task | Objective:
+    """A task, or what a function that makes one gives."""
+    task = thing() if callable(thing) and not isinstance(thing, Task | Objective) else thing
+    if not isinstance(task, Task | Objective):
+        raise TypeError(
+            f"`{argument}` must lead to a Task, an Objective or a function that makes one; {name!r} is a "
+            f"{type(task).__name__}."
+        )
+    return task
+
+
+table("task", _accept)
+for _name, _task in TASKS.items():
+    register("task", _name, _task)

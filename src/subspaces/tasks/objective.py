@@ -1,0 +1,64 @@
+"""Anything that answers (d, seed) → score: a person's own loop, in any framework of training."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from subspaces.tasks.code import code_digest
+from subspaces.tasks.hyper import Hyper
+
+ONCE = Hyper(epochs=1)
+"""A function of a person trains as long as it likes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A function of d and a seed whose value is a score, measured like a task.
+
+    Attributes:
+        name: what it is called in folders and pages.
+        run: ``run(d, seed) -> score``, higher is better; d is None for direct training of everything. NaN counts as a
+            run that failed. A number, or a dictionary with ``score`` and what else shall be kept, such as
+            ``test_score``.
+        D: native dimension, the largest d.
+        baseline: the score of which a share is to be reached, where it is known; else ``run(None, seed)`` measures it.
+        score_name: what the score is.
+        source: where it comes from.
+        revision: counts up from 1 when its numbers change in a way that its code does not show.
+
+    Raises:
+        ValueError, TypeError: D below 1, or a function that does not take d and seed.
+
+    Example:
+        >>> Objective("toy", lambda d, seed: min(1.0, d / 37), D=1000, baseline=1.0).run(10, 0) > 0.27
+        True
+    """
+
+    name: str
+    run: Callable[[int | None, int], Any]
+    D: int
+    baseline: float | None = None
+    score_name: str = "score"
+    source: str = ""
+    revision: int = 1
+    judged_on: str = "val"
+    optimizer: Hyper = ONCE
+
+    def __post_init__(self) -> None:
+        if self.D < 1:
+            raise ValueError(f"`D` must be at least 1, the number of parameters of direct training; got {self.D}.")
+        if self.revision < 1:
+            raise ValueError(f"`revision` must be at least 1; got {self.revision}.")
+        try:
+            inspect.signature(self.run).bind(1, 0)
+        except TypeError as error:
+            raise TypeError(
+                f"`run` must take d and seed: run(d, seed) -> score; got {self.run!r} ({error})."
+            ) from error
+        except ValueError:  # built in: it has no signature to look at
+            pass
+
+    def definition(self) -> dict[str, Any]:
+        """What decides the numbers of its runs. Ready for JSON."""
+        return {"run": code_digest(self.run), "D": self.D}

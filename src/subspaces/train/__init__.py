@@ -1,1 +1,0 @@
-"""The only training loop and all that decides one run: `config`, `loop.train`, callbacks, result records."""
