@@ -11,7 +11,9 @@ import tyro
 from subspaces import cli
 from subspaces.cli import COMMANDS, main
 from subspaces.datasets import DATASETS
+from subspaces.learned.methods import METHODS
 from subspaces.models import MODELS
+from subspaces.optim.records import OPTIMIZERS
 from subspaces.projections import PROJECTIONS
 from subspaces.runs.run import WORDS, Run
 from subspaces.subspace import Subspace
@@ -110,7 +112,14 @@ def test_dimension_ends_with_the_path_of_the_report(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("what", "registry"),
-    [("projections", {**PROJECTIONS, **Subspace.forms}), ("tasks", TASKS), ("models", MODELS), ("datasets", DATASETS)],
+    [
+        ("optimizers", OPTIMIZERS),
+        ("methods", METHODS),
+        ("projections", {**PROJECTIONS, **Subspace.forms}),
+        ("tasks", TASKS),
+        ("models", MODELS),
+        ("datasets", DATASETS),
+    ],
 )
 def test_lists_are_the_registries(capsys, what, registry):
     _, out, _ = run(capsys, "list", what, "--json")
@@ -124,6 +133,8 @@ def test_lists_are_the_registries(capsys, what, registry):
     [
         (["train", "digits-fv"], "Did you mean 'digits-fc'?"),
         (["train", "digits-fc", "--d", "9", "--projection", "hadamrd"], "Did you mean 'hadamard'?"),
+        (["train", "digits-fc", "--d", "9", "--projection", "nowhere.maps:Mine"], "got 'nowhere.maps:Mine' (No module"),
+        (["extract", ".", "--method", "dlrd"], "Did you mean 'dldr'?"),
         (["train", "digits-fc", "--d", "99999999"], "`d`"),
         (["train", "digits-fc", "--d", "0"], "`d` must be at least 1; got 0"),
         (["dimension", "digits-fc", "--d", "9"], "`d` must be left out"),

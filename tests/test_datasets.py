@@ -2,12 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from subspaces import datasets
 from subspaces.datasets import DATASETS, DataOptions, augment, load_data
 from subspaces.datasets.files import data_root
+from subspaces.datasets.options import stream
+from subspaces.datasets.sources import read_digits
 
 DIGITS = 1297  # training digits before the validation split
 
@@ -170,6 +174,21 @@ def test_augmentation_follows_its_generator_and_can_be_nothing():
     assert augment(x.to(torch.bfloat16)).dtype == torch.bfloat16
     with pytest.raises(ValueError, match="`crop` must"):
         augment(x, crop=-1)
+
+
+# ---- digits ------------------------------------------------------------------------------------------------------
+
+
+def test_the_digits_of_the_package_are_those_of_scikit_learn():
+    images, labels = load_digits(return_X_y=True)
+    arrays = read_digits(None)
+    order = torch.randperm(1797, generator=stream(0, "digits-test")).numpy()
+    expected_x, expected_y = images.astype(np.uint8).reshape(-1, 1, 8, 8)[order], labels[order]
+    for part, rows in (("test", slice(500)), ("train", slice(500, None))):
+        assert arrays[f"{part}_x"].dtype == np.uint8
+        assert arrays[f"{part}_y"].dtype == np.int64
+        assert np.array_equal(arrays[f"{part}_x"], expected_x[rows])
+        assert np.array_equal(arrays[f"{part}_y"], expected_y[rows])
 
 
 # ---- real files --------------------------------------------------------------------------------------------------

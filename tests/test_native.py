@@ -310,19 +310,19 @@ def test_nan_and_infinity_survive(isa):
 # ---- the Python side
 
 
-def test_refresh_and_errors():
+def test_segments_take_others_of_their_form_and_name_errors():
     a, b = torch.zeros(10), torch.zeros(10)
     projection = NativeMap.hadamard(3, 20, 0)
     segments = Segments([a], [4])
-    segments.refresh([b])
+    assert segments.take([b], [4])
     projection.write_(segments, torch.ones(3))
     assert a.abs().sum() == 0
     assert b.abs().sum() > 0
-    for same in (True, False):
-        with pytest.raises(TypeError, match="contiguous"):
-            segments.refresh([torch.zeros(20)[::2]], same=same)
-    with pytest.raises(ValueError, match="sizes and dtypes"):
-        segments.refresh([torch.zeros(11)])
+    others = [torch.zeros(20)[::2], torch.zeros(11), torch.zeros(10, dtype=torch.bfloat16)]
+    assert not any(segments.take([other], [4]) for other in others)
+    assert not segments.take([b], [5])
+    with pytest.raises(TypeError, match=r"contiguous.*strides \(2,\)"):
+        Segments([torch.zeros(20)[::2]], [0])
     with pytest.raises(TypeError, match="float64"):
         Segments([torch.zeros(3, dtype=torch.float64)], [0])
     with pytest.raises(ValueError, match="as many"):

@@ -36,14 +36,14 @@ def _train(model, optimizer, steps):
 def _counts(monkeypatch, optimizer):
     """How often each of the two ways of stepping is gone."""
     calls = {"native": 0, "torch": 0}
-    ours = type(optimizer)._native_moves
+    ours = type(optimizer)._ready_moves
 
     def native_moves(self):
         moves = ours(self)
         calls["torch" if moves is None else "native"] += 1
         return moves
 
-    monkeypatch.setattr(type(optimizer), "_native_moves", native_moves)
+    monkeypatch.setattr(type(optimizer), "_ready_moves", native_moves)
     return calls
 
 

@@ -1,5 +1,7 @@
 """One record per optimiser says all that others need to know of it."""
 
+import functools
+
 import pytest
 import torch
 from small_network import small_loss, small_network
@@ -47,6 +49,16 @@ def test_classes_of_torch_are_optimisers_by_their_path(text, power, closure):
     assert type(made) is getattr(torch.optim, text)
     assert made.param_groups[0]["lr"] == 0.25
     assert subspace.lr(1.0, getattr(torch.optim, text)) == subspace.lr(1.0, f"torch.optim:{text}")
+
+
+def test_a_partial_of_a_class_is_an_optimiser_with_its_rule():
+    subspace = Subspace(small_network(), d=20)
+    record = resolve("optimizer", functools.partial(torch.optim.SGD, momentum=0.5))
+    assert (record.norm_power, subspace.lr(1.0, record)) == (2, subspace.lr(1.0, "sgd"))
+    made = record.build(subspace, {"lr": 0.25})
+    assert (made.param_groups[0]["lr"], made.param_groups[0]["momentum"]) == (0.25, 0.5)
+    with pytest.raises(TypeError, match="must be a class of torch optimisers, a partial of one"):
+        resolve("optimizer", functools.partial(print))
 
 
 def test_settings_reach_the_optimiser_in_its_own_words():

@@ -1,4 +1,4 @@
-"""Recording: layout, intervals, aggregates, files that survive kills and full disks."""
+"""Recording: layout, intervals, files that survive kills and full disks."""
 
 import errno
 import os
@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from subspaces.learned import trajectory
 from subspaces.learned.trajectory import Trajectory, TrajectoryRecorder
 from subspaces.subspace import Subspace
 
@@ -81,23 +82,6 @@ def test_epochs():
     assert recorder.steps == [0, 2, 4, 6]
 
 
-def test_mean_and_ema_of_the_iterates():
-    model = make_model()
-    mean = TrajectoryRecorder(model, every=3, aggregate="mean", dtype=torch.float64)
-    ema = TrajectoryRecorder(model, every=1, aggregate="ema", decay=0.5, dtype=torch.float64)
-    vectors = []
-    for _ in range(6):
-        vectors += walk(model, mean, 1)
-        ema.step()
-    rows = torch.stack(vectors).double()
-    torch.testing.assert_close(mean[1].vector, rows[:3].mean(0))
-    torch.testing.assert_close(mean[2].vector, rows[3:].mean(0))
-    expected = rows[0]
-    for row in rows[1:]:
-        expected = 0.5 * expected + 0.5 * row
-    torch.testing.assert_close(ema[-1].vector, expected)
-
-
 def test_bfloat16_rounds_the_way_travelled_not_the_weights(tmp_path):
     model = nn.Linear(50, 40)
     exact = TrajectoryRecorder(model, every=1)
@@ -136,7 +120,7 @@ def test_every_shares_the_storage():
 
 def test_resume_goes_back_to_the_checkpoint_and_records_the_same(tmp_path):
     model = make_model()
-    recorder = TrajectoryRecorder(model, every=2, path=tmp_path / "t", aggregate="mean")
+    recorder = TrajectoryRecorder(model, every=2, path=tmp_path / "t")
     walk(model, recorder, 3)
     state, weights = recorder.state_dict(), {n: t.clone() for n, t in model.state_dict().items()}
     torch.manual_seed(1)
@@ -144,7 +128,7 @@ def test_resume_goes_back_to_the_checkpoint_and_records_the_same(tmp_path):
     expected = [recorder[i].vector for i in range(len(recorder))]
     recorder.close()
     model.load_state_dict(weights)
-    again = TrajectoryRecorder(model, every=2, path=tmp_path / "t", aggregate="mean", resume=True)
+    again = TrajectoryRecorder(model, every=2, path=tmp_path / "t", resume=True)
     again.load_state_dict(state)
     torch.manual_seed(1)
     walk(model, again, 5)
@@ -239,6 +223,20 @@ def test_nan_is_refused_and_nothing_is_lost():
     assert len(recorder) == 1
 
 
+def test_a_file_of_averages_from_an_earlier_version_is_read_but_not_gone_on_with(tmp_path, monkeypatch):
+    class Averages(trajectory.FileStore):
+        def __init__(self, path, header, writable):
+            super().__init__(path, header | {"aggregate": "mean", "decay": 0.8}, writable)
+
+    model, path = make_model(), tmp_path / "t"
+    monkeypatch.setattr(trajectory, "FileStore", Averages)
+    TrajectoryRecorder(model, path=path).close()
+    monkeypatch.undo()
+    assert len(Trajectory.open(path)) == 1
+    with pytest.raises(ValueError, match=r"must hold iterates to be resumed; got .*t, which holds a mean"):
+        TrajectoryRecorder(model, path=path, resume=True)
+
+
 def test_refusals(tmp_path):
     model, path = make_model(), tmp_path / "t"
     TrajectoryRecorder(model, path=path).close()
@@ -250,8 +248,8 @@ def test_refusals(tmp_path):
         TrajectoryRecorder(model, path=path, dtype=torch.bfloat16, resume=True)
     recorder = TrajectoryRecorder(model, path=path, resume=True)
     with pytest.raises(ValueError, match="counts 7 samples, got 1"):
-        recorder.load_state_dict({"samples": 7, "step": 0, "window": None, "count": 0})
-    for name, value in (("every", 0), ("every", "step"), ("dtype", torch.int8), ("decay", 1.0), ("aggregate", "men")):
+        recorder.load_state_dict({"samples": 7, "step": 0})
+    for name, value in (("every", 0), ("every", "step"), ("dtype", torch.int8), ("source", "weight")):
         with pytest.raises(ValueError, match=f"`{name}` must be"):
             TrajectoryRecorder(model, **{name: value})
     with pytest.raises(FileNotFoundError, match="does not exist"):

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from subspaces.transition import (
+    Outcome,
     TransitionSearch,
-    initial_values,
     isotonic,
     logistic_crossing,
     monotone_crossing,
-    outcomes,
     success_probability,
     threshold_curve,
     threshold_dimension,
@@ -30,7 +29,7 @@ def minimum(d: int, rng: np.random.Generator) -> float:
     return float(rng.beta((D - d) / 2, d / 2)) if d < D else 0.0
 
 
-def records(dims, seeds, burn_ins=(0,), rng=None):
+def runs_on_wells(dims, seeds, burn_ins=(0,), rng=None):
     """Traces that fall to the exact minimum of a well; burn-in starts nearer to the bottom."""
     rng = rng or np.random.default_rng(0)
     found = []
@@ -39,9 +38,7 @@ def records(dims, seeds, burn_ins=(0,), rng=None):
         for d in dims:
             for seed in range(seeds):
                 low = start * minimum(d, rng)
-                found.append(
-                    {"d": d, "seed": seed, "burn_in": t, "losses": [start, low, 1.1 * low], "steps": [0, 10, 20]}
-                )
+                found.append(Outcome(d, seed, t, trace_value([start, low, 1.1 * low])))
     return found
 
 
@@ -123,26 +120,27 @@ def test_censored_and_separated_outcomes(method):
 
 
 def test_success_table_from_traces():
-    rows = [
-        {"d": 2, "seed": 0, "losses": [1.0, 0.5, 0.7], "steps": [0, 1, 2], "accuracy": [0.1, 0.9, 0.8]},
-        {"d": 2, "seed": 1, "losses": [1.0, math.nan, 0.2], "steps": [0, 1, 2], "accuracy": [0.1, math.nan, 0.7]},
-        {"d": 4, "seed": 0, "losses": [1.0, 0.1, math.nan], "steps": [0, 1, 2], "accuracy": [0.2, 0.95, 0.9]},
-    ]
-    table = success_probability(rows, [0.5, 0.1, 0.2])
+    traces = {
+        (2, 0): ([1.0, 0.5, 0.7], [0.1, 0.9, 0.8]),
+        (2, 1): ([1.0, math.nan, 0.2], [0.1, math.nan, 0.7]),
+        (4, 0): ([1.0, 0.1, math.nan], [0.2, 0.95, 0.9]),
+    }
+    best = [Outcome(d, seed, 0, trace_value(losses)) for (d, seed), (losses, _) in traces.items()]
+    table = success_probability(best, [0.5, 0.1, 0.2])
     assert table.levels.tolist() == [0.1, 0.2, 0.5]
     assert table.runs.tolist() == [2, 1]
     assert table.successes.tolist() == [[0, 1], [1, 1], [2, 1]]
-    last = success_probability(rows, [0.5], at="last")
-    assert last.successes.tolist() == [[1, 0]]  # a run that ended in NaN did not succeed
-    assert success_probability(rows, [0.5], max_step=1).successes.tolist() == [[1, 1]]
-    above = success_probability(rows, [0.9], trace="accuracy", goal="above")
-    assert above.successes.tolist() == [[1, 1]]
+    last = [Outcome(d, seed, 0, trace_value(losses, at="last")) for (d, seed), (losses, _) in traces.items()]
+    ended = success_probability(last, [0.5])
+    assert ended.successes.tolist() == [[1, 0]]  # a run that ended in NaN did not succeed
+    score = [Outcome(d, seed, 0, trace_value(scores, goal="above")) for (d, seed), (_, scores) in traces.items()]
+    assert success_probability(score, [0.9], goal="above").successes.tolist() == [[1, 1]]
     assert trace_value([math.nan]) == math.inf
     assert trace_value([math.nan], goal="above") == -math.inf
 
 
 def test_table_is_monotone_both_ways_and_serves_every_level():
-    rows = records([100, 200, 300, 400], 8)
+    rows = runs_on_wells([100, 200, 300, 400], 8)
     table = success_probability(rows, np.linspace(0.1, 0.9, 9).tolist())
     assert (np.diff(table.fitted, axis=0) >= 0).all()
     assert (np.diff(table.fitted, axis=1) >= 0).all()
@@ -151,7 +149,7 @@ def test_table_is_monotone_both_ways_and_serves_every_level():
 
 def test_threshold_against_level_and_burn_in():
     dims = list(range(50, D + 1, 15))
-    rows = records(dims, 12, burn_ins=(0, 1, 4))
+    rows = runs_on_wells(dims, 12, burn_ins=(0, 1, 4))
     curve = threshold_curve(rows, [0.05, 0.1], method="logistic")
     assert [(t.burn_in, t.level) for t in curve] == [(t, e) for t in (0, 1, 4) for e in (0.05, 0.1)]
     for t in curve:
@@ -161,11 +159,10 @@ def test_threshold_against_level_and_burn_in():
     d = {(t.burn_in, t.level): t.d_star for t in curve}
     assert d[0, 0.05] > d[1, 0.05] > d[4, 0.05]  # a nearer start needs fewer dimensions
     assert d[0, 0.05] > d[0, 0.1]  # a lower loss needs more
-    assert initial_values(rows) == pytest.approx({0: 1.0, 1: 0.5, 4: 0.2})
 
 
 def test_threshold_row_is_json():
-    found = threshold_dimension(records([5, 10], 6), 0.01)
+    found = threshold_dimension(runs_on_wells([5, 10], 6), 0.01)
     assert found.status == "not_reached"
     row = json.loads(json.dumps(found.row(), allow_nan=False))
     assert row["d_star"] is None
@@ -224,8 +221,6 @@ def test_search_keeps_account_of_pending_runs():
     assert asked == [(4, 0), (16, 0), (64, 0)]
     more = search.ask(9)
     assert more == []  # nothing is known yet, and all of the first round is under way
-    search.forget(16, 0)
-    assert search.ask(2) == [(16, 0)]
     for d in (4, 16, 64):
         search.tell(d, 0, [0.4 if d > 20 else 0.6])
         search.tell(d, 0, [0.4 if d > 20 else 0.6])
@@ -254,7 +249,7 @@ def test_search_for_accuracy():
 
 def test_figures_draw_every_kind_of_outcome(tmp_path):
     dims = [50, 100, 200, 300, 400]
-    rows = records(dims, 5, burn_ins=(0, 4))
+    rows = runs_on_wells(dims, 5, burn_ins=(0, 4))
     levels = [0.001, 0.1, 0.3, 0.9999]
     curve = threshold_curve(rows, levels)
     assert {t.status for t in curve} == {"reached", "not_reached", "always_reached"}
@@ -263,7 +258,7 @@ def test_figures_draw_every_kind_of_outcome(tmp_path):
     mesh = heat.axes[0].collections[0].get_array()
     assert np.array_equal(np.asarray(mesh).reshape(4, 5), table.probability)
     both = {"random": curve[:4], "burn-in 4": curve[4:]}
-    for options in ({}, {"D": D}, {"x": "initial", "initial": initial_values(rows)}, {"x": "burn_in"}):
+    for options in ({}, {"D": D}, {"x": "initial", "initial": {0: 1.0, 4: 0.2}}, {"x": "burn_in"}):
         figure = plot_thresholds(both, **options)
         figure.savefig(tmp_path / "figure.png")
         assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == list(both)
@@ -272,17 +267,17 @@ def test_figures_draw_every_kind_of_outcome(tmp_path):
 
 
 def test_mistakes_are_named():
-    rows = records([5], 2)
-    with pytest.raises(ValueError, match="lacks test_losses"):
-        outcomes(rows, trace="test_losses")
-    with pytest.raises(ValueError, match="twice"):
-        outcomes(rows + rows[:1])
+    rows = runs_on_wells([5], 2)
+    with pytest.raises(ValueError, match="each run once; got d=5, seed=0, burn_in=0 twice"):
+        success_probability(rows + rows[:1], [0.5])
     with pytest.raises(ValueError, match="at least one run"):
-        outcomes([])
+        success_probability([], [0.5])
+    with pytest.raises(ValueError, match="`d` must be at least 1"):
+        success_probability([Outcome(0, 0, 0, 0.5)], [0.5])
     with pytest.raises(ValueError, match="at least one value"):
-        outcomes([{"d": 1, "seed": 0, "losses": []}])
+        trace_value([])
     with pytest.raises(ValueError, match="burn_in"):
-        success_probability(records([5], 1, burn_ins=(0, 3)), [0.5])
+        success_probability(runs_on_wells([5], 1, burn_ins=(0, 3)), [0.5])
     with pytest.raises(ValueError, match="must be one of"):
         success_probability(rows, [0.5], burn_in=7)
     with pytest.raises(ValueError, match="levels"):

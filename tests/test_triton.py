@@ -17,6 +17,7 @@ import torch
 from triton_cases import CASES
 
 from subspaces.kernels import triton_library
+from subspaces.projections.backends import triton as triton_backend
 from subspaces.projections.hadamard import Hadamard
 
 TRITON = importlib.util.find_spec("triton") is not None
@@ -57,7 +58,7 @@ def test_an_old_triton_is_refused_in_one_line(monkeypatch):
 
 def test_cpu_tensors_are_left_to_other_kernels():
     assert not triton_library.takes(torch.zeros(3))
-    assert Hadamard(3, 20, block=8192)._make_triton() is None
+    assert triton_backend._form(Hadamard(3, 20, block=8192)) is None
 
 
 if TRITON:
@@ -100,6 +101,14 @@ if TRITON:
         assert set(found["used"][3:]) == {"lift_kernel", "fold_narrow_kernel"}
         assert max(found["lift"], found["map"]) < 2e-6
         assert max(found["fold"], found["adjoint"]) < 2e-5
+
+    @pytest.mark.parametrize("device", DEVICES)
+    def test_operators_use_the_kernels(device):
+        found = found_on(device, "operators")
+        assert max(wrong for wrong, _ in found.values()) < 1e-5
+        lift, both = ["lift_kernel"], ["fold_narrow_kernel", "lift_kernel"]
+        used = {"vmap": lift, "jvp": lift, "grad": both, "functional": lift, "compiled": both}
+        assert {name: launched for name, (_, launched) in found.items()} == used
 
     @pytest.mark.parametrize("device", DEVICES)
     def test_each_block_is_one_launch_for_all_its_tensors(device):

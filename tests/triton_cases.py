@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 
+from subspaces import Subspace
 from subspaces.kernels import triton_library
 from subspaces.kernels import triton_map as triton_map_module
 from subspaces.kernels.triton_map import TritonMap
 from subspaces.projections import Together, make_blocks
+from subspaces.projections.backends import triton as triton_backend
 from subspaces.projections.hadamard import Hadamard
 
 F32, BF16, F16 = "float32", "bfloat16", "float16"
@@ -58,8 +60,8 @@ CASES = [case for case in CASES if case[0] <= case[1]]
 
 def triton_map(d, D, seed, block):
     P = Hadamard(d, D, seed, block=block)
-    P._tables["native"] = None  # the CPU tensors of the interpreter are not for the C kernels
-    fast = P._make_triton()
+    P.forms["native"] = None  # the CPU tensors of the interpreter are not for the C kernels
+    fast = triton_backend._form(P)
     assert fast is not None
     return P, fast
 
@@ -181,13 +183,46 @@ def through_projection(device):
     }
 
 
+def through_operators(device):
+    """`vmap` over any axis, derivatives of `torch.func`, `functional` and compiled programs choose these kernels."""
+    P, _ = triton_map(50, 3_000, 6, 256)
+    Q, launched, found = Hadamard(50, 3_000, 6), _launches(), {}
+    W, w = torch.randn(50, 3, device=device), torch.randn(50, device=device)
+    exact, model = Q(W.T.cpu().double()), torch.nn.Linear(20, 9).to(device)
+    subspace, x = Subspace(model, d=30), torch.randn(2, 20, device=device)
+    subspace.projection.forms["native"] = None
+    v, twin = torch.randn(30, device=device), Hadamard(30, 189, subspace.projection.seed)
+    theta = {name: tensor.double().cpu() for name, tensor in subspace.origin.items()}
+    moved, at = twin(v.double().cpu()), 0
+    for name in subspace.layout.names:
+        size = theta[name].numel()
+        theta[name], at = theta[name] + moved[at : at + size].view(theta[name].shape), at + size
+    truth = torch.nn.functional.linear(x.double().cpu(), theta["weight"], theta["bias"])
+    rows = torch.randn(3_000, device=device)
+    compiled = torch.compile(lambda w: P(w) @ rows, fullgraph=True, backend="aot_eager")
+    v1, w1 = v.clone().requires_grad_(), w.clone().requires_grad_()
+    back = Q.adjoint(rows.cpu().double())
+    calls = {
+        "vmap": (lambda: torch.func.vmap(P, 1)(W), exact),
+        "jvp": (lambda: torch.func.jvp(P, (w,), (W[:, 1],))[1], exact[1]),
+        "grad": (lambda: torch.func.grad(lambda w: P(w) @ rows)(w), back),
+        "functional": (lambda: subspace.functional(v1, x).detach(), truth),
+        "compiled": (lambda: torch.autograd.grad(compiled(w1), w1)[0], back),
+    }
+    for name, (call, expected) in calls.items():
+        launched.clear()
+        got = call().cpu().double()
+        found[name] = [float((got - expected).abs().max() / expected.abs().max()), sorted(set(launched))]
+    return found
+
+
 def in_blocks(device):
     """`blocks=`: each part with a call of its own for all its tensors, also for tensors of several parts."""
     ranges = [[(0, 500), (900, 1_000)], [(500, 900)], [(1_000, 3_000)]]
     exact = make_blocks("hadamard", 60, ranges, 3)
     P = make_blocks("hadamard", 60, ranges, 3)
     for part in P.parts:
-        part._tables["native"] = None
+        part.forms["native"] = None
     sizes, launched = [300, 450, 1_250, 1_000], _launches()
     starts, w = [0, 300, 750, 2_000], torch.randn(60, device=device)
     theta = [torch.randn(n, device=device) for n in sizes]
@@ -210,7 +245,7 @@ def several_models(device):
         D = 3_008 if d < 5_000 else 9_001
         projections = [Hadamard(d, D, seed) for seed in (3, 2**63 + 1, 5)]
         for P in projections:
-            P._tables["native"] = None
+            P.forms["native"] = None
         stacks = [torch.randn(K, *shape, device=device) for shape in shapes]
         theta = [[s[k] for s in stacks] for k in range(K)]
         origins = [[torch.randn_like(t) for t in model] for model in theta]
@@ -312,6 +347,7 @@ SECTIONS = {
     "shared": tensors_that_share_blocks,
     "odd": odd_tensors,
     "projection": through_projection,
+    "operators": through_operators,
     "blocks": in_blocks,
     "several": several_models,
     "failing": failing_launches,

@@ -3,7 +3,7 @@
 import copy
 import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -126,7 +126,7 @@ class ManySubspaces:
         """What an optimiser trains: the coordinates of all models, shape (K, d)."""
         return [self.coordinates]
 
-    def lr(self, native: float, optimizer: str | type | OptimizerRecord = "adam") -> float:
+    def lr(self, native: float, optimizer: str | Callable[..., Any] | OptimizerRecord = "adam") -> float:
         """The learning rate of w, as for one subspace; see `Subspace.lr`."""
         return self.subspace(0).lr(native, optimizer)
 

@@ -8,7 +8,7 @@ import sys
 import torch
 
 from subspaces import Subspace
-from subspaces.projections import PROJECTIONS, make_projection
+from subspaces.projections import PROJECTIONS, backends, make_projection
 
 
 def gradient(f, x):
@@ -56,6 +56,32 @@ def check_model() -> None:
         assert torch.allclose(ours, gradient(lambda w: subspace.functional(w, x), w), atol=1e-5)
 
 
+def check_that_a_backend_is_used() -> None:
+    """One that is registered after the program was compiled, too."""
+
+    class Counting(backends.Backend):
+        name, calls = "counting", 0
+
+        def supports(self, projection, vector):
+            return True
+
+        def lift(self, projection, w, start, stop):
+            self.calls += 1
+            return projection._lift(w, start, stop)
+
+        def adjoint(self, projection, g, start):
+            self.calls += 1
+            return projection._adjoint(g, start)
+
+    P, w, counting = make_projection("hadamard", 20, 300, 1), torch.randn(20, requires_grad=True), Counting()
+    compiled = torch.compile(P, fullgraph=True, backend="aot_eager")
+    expected = gradient(compiled, w)
+    backends.register(counting)
+    assert torch.allclose(gradient(compiled, w), expected, atol=1e-5)
+    assert counting.calls == 2
+    backends.unregister("counting")
+
+
 def check_export(path: str) -> None:
     """A program with a map in it, saved."""
 
@@ -76,6 +102,7 @@ if __name__ == "__main__":
     for name in PROJECTIONS:
         check_map(name)
     check_that_maps_are_told_apart()
+    check_that_a_backend_is_used()
     check_model()
     check_export(sys.argv[1])
     print("done")

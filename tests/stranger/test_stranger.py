@@ -15,7 +15,7 @@ from subspaces.cli import main
 from subspaces.datasets import load_data
 from subspaces.models import make_model
 from subspaces.projections import from_spec
-from subspaces.registry import resolve
+from subspaces.registry import register, resolve
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
 
@@ -102,12 +102,17 @@ def test_a_file_that_names_something_else_is_refused_before_it_is_called():
         from_spec(spec)
 
 
-def test_it_works_in_every_form_of_a_subspace(here):
+def test_it_works_in_every_form_of_a_subspace(here, tmp_path):
     assert Subspace.largest_d(network(), "own.py:Backwards") == 10 * 16 + 16 + 16 * 3 + 3
     blocks = Subspace(network(), d=8, projection="own.py:Backwards", blocks="layer")
     assert [part["kind"] for part in blocks.projection.spec["options"]["parts"]] == ["own.py:Backwards"] * 2
     kronecker = LayerKronecker(network(), d=8, rank=4, inner="own.py:Backwards")
     assert kronecker.projection.spec["kind"] == "own.py:Backwards"
+    kronecker.move_to(torch.arange(8.0))
+    kronecker.save(tmp_path / "kronecker.safetensors")
+    again = network()
+    assert type(Subspace.load(again, tmp_path / "kronecker.safetensors")) is LayerKronecker
+    torch.testing.assert_close(again(torch.ones(2, 10)), kronecker.model(torch.ones(2, 10)))
     many = ManySubspaces([network(), network()], d=8, projection="own.py:Backwards")
     with torch.no_grad():
         many.coordinates += 0.1
@@ -173,6 +178,9 @@ def test_mistaken_projections_are_told_what_is_missing(here):
         Subspace(network(), d=4, projection=Bare)
     with pytest.raises(TypeError, match=r"must give shift in its `options`"):
         Subspace(network(), d=4, projection=Silent)
+    for name in ("basis", "blocks", "layer-kronecker"):
+        with pytest.raises(ValueError, match="which stand for something else"):
+            register("projection", name, Tile)
     with pytest.raises(TypeError, match="must be a subclass of Projection"):
         Subspace(network(), d=4, projection="stranger_package.nets:net")
     with pytest.raises(TypeError, match=r"'stranger_package.maps:Tile' has no such option"):
@@ -212,11 +220,11 @@ def test_the_librarys_loop_trains_its_model_on_its_data_in_its_subspace(here):
     assert load_data(task).train_x.shape == (100, 1, 6, 6)
     first = load_data("own.py:dataset").test_x.clone()
     assert torch.equal(first, load_data("own.py:dataset").test_x)  # what is kept was not normalised in place
-    config = Run.of(
+    run = Run.of(
         "stranger-stripes@stranger_package.nets:net", d=20, projection="stranger_package.maps:Tile", epochs=10,
         batch_size=20, lr=1e-2, l2=0.0,
     )  # fmt: skip
-    result = train(config)
+    result = train(run)
     assert result.status == "done"
     assert result.curves[-1]["test_score"] > 0.9
 

@@ -2,7 +2,7 @@
 
 move = AdamMove(w, mean, square, steps)    # once per vector of coordinates
 move.take(lr, betas, eps, weight_decay)    # before every step
-move.step_(gradient, map, segments)        # w moves; tensors[i] = origins[i] + rows of P w
+move.step_(w, gradient, ready, threads)    # w moves; tensors[i] = origins[i] + rows of P w
 """
 
 import ctypes
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subspaces.kernels.native_library import _check, _library
-from subspaces.kernels.native_map import NativeMap, Segments
+from subspaces.kernels.native_map import NativeCall
 
 _f64, _i64, _pointer = ctypes.c_double, ctypes.c_int64, ctypes.c_void_p
 _FLOAT = torch.float32
@@ -51,6 +51,8 @@ class AdamMove:
         ValueError: for tensors that the kernel cannot use.
     """
 
+    backend = "native"
+
     def __init__(self, w: Tensor, mean: Tensor, square: Tensor, steps: Tensor):
         n = w.numel()
         sizes = [t.numel() if movable(t) else -1 for t in (w, mean, square, steps)]
@@ -65,6 +67,10 @@ class AdamMove:
         self._address = ctypes.addressof(self._struct)
         self._call = _library().subspaces_adam_step
 
+    def fits(self, w: Tensor, gradient: Tensor) -> bool:
+        """Whether the kernel can work on these as they lie in memory. Cost: 0.5 µs."""
+        return movable(w) and movable(gradient) and gradient.numel() == self._n == w.numel()
+
     def take(self, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
         """The rates of the next step; the averages are given when the optimiser was made, lr changes often."""
         struct, given = self._struct, (betas, eps, weight_decay)
@@ -77,23 +83,23 @@ class AdamMove:
         self,
         w: Float[Tensor, "*n"],
         gradient: Float[Tensor, "*n"],
-        model: tuple[NativeMap, Segments] | None,
+        ready: NativeCall | None,
         threads: int = 1,
     ) -> None:
-        """One step on w and, with `model`, tensors[i] ← origins[i] + rows of P w. Cost beside the kernels: 3 µs.
+        """One step on w and, with `ready`, tensors[i] ← origins[i] + rows of P w. Cost beside the kernels: 3 µs.
 
         Args:
-            w, gradient: `movable` and of n numbers, which the caller has seen to.
-            model: a map with d = n, and segments that have origins.
+            w, gradient: tensors that `fits` has said yes to.
+            ready: a map with d = n, and tensors that have origins.
         """
         struct, (mean, square, steps) = self._struct, self.state
         struct.w, struct.gradient = w.data_ptr(), gradient.data_ptr()
         struct.mean, struct.square, struct.steps = mean.data_ptr(), square.data_ptr(), steps.data_ptr()
-        if model is None:
+        if ready is None:
             status = self._call(self._address, None, None)
         else:
-            native, segments = model
+            native = ready.map
             native._struct.threads = threads
-            status = self._call(self._address, native._address, segments._address)
+            status = self._call(self._address, native._address, ready.segments._address)
         if status:
             _check(status)

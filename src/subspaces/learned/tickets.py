@@ -1,7 +1,7 @@
 """Lottery tickets as axis-aligned subspaces: P = [e_i] for i in S, d = |S|, pruned weights at 0."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,10 +110,6 @@ def iterative_magnitude_tickets(
         ticket = magnitude_ticket(train(ticket), rewind, keep, pruned=pruned, among=ticket.rows)
         tickets.append(ticket)
     return tickets
-
-
-KEPT_FRACTIONS: Sequence[float] = (1, 0.5, 0.25, 0.1, 0.05, 0.025, 0.01, 0.005, 0.0025, 0.001, 0.0005, 0.00025, 0.0001)
-"""Kept fractions of Larsen et al. (ganguli-lab/degrees-of-freedom, `lottery_ticket.py`)."""
 
 
 def _flat(point: Any, name: str) -> Tensor:

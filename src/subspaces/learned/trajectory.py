@@ -31,8 +31,6 @@ class TrajectoryRecorder(Trajectory):
         every: "epoch", or a number of steps.
         path: file to write to; None holds the samples in memory.
         dtype: of the samples: float32, float64, or bfloat16 (differences from the first sample, half the space).
-        aggregate: "last" (the iterate), "mean" of the iterates since the last sample, or "ema" of all iterates.
-        decay: of the "ema", per step: e ← decay·e + (1 − decay)·θ.
         source: "weights", or "gradients" (the `.grad` of the tensors; no first sample, for `gradient_pca`).
         only, exclude: name patterns, as in `Subspace`.
         resume: go on with an existing `path`; a sample cut short by a kill is dropped with a warning.
@@ -57,24 +55,20 @@ class TrajectoryRecorder(Trajectory):
         path: str | os.PathLike | None = None,
         *,
         dtype: torch.dtype = torch.float32,
-        aggregate: str = "last",
-        decay: float = 0.8,
         source: str = "weights",
         only: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         resume: bool = False,
     ):
-        _check_options(every, dtype, aggregate, decay, source)
+        _check_options(every, dtype, source)
         parameters = select(model, only, exclude)
         self._parameters, self._buffers = list(parameters.values()), normalisation_buffers(model)
-        self.interval, self.aggregate, self.decay, self.source = every, aggregate, decay, source
+        self.interval, self.source = every, source
         entries = [(n, list(b.shape), str(b.dtype).removeprefix("torch.")) for n, b in self._buffers.items()]
         super().__init__(MemoryStore(), layout_of(parameters), entries, dtype)
         if path is not None:
             self._store = self._open_file(Path(path), resume)
         self.step_count = self._store.step(len(self) - 1) if len(self) else 0
-        self._window: Tensor | None = None
-        self._window_count = 0
         if source == "weights" and len(self) == 0:
             self.record()
 
@@ -83,8 +77,6 @@ class TrajectoryRecorder(Trajectory):
     def step(self) -> None:
         """Count one optimiser step; takes a sample when `every` is a number of steps that is now full."""
         self.step_count += 1
-        if self.aggregate != "last":
-            self._add_to_window(self._gather())
         if isinstance(self.interval, int) and self.step_count % self.interval == 0:
             self.record()
 
@@ -100,22 +92,19 @@ class TrajectoryRecorder(Trajectory):
             ValueError: NaN or infinite parameters (nothing is recorded).
             OSError: the disk is full (earlier samples are kept).
         """
-        vector = self._gather() if self._window is None else self._window
+        vector = self._gather()
         if not bool(torch.isfinite(vector).all()):
             raise ValueError(f"`model` must be finite to be recorded; {self._first_bad(vector)!r} is not.")
         if len(self) and self._relative:
             vector = vector - self._store.read(0, 0, self.D)
         stored = vector.to(self._wide if len(self) == 0 else self.dtype)
         self._store.append(stored, pack(list(self._buffers.values())), self.step_count)
-        if self.aggregate == "mean":
-            self._window, self._window_count = None, 0
 
     # ---- resuming
 
     def state_dict(self) -> dict[str, Any]:
-        """What a training checkpoint must hold so that the recording goes on from there: numbers and one tensor."""
-        window = None if self._window is None else self._window.clone()
-        return {"samples": len(self), "step": self.step_count, "window": window, "count": self._window_count}
+        """What a training checkpoint must hold so that the recording goes on from there: two numbers."""
+        return {"samples": len(self), "step": self.step_count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to the moment of `state_dict`: later samples are dropped, they will be recorded again.
@@ -129,8 +118,7 @@ class TrajectoryRecorder(Trajectory):
                 "Open the file it belongs to with resume=True."
             )
         self._store.truncate(state["samples"])
-        self.step_count, self._window_count = state["step"], state["count"]
-        self._window = None if state["window"] is None else state["window"].clone()
+        self.step_count = state["step"]
 
     def close(self) -> None:
         """Release the file; the samples stay readable by `Trajectory.open`."""
@@ -149,8 +137,6 @@ class TrajectoryRecorder(Trajectory):
             "dtype": str(self.dtype).removeprefix("torch."),
             "wide": str(self._wide).removeprefix("torch."),
             "every": self.interval,
-            "aggregate": self.aggregate,
-            "decay": self.decay,
             "source": self.source,
         }
         if not path.exists():
@@ -162,7 +148,10 @@ class TrajectoryRecorder(Trajectory):
             difference = Layout.from_json(store.header["layout"]).difference(self.layout)
             store.close()
             raise ValueError(f"`path` must belong to this model; got {path}, where {difference}.")
-        for name in ("dtype", "every", "aggregate", "decay", "source", "buffers"):
+        if (old := store.header.get("aggregate", "last")) != "last":  # recorders once took averages too
+            store.close()
+            raise ValueError(f"`path` must hold iterates to be resumed; got {path}, which holds a {old}. Take another.")
+        for name in ("dtype", "every", "source", "buffers"):
             if store.header[name] != expected[name]:
                 store.close()
                 raise ValueError(f"`{name}` must stay {store.header[name]!r} to resume {path}; got {expected[name]!r}.")
@@ -176,11 +165,6 @@ class TrajectoryRecorder(Trajectory):
                 raise ValueError(f"`model` must have gradients to record; {name!r} has none. Record after backward().")
             parts.append(tensor.detach().to("cpu", self._wide).reshape(-1))
         return torch.cat(parts)
-
-    def _add_to_window(self, vector: Tensor) -> None:
-        self._window_count += 1
-        weight = 1 / self._window_count if self.aggregate == "mean" else 1 - self.decay
-        self._window = vector if self._window is None else self._window.lerp_(vector, weight)
 
     def _first_bad(self, vector: Tensor) -> str:
         parts = zip(self.layout.names, vector.split(self.layout.sizes), strict=True)
@@ -198,14 +182,10 @@ def normalisation_buffers(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _check_options(every: str | int, dtype: torch.dtype, aggregate: str, decay: float, source: str) -> None:
+def _check_options(every: str | int, dtype: torch.dtype, source: str) -> None:
     if isinstance(every, bool) or not (every == "epoch" or (isinstance(every, int) and every >= 1)):
         raise ValueError(f"`every` must be 'epoch' or a number of steps ≥ 1; got {every!r}.")
     if dtype not in _DTYPES:
         raise ValueError(f"`dtype` must be float32, bfloat16 or float64; got {dtype}.")
-    if aggregate not in ("last", "mean", "ema"):
-        raise unknown_name("aggregate", aggregate, ("last", "mean", "ema"))
-    if not 0.0 <= decay < 1.0:
-        raise ValueError(f"`decay` must be in [0, 1); got {decay}.")
     if source not in ("weights", "gradients"):
         raise unknown_name("source", source, ("weights", "gradients"))

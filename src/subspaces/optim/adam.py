@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subspaces.kernels import native_library
-from subspaces.kernels.native_adam import AdamMove, movable
-from subspaces.optim.watched import GLOBAL_HOOKS, check, native_lift, stepped, trained_by, watched_by
+from subspaces.optim.watched import GLOBAL_HOOKS, check, ready_write, stepped, trained_by, watched_by
+from subspaces.projections import backends
+from subspaces.projections.backends import AdamMove
 
 _PLAIN = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")  # must be off
+_STATE = ("exp_avg", "exp_avg_sq", "step")  # in the state of torch's Adam
 _MODULE = importlib.import_module("torch.optim.optimizer")
 _HOOKS = [getattr(_MODULE, f"_global_optimizer_{when}_hooks", None) for when in ("pre", "post")]  # of all optimisers
 
@@ -85,8 +86,8 @@ class Adam(torch.optim.Adam):
         return pre is None or post is None or len(pre) + len(post) != len(GLOBAL_HOOKS)
 
     def _advance(self) -> None:
-        """A step without hooks: natively if all parameters can, else as torch does it."""
-        moves = self._native_moves()
+        """A step without hooks: by a backend if all parameters can, else as torch does it."""
+        moves = self._ready_moves()
         if moves is None:
             _torch_step(self)
             for synced in trained_by(self):
@@ -99,14 +100,16 @@ class Adam(torch.optim.Adam):
             synced = watched_by(parameter)
             if synced is not None:
                 check(synced)
-            lift = None if synced is None else native_lift(synced)
-            move.step_(parameter, gradient, lift, threads)
+            ready = None if synced is None else ready_write(synced)
+            if ready is not None and ready.backend != move.backend:
+                ready = None
+            move.step_(parameter, gradient, ready, threads)
             if synced is not None:
-                synced.sync() if lift is None else synced.has_written()  # type: ignore[attr-defined]
+                synced.sync() if ready is None else synced.has_written()  # type: ignore[attr-defined]
 
-    def _native_moves(self) -> list[tuple[AdamMove, Tensor, Tensor]] | None:
-        """What the kernel has to do, ready to be called; None if it cannot do all of it."""
-        if getattr(self, "found_inf", None) is not None or not native_library.available():
+    def _ready_moves(self) -> list[tuple[AdamMove, Tensor, Tensor]] | None:
+        """What backends have to do, ready to be called; None if they cannot do all of it."""
+        if getattr(self, "found_inf", None) is not None:
             return None
         moves = []
         for group in self.param_groups:
@@ -126,20 +129,20 @@ class Adam(torch.optim.Adam):
 
     def _move_of(self, parameter: Tensor, gradient: Tensor) -> AdamMove | None:
         """The packed form of a parameter and its state, made anew when either was exchanged; None if that cannot be."""
-        if not movable(parameter) or not movable(gradient) or gradient.numel() != parameter.numel():
-            return None
-        state = self.state[parameter]
-        if not state:
-            _init_state(state, parameter)
-        move = self._moves.get(id(parameter))
-        held = (state["exp_avg"], state["exp_avg_sq"], state["step"])
-        if move is not None and all(a is b for a, b in zip(move.state, held, strict=True)):
-            return move
-        try:
-            self._moves[id(parameter)] = move = AdamMove(parameter, *held)
-        except (ValueError, AttributeError):  # such as a count of steps in float64, or on another device
-            return None
-        return move
+        move, state = self._moves.get(id(parameter)), self.state[parameter]
+        held = tuple(map(state.get, _STATE))
+        if move is None or any(a is not b for a, b in zip(move.state, held, strict=True)):
+            make = backends.adam(parameter)
+            if make is None:
+                return None
+            if not state:
+                _init_state(state, parameter)
+            try:
+                move = make(parameter, *(state[name] for name in _STATE))
+            except (ValueError, AttributeError):  # such as a count of steps in float64, or on another device
+                return None
+            self._moves[id(parameter)] = move
+        return move if move.fits(parameter, gradient) else None
 
 
 def _init_state(state: dict[str, Any], parameter: Tensor) -> None:

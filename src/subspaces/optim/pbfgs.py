@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subspaces.errors import unknown_name
-from subspaces.optim.line_search import SEARCHES, Trial, backtracking, parabolic
+from subspaces.optim.line_search import Trial, backtracking
 from subspaces.optim.objective import Coordinates, Objective
 
 MODES: dict[str, dict[str, float]] = {
@@ -41,7 +41,6 @@ class PBFGS(torch.optim.Optimizer):
         armijo: c in (0, 1); the mode's by default.
         shrink: r in (0, 1); the mode's by default.
         tries: trial losses per step at most (20 for CIFAR, 30 for ImageNet in the published code).
-        line_search: "backtracking" or "parabolic" (exact on quadratics; robust mode only).
         pair_every: steps between curvature pairs once d pairs are known (robust mode only).
         damping: Powell's share in [0, 1): pairs with less curvature than this share of the model's are mixed with it
             (robust mode only). Near 0 only negative curvature is, which is exact on quadratics with long steps.
@@ -65,16 +64,13 @@ class PBFGS(torch.optim.Optimizer):
         armijo: float | None = None,
         shrink: float | None = None,
         tries: int = 20,
-        line_search: str = "backtracking",
         pair_every: int = 10,
         damping: float = 0.2,
     ):
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES)
-        if line_search not in SEARCHES:
-            raise unknown_name("line_search", line_search, SEARCHES)
-        if mode == "published" and (line_search, pair_every, damping) != ("backtracking", 10, 0.2):
-            raise ValueError("`line_search`, `pair_every`, `damping` must be left alone in mode 'published'.")
+        if mode == "published" and (pair_every, damping) != (10, 0.2):
+            raise ValueError("`pair_every` and `damping` must be left alone in mode 'published'.")
         armijo = MODES[mode]["armijo"] if armijo is None else armijo
         shrink = MODES[mode]["shrink"] if shrink is None else shrink
         for name, value in (("armijo", armijo), ("shrink", shrink)):
@@ -85,7 +81,7 @@ class PBFGS(torch.optim.Optimizer):
         if not lr > 0 or tries < 1 or pair_every < 1:
             raise ValueError(f"`lr`, `tries`, `pair_every` must be positive; got {lr}, {tries}, {pair_every}.")
         self.subspace, self.mode = subspace, mode
-        options = {"armijo": armijo, "shrink": shrink, "tries": tries, "line_search": line_search}
+        options = {"armijo": armijo, "shrink": shrink, "tries": tries}
         super().__init__([subspace.coordinates], {"lr": lr, "pair_every": pair_every, "damping": damping, **options})
         self.last_trial: Trial | None = None
 
@@ -195,9 +191,8 @@ class PBFGS(torch.optim.Optimizer):
             self._graph_at = step if graph and step == first else None
             return objective.loss(graph=self._graph_at is not None)
 
-        search = backtracking if group["line_search"] == "backtracking" else parabolic
         options = {name: group[name] for name in ("shrink", "armijo", "tries")}
-        found = search(trial, loss, slope, first=first, **options)
+        found = backtracking(trial, loss, slope, first=first, **options)
         if found.step != last:  # writing the parameters again would spoil the graph that may be waiting
             self._move(before + found.step * direction)
         return found

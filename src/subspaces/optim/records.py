@@ -3,10 +3,10 @@
 Whoever needs to know something of an optimiser asks its record, ``resolve("optimizer", name)``; nobody compares names.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -52,7 +52,7 @@ class OptimizerRecord:
     long_step: bool = False
     needs_subspace: bool = False
     measures_rate: bool = False
-    stored: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False, repr=False)
+    stored: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
     def rate(self, native: float, ratio: float, column_norm: float = 1.0) -> float:
         """The rate of w whose steps are as long as those of `native` in direct training.
@@ -97,27 +97,30 @@ def parameters_of(trained: Any) -> list[nn.Parameter]:
 
 
 def accept(thing: Any, name: str, argument: str) -> OptimizerRecord:
-    """The record itself, or one of a class of torch optimisers."""
+    """The record itself, or one of a class of torch optimisers, or of a `functools.partial` of one."""
     if isinstance(thing, OptimizerRecord):
         return thing
-    if isinstance(thing, type) and issubclass(thing, torch.optim.Optimizer):
-        return of_class(thing, name or path_of(thing))
+    cls = thing.func if isinstance(thing, functools.partial) else thing
+    if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer):
+        return of_class(thing, name or path_of(cls))
     raise TypeError(
-        f"`{argument}` must be a class of torch optimisers or an OptimizerRecord; got {thing!r}. See docs/extending.md."
+        f"`{argument}` must be a class of torch optimisers, a partial of one, or an OptimizerRecord; got {thing!r}. "
+        "See docs/extending.md."
     )
 
 
-def of_class(cls: type[torch.optim.Optimizer], name: str) -> OptimizerRecord:
-    """The record of a class ``cls(parameters, lr=…, **options)``.
+def of_class(make: Callable[..., torch.optim.Optimizer], name: str) -> OptimizerRecord:
+    """The record of a class, or a partial of one, ``make(parameters, lr=…, **options)``.
 
     The rate scales as that of SGD or L-BFGS for subclasses of these, else as Adam's: by steps of a length of their own.
     """
-    own = [n for n, p in list(inspect.signature(cls).parameters.items())[1:] if p.kind != p.VAR_KEYWORD and n != "lr"]
+    cls: Any = make.func if isinstance(make, functools.partial) else make
+    own = [n for n, p in list(inspect.signature(make).parameters.items())[1:] if p.kind != p.VAR_KEYWORD and n != "lr"]
 
     def factory(trained: Any, beta2: float | None = None, **settings: Any) -> torch.optim.Optimizer:
         if beta2 is not None:
             settings["betas"] = (0.9, beta2)
-        return cls(parameters_of(trained), **settings)
+        return make(parameters_of(trained), **settings)
 
     takes = (*own, "beta2") if "betas" in own else tuple(own)
     if issubclass(cls, torch.optim.LBFGS):
@@ -168,28 +171,24 @@ def _register(*records: OptimizerRecord) -> None:
         register("optimizer", record.name, record)
 
 
-def _stored(**fields: Any) -> Mapping[str, Any]:
-    return MappingProxyType(fields)
-
-
 _LONG: dict[str, Any] = {"rate_power": 0.0, "norm_power": 0.0, "long_step": True, "needs_subspace": True}
 _register(
     # Larsen et al. 2022: Adam 5e-2 on coordinates of unit columns
-    OptimizerRecord("adam", _adam, ("beta2",), stored=_stored(lr=0.05, momentum=0.0, l2=0.0, schedule="constant")),
+    OptimizerRecord("adam", _adam, ("beta2",), stored={"lr": 0.05, "momentum": 0.0, "l2": 0.0, "schedule": "constant"}),
     # Li et al. 2021: 40 epochs, ×0.1 at 30; here at ½ and ¾; their rate of 1 is too long for short runs and diverges
     # in networks without BatchNorm, so that it is measured instead (`lr_rule`)
     OptimizerRecord(
         "sgd", _sgd, ("momentum",), norm_power=2.0, measures_rate=True,
-        stored=_stored(momentum=0.9, batch_size=128, epochs=40, l2=0.0, schedule="step"),
+        stored={"momentum": 0.9, "batch_size": 128, "epochs": 40, "l2": 0.0, "schedule": "step"},
     ),
     # Li et al. 2021: batch 1024, 20 epochs
     OptimizerRecord(
         "pbfgs", _pbfgs, ("mode",), closure="loss", **_LONG,
-        stored=_stored(lr=1.0, momentum=0.0, batch_size=1024, epochs=20, l2=0.0, schedule="constant"),
+        stored={"lr": 1.0, "momentum": 0.0, "batch_size": 1024, "epochs": 20, "l2": 0.0, "schedule": "constant"},
     ),
     OptimizerRecord(
         "gauss-newton", _gauss_newton, ("loss",), closure="batch", **_LONG,
-        stored=_stored(lr=1.0, momentum=0.0, batch_size=1024, epochs=5, l2=0.0, schedule="constant"),
+        stored={"lr": 1.0, "momentum": 0.0, "batch_size": 1024, "epochs": 5, "l2": 0.0, "schedule": "constant"},
     ),
     OptimizerRecord("adamw", _adamw, ("beta2", "weight_decay")),
     of_class(torch.optim.RMSprop, "rmsprop"),

@@ -11,17 +11,17 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from subspaces.kernels.native_map import NativeMap, Segments
+from subspaces.projections.backends import Ready
 
 
 @runtime_checkable
 class Synced(Protocol):
     """Something that stands at the point its coordinates tell, as soon as it is told that they moved.
 
-    One that can be rewritten by a native call may have `native_lift() -> (map, segments) | None` and `has_written()`
-    besides, and `after_step()` for what is to follow a step instead of `sync`; one that knows the tensors which its
-    coordinates stand for has `moves(parameter) -> bool`, and
-    `look_for_exchanged()`, which raises where some of them are out of reach.
+    One that a backend can rewrite in one call may have `ready_write() -> Ready | None` and `has_written()` besides,
+    and `after_step()` for what is to follow a step instead of `sync`; one that knows the tensors which its coordinates
+    stand for has `moves(parameter) -> bool`, and `look_for_exchanged()`, which raises where some of them are out of
+    reach.
     """
 
     coordinates: nn.Parameter
@@ -112,9 +112,9 @@ def check(synced: Synced) -> None:
         look()
 
 
-def native_lift(synced: Synced) -> tuple[NativeMap, Segments] | None:
-    """Map and memory for a native call that rewrites the model from its coordinates; None where `sync` has to."""
-    prepare = getattr(synced, "native_lift", None)
+def ready_write(synced: Synced) -> Ready | None:
+    """A prepared call that rewrites the model from its coordinates; None where `sync` has to."""
+    prepare = getattr(synced, "ready_write", None)
     return None if prepare is None else prepare()
 
 

@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from subspaces.projections import backends, operators
+from subspaces.projections.backends.native import Native
+from subspaces.projections.backends.reference import REFERENCE
+from subspaces.projections.backends.triton import Triton
 from subspaces.projections.base import SPEC_VERSION, Projection
 from subspaces.projections.basis import Basis, Orthonormal
 from subspaces.projections.blocks import ALLOCATIONS, Blocks, allocate, merge_ranges, part_seed
@@ -139,3 +143,8 @@ def from_spec(spec: dict[str, Any], allow: Allowed = ()) -> Projection:
     if not made.seeded:
         raise ValueError(f"`spec` of kind {spec['kind']!r} needs its data; got {sorted(options)}. Pass `projection=`.")
     return made
+
+
+for _backend in (REFERENCE, Triton(), Native()):  # the last is asked first
+    backends.register(_backend)
+operators.rebuild_with(from_spec)

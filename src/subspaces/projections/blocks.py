@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor
 
 from subspaces.errors import unknown_name
-from subspaces.kernels import triton_library
+from subspaces.projections import backends
 from subspaces.projections.base import Projection
 
 ALLOCATIONS = ("size", "sqrt", "even")
@@ -60,7 +59,6 @@ class Blocks(Projection):
         self.isometry = all(p.isometry for p in parts)  # type: ignore[misc]
         self.portable_bits = all(p.portable_bits for p in parts)  # type: ignore[misc]
         self._check_ranges()
-        self._origins: tuple[Any, list[list[Tensor]]] = None, []  # slices of the last ones
 
     def _check_ranges(self) -> None:
         if len(self.parts) != len(self.ranges):
@@ -98,7 +96,7 @@ class Blocks(Projection):
     def frozen_rows(self) -> int:
         return sum(part.frozen_rows() for part in self.parts)
 
-    def _stretches(self, start: int, stop: int):
+    def stretches(self, start: int, stop: int):
         """(part, its slice of w, its first row, first and last row in the whole) for what meets [start, stop)."""
         first_coordinate = 0
         for part, group in zip(self.parts, self.ranges, strict=True):
@@ -111,65 +109,16 @@ class Blocks(Projection):
                     yield part, columns, inner + lo - a, lo, hi
                 inner += b - a
 
-    # ---- many tensors at once, on a GPU: a call of each part for all tensors that it has rows of
-
-    def write_(
-        self,
-        tensors: Sequence[Tensor],
-        starts: Sequence[int],
-        w: Float[Tensor, "d"],
-        origins: Sequence[Tensor] | None = None,
-    ) -> None:
-        pieces = self._pieces(w, tensors, starts)
-        if pieces is None or not all(t.is_contiguous() for t in (*tensors, *(origins or ()))):
-            super().write_(tensors, starts, w, origins)
-            return
-        flat = [t.view(-1) for t in tensors]
-        if origins is not None and self._origins[0] is not origins:
-            self._origins = origins, [[origins[i].view(-1)[a:b] for i, a, b, _ in mine] for _, _, mine in pieces]
-        for p, (part, columns, mine) in enumerate(pieces):
-            of_part = None if origins is None else self._origins[1][p]
-            part.write_([flat[i][a:b] for i, a, b, _ in mine], [row for *_, row in mine], w[columns], of_part)
-
-    def fold_(self, out: Float[Tensor, "d"], tensors: Sequence[Tensor], starts: Sequence[int]) -> None:
-        pieces = self._pieces(out, tensors, starts)
-        if pieces is None:
-            super().fold_(out, tensors, starts)
-            return
-        flat = [t.reshape(-1) for t in tensors]
-        for part, columns, mine in pieces:
-            part.fold_(out[columns], [flat[i][a:b] for i, a, b, _ in mine], [row for *_, row in mine])
-
-    def _pieces(self, vector: Tensor, tensors: Sequence[Tensor], starts: Sequence[int]) -> list[Any] | None:
-        """Of each part: itself, its coordinates, and (tensor, from, to, first row in the part) of what it owns.
-
-        None where the Triton kernels do not work, or tensors are on several devices.
-        """
-        if not triton_library.takes(vector) or any(t.get_device() != vector.get_device() for t in tensors):
-            return None
-        sizes = [t.numel() for t in tensors]
-
-        def make() -> list[Any]:
-            found: dict[int, Any] = {}
-            for i, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-                for part, columns, inner, lo, hi in self._stretches(start, start + size):
-                    found.setdefault(id(part), (part, columns, []))[2].append((i, lo - start, hi - start, inner))
-            return list(found.values())
-
-        return self._cached(("pieces", tuple(starts), tuple(sizes)), 0, make)
-
-    # ---- the map
-
     def _lift(self, w: Tensor, start: int, stop: int) -> Tensor:
         out = w.new_empty(len(w), stop - start)
-        for part, columns, inner, lo, hi in self._stretches(start, stop):
-            out[:, lo - start : hi - start] = part._lift_chunked(w[:, columns], inner, inner + hi - lo)
+        for part, columns, inner, lo, hi in self.stretches(start, stop):
+            out[:, lo - start : hi - start] = backends.lift(part, w[:, columns], inner, inner + hi - lo)
         return out
 
     def _adjoint(self, g: Tensor, start: int) -> Tensor:
         out = g.new_zeros(len(g), self.d)
-        for part, columns, inner, lo, hi in self._stretches(start, start + g.shape[1]):
-            out[:, columns] += part._adjoint_chunked(g[:, lo - start : hi - start], inner)
+        for part, columns, inner, lo, hi in self.stretches(start, start + g.shape[1]):
+            out[:, columns] += backends.adjoint(part, g[:, lo - start : hi - start], inner)
         return out
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from subspaces.errors import unknown_name
-from subspaces.kernels.native_map import NativeMap
 from subspaces.kernels.random_bits import GAUSSIAN, GAUSSIAN_ONE, SIGNS, gaussians, sign_bits
 from subspaces.projections.base import Projection
 
@@ -40,9 +39,6 @@ class Dense(Projection):
     @property
     def options(self) -> dict[str, Any]:
         return {} if self.entries == "rademacher" else {"entries": self.entries}
-
-    def _make_native(self) -> NativeMap | None:
-        return NativeMap.dense(self.d, self.D, self.seed) if self.entries == "rademacher" else None
 
     @property
     def multiply_adds(self) -> int:

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from subspaces.errors import unknown_name
-from subspaces.kernels import native_library
 from subspaces.kernels.hadamard import hadamard_transform, next_power_of_two
-from subspaces.kernels.native_map import NativeMap
 from subspaces.kernels.random_bits import (
     GAUSSIAN,
     GAUSSIAN_ONE,
@@ -60,18 +58,6 @@ class Fastfood(Projection):
         default = {"block": "stacked", "diagonal": "gaussian"}
         return {name: value for name, value in chosen.items() if value != default[name]}
 
-    def _make_native(self) -> NativeMap | None:
-        n = self.m * self.blocks
-        if self.m < 64:  # many small permutations are made faster together
-            order = permutation(self.seed, PERMUTATION, 0, self.m, self.blocks).int()
-        else:
-            starts = range(0, n, self.m)
-            order = torch.stack([native_library.permutation(self.seed, PERMUTATION, e, self.m) for e in starts])
-        gain = None
-        if self.diagonal == "gaussian":
-            gain = gaussians(self.seed, GAUSSIAN, 0, n).float().view(self.blocks, self.m) * GAUSSIAN_ONE
-        return NativeMap.fastfood(self.d, self.D, self.seed, self.m, self._divisor(), order, gain)
-
     @property
     def stored_bytes(self) -> int:
         return 9 * self.m * self.blocks
@@ -96,7 +82,7 @@ class Fastfood(Projection):
         rows = 3 * (b - a) * self.m if device.type == "cpu" else 0  # not made anew in each step, however large
         return self._cached((a, b, device), rows, make)
 
-    def _divisor(self) -> float:
+    def divisor(self) -> float:
         """√(m·Σ‖G_k‖² + r·‖G_last‖²) with the sums exact in integers."""
 
         def make() -> float:
@@ -113,7 +99,7 @@ class Fastfood(Projection):
         return self._cached("divisor", 0, make)
 
     def _factor(self) -> float:
-        return (GAUSSIAN_ONE if self.diagonal == "gaussian" else 1.0) / self._divisor()
+        return (GAUSSIAN_ONE if self.diagonal == "gaussian" else 1.0) / self.divisor()
 
     def _lift(self, w: Tensor, start: int, stop: int) -> Tensor:
         a, b = start // self.m, -(-stop // self.m)

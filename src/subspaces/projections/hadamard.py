@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from subspaces.kernels.hadamard import hadamard_transform, is_power_of_two
-from subspaces.kernels.native_map import MAX_BLOCK, NativeMap
 from subspaces.kernels.random_bits import ROTATION, SIGNS, signs, slots
-from subspaces.kernels.triton_map import TritonMap, supports
 from subspaces.projections.base import Projection
 
 
@@ -46,14 +44,6 @@ class Hadamard(Projection):
     @property
     def options(self) -> dict[str, Any]:
         return {} if self.block == self._default_block else {"block": self.block}
-
-    def _make_native(self) -> NativeMap | None:
-        return NativeMap.hadamard(self.d, self.D, self.seed, self.block) if self.block <= MAX_BLOCK else None
-
-    def _make_triton(self) -> TritonMap | None:
-        if not supports(self.d, self.D, self.block):
-            return None
-        return TritonMap(self.d, self.D, [self.seed], self.block, lambda device: self._scale(device).float()[None])
 
     @property
     def multiply_adds(self) -> int:
@@ -95,7 +85,7 @@ class Hadamard(Projection):
         rotation = slots(self.seed, ROTATION, s0, self.d, int((first + rows - 1) // self.d) - s0 + 1)
         return (r - stretch * self.d + rotation.to(device)[stretch - s0]) % self.d
 
-    def _scale(self, device: torch.device) -> Tensor:
+    def scale(self, device: torch.device) -> Tensor:
         """1/√n_c for each coordinate, float64."""
 
         def make() -> Tensor:
@@ -117,7 +107,7 @@ class Hadamard(Projection):
         return self._cached((first, rows, device), 2 * rows, make)
 
     def _lift(self, w: Tensor, start: int, stop: int) -> Tensor:
-        return self._mix(w * self._scale(w.device).to(w.dtype), start, stop)
+        return self._mix(w * self.scale(w.device).to(w.dtype), start, stop)
 
     def _mix(self, scaled: Tensor, start: int, stop: int) -> Tensor:
         """Rows of the map before the columns are scaled to unit norm."""
@@ -140,7 +130,7 @@ class Hadamard(Projection):
             columns, sign = self._rows(first, rows, g.device)
             z = hadamard_transform(part.reshape(len(g), -1, size)).reshape(len(g), rows)
             self._sum_by_column(out, z * sign * (1 / math.sqrt(size)), columns, first)
-        return out * self._scale(g.device).to(g.dtype)
+        return out * self.scale(g.device).to(g.dtype)
 
     def _sum_by_column(self, out: Tensor, z: Tensor, columns: Tensor, first: int) -> None:
         """out[:, c(r)] += z[:, r]: gathered per stretch and summed, so that the order is fixed on every device."""

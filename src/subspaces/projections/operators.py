@@ -5,31 +5,35 @@
 
 `map` is a text: the specification as JSON where (kind, d, D, seed, options) say everything, so that an exported program
 finds its map in another process; a number of this process where P is made of given data. What the kernels behind an
-operator are (C, Triton, plain torch) is decided when it runs.
+operator are (C, Triton, plain torch) is decided when it runs. This module knows of a projection that it has `spec`,
+`seeded` and `apply_rows(x, transposed, start, stop)`.
 """
 
 import functools
 import itertools
 import json
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from subspaces.projections.base import Projection
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd.function import _SingleLevelFunction
 
 _LIBRARY = torch.library.Library("subspaces", "DEF")  # the operators live as long as this object
 _LIBRARY.define("lift(Tensor w, str map, SymInt start, SymInt stop) -> Tensor")
 _LIBRARY.define("adjoint(Tensor g, str map, SymInt start, SymInt d) -> Tensor")
-_MAPS: "weakref.WeakValueDictionary[str, Projection]" = weakref.WeakValueDictionary()
+_MAPS: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
+_MAKERS: list[Callable[[dict[str, Any]], Any]] = []
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _Int = int | torch.SymInt
 
 
-def register(projection: "Projection") -> str:
-    """A name for this object, unique in this process; it is found by it as long as it lives."""
+def register(projection: Any) -> str:
+    """A name for this projection, unique in this process; it is found by it as long as it lives."""
     name = f"map {next(_NUMBERS)} of this process"
     _MAPS[name] = projection
     return name
@@ -52,31 +56,34 @@ def name_of(identity: str) -> str:
 name_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _find(name: str) -> "Projection":
+def _find(name: str) -> Any:
     return _MAPS.get(name) or _rebuilt(name)
 
 
 @functools.lru_cache(maxsize=64)
-def _rebuilt(name: str) -> "Projection":
+def _rebuilt(name: str) -> Any:
     """The map of a program that was made in another process."""
     if not name.startswith("{"):
         raise RuntimeError(
             f"`map` must name a projection that is still there; got {name!r}. Its matrix is not in the program: keep "
             "the projection as long as the program, or compile it again."
         )
-    from subspaces.projections import from_spec
+    return _MAKERS[-1](json.loads(name))
 
-    return from_spec(json.loads(name))
+
+def rebuild_with(from_spec: Callable[[dict[str, Any]], Any]) -> None:
+    """Build the maps of programs from other processes by this function; `subspaces.projections` gives its own."""
+    _MAKERS.append(from_spec)
 
 
 def lift(w: Tensor, map: str, start: int, stop: int) -> Tensor:
     """Rows [start, stop) of P w, contiguous."""
-    return _find(map)._apply(w, False, start, stop).contiguous()
+    return _find(map).apply_rows(w, False, start, stop).contiguous()
 
 
 def adjoint(g: Tensor, map: str, start: int, d: int) -> Tensor:
     """P[start : start + n]ᵀ g, contiguous."""
-    return _find(map)._apply(g, True, start, start + g.shape[-1]).contiguous()
+    return _find(map).apply_rows(g, True, start, start + g.shape[-1]).contiguous()
 
 
 for _name, _kernel in (("lift", lift), ("adjoint", adjoint)):
@@ -98,36 +105,67 @@ def _(g: Tensor, map: str, start: _Int, d: _Int) -> Tensor:
     return g.new_empty((*g.shape[:-1], d))
 
 
-# ---- derivatives: each is the backward of the other
+# ---- derivatives
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, ctx.map, ctx.start, _ = inputs
-    ctx.size = x.shape[-1]
+class _Rule(_SingleLevelFunction):
+    """The one derivation: each operator is linear, the other one is its transpose, and their backward.
+
+    It is the operators' kernel for autograd, one level of `torch.func` at a time, in eager and in compiled programs.
+    """
+
+    @staticmethod
+    def forward(keys: Any, operator: Any, x: Tensor, map: str, start: _Int, last: _Int) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keys & torch._C._after_autograd_keyset, x, map, start, last)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, operator, x, map, start, last = inputs
+        ctx.rule = operator, map, start, last, x.shape[-1]
+        ctx.kept = _MAPS.get(map)  # as long as there may be a backward pass
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        operator, map, start, _, size = ctx.rule
+        if operator is LIFT:
+            back = ADJOINT(grad_outputs[0], map, start, size)
+        else:
+            back = LIFT(grad_outputs[0], map, start, start + size)
+        return None, None, back, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> Tensor:
+        operator, map, start, last, _ = ctx.rule
+        return operator(grad_inputs[2], map, start, last)
 
 
-def _back_from_lift(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-    return ADJOINT(gradient, ctx.map, ctx.start, ctx.size), None, None, None
+def _with_autograd(operator: Any) -> Callable[..., Tensor]:
+    def apply(keys: Any, x: Tensor, map: str, start: _Int, last: _Int) -> Tensor:
+        if _functorch.peek_interpreter_stack() is None:
+            return _Rule.apply(keys, operator, x, map, start, last)  # type: ignore[return-value]
+        with enable_single_level_autograd_function():
+            return _LevelRule.apply(keys, operator, x, map, start, last)  # type: ignore[return-value]
+
+    return apply
 
 
-def _back_from_adjoint(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-    return LIFT(gradient, ctx.map, ctx.start, ctx.start + ctx.size), None, None, None
+class _LevelRule(_Rule):
+    """Within `torch.func`, where the levels below record what the forward of a function does."""
+
+    @staticmethod
+    def forward(keys: Any, operator: Any, x: Tensor, map: str, start: _Int, last: _Int) -> Tensor:
+        with torch.enable_grad(), _set_fwd_grad_enabled(True):
+            return _Rule.forward(keys, operator, x, map, start, last)
 
 
-torch.library.register_autograd("subspaces::lift", _back_from_lift, setup_context=_keep)
-torch.library.register_autograd("subspaces::adjoint", _back_from_adjoint, setup_context=_keep)
+def _with_batches(operator: Any) -> Callable[..., tuple[Tensor, int]]:
+    def apply(info: Any, in_dims: tuple[Any, ...], x: Tensor, *rest: Any) -> tuple[Tensor, int]:
+        return operator(x.movedim(in_dims[0], 0), *rest), 0
+
+    return apply
 
 
-# ---- batches
-
-
-def _batch_of_lifts(info: Any, in_dims: tuple[Any, ...], w: Tensor, *rest: Any) -> tuple[Tensor, int]:
-    return LIFT(w.movedim(in_dims[0], 0), *rest), 0
-
-
-def _batch_of_adjoints(info: Any, in_dims: tuple[Any, ...], g: Tensor, *rest: Any) -> tuple[Tensor, int]:
-    return ADJOINT(g.movedim(in_dims[0], 0), *rest), 0
-
-
-torch.library.register_vmap("subspaces::lift", _batch_of_lifts)
-torch.library.register_vmap("subspaces::adjoint", _batch_of_adjoints)
+for _name, _operator in (("lift", LIFT), ("adjoint", ADJOINT)):
+    _LIBRARY.impl(_name, _with_autograd(_operator), "Autograd", with_keyset=True)
+    torch.library.register_vmap(f"subspaces::{_name}", _with_batches(_operator))

@@ -9,6 +9,7 @@ from subspaces.projections.blocks import Blocks
 from subspaces.registry import name_of, path_of, resolve
 
 Allowed = type[Projection] | Iterable[type[Projection]] | Mapping[str, type[Projection]]
+_TAKEN = ("basis", "blocks", "layer-kronecker")  # other things to files and to `Subspace`
 _GIVEN = {"self", "d", "D", "seed", "sizes"}  # what the library gives to a constructor
 
 
@@ -17,7 +18,10 @@ def accept(thing: Any, name: str, argument: str) -> type[Projection]:
 
     Raises:
         TypeError: not a subclass of `Projection`, abstract methods left, or options that no file could hold.
+        ValueError: a name that stands for something else.
     """
+    if name in _TAKEN:
+        raise ValueError(f"`name` must be none of {', '.join(_TAKEN)}, which stand for something else; got {name!r}.")
     if not (isinstance(thing, type) and issubclass(thing, Projection)):
         raise TypeError(f"`{argument}` must be a subclass of Projection; got {thing!r}. See docs/extending.md.")
     if inspect.isabstract(thing):

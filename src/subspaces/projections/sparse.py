@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subspaces.kernels.native_map import NativeMap
 from subspaces.kernels.random_bits import SIGNS, SLOTS, signs, slots
 from subspaces.projections.base import Projection
 
@@ -33,9 +32,6 @@ class Sparse(Projection):
         super().__init__(d, D, seed)
         root = math.isqrt(D)
         self.per_column = max(1, root + (D - root * root > root))
-
-    def _make_native(self) -> NativeMap | None:
-        return NativeMap.sparse(self.d, self.D, self.seed)
 
     @property
     def stored_bytes(self) -> int:

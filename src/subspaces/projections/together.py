@@ -6,10 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subspaces.kernels import triton_library
-from subspaces.kernels.triton_map import TritonMap, supports
+from subspaces.projections import backends
 from subspaces.projections.base import Projection
-from subspaces.projections.hadamard import Hadamard
 
 
 class Together:
@@ -22,7 +20,7 @@ class Together:
 
     def __init__(self, projections: Sequence[Projection]):
         self.projections = list(projections)
-        self._map: TritonMap | None = None
+        self._several: dict[tuple[torch.device, torch.dtype], backends.Several | None] = {}
         self._flat: tuple[Sequence[Sequence[Tensor]] | None, list[Tensor]] = None, []
 
     def write_(
@@ -40,7 +38,7 @@ class Together:
             w: coordinates of all models.
             origins: as `tensors`. As long as it is the same object, its tensors must be the same.
         """
-        one = self._triton(w)
+        one = self._one(w)
         if one is not None:
             if self._flat[0] is not origins:
                 self._flat = origins, [t for model in origins for t in model]
@@ -51,28 +49,16 @@ class Together:
 
     def fold_(self, out: Float[Tensor, "K d"], tensors: Sequence[Sequence[Tensor]], starts: Sequence[int]) -> None:
         """out[k] += Σ_i P_k[rows of i]ᵀ tensors[k][i]; see `Projection.fold_`."""
-        one, done = self._triton(out), out.new_zeros(out.shape)
+        one, done = self._one(out), out.new_zeros(out.shape)
         if one is not None and not one.fold_(done, [t for model in tensors for t in model], starts):
             out += done
             return
         for k, projection in enumerate(self.projections):
             projection.fold_(out[k], tensors[k], starts)
 
-    def _triton(self, w: Tensor) -> TritonMap | None:
-        """The common form for the Triton kernels, made at the first use; None where there is none."""
-        if not triton_library.takes(w):
-            return None
-        first = self.projections[0]
-        if self._map is None and isinstance(first, Hadamard) and supports(first.d, first.D, first.block):
-            alike = [p for p in self.projections if isinstance(p, Hadamard) and _shape(p) == _shape(first)]
-            if len(alike) == len(self.projections):
-
-                def scale(device: torch.device) -> Tensor:
-                    return torch.stack([p._scale(device).float() for p in alike])
-
-                self._map = TritonMap(first.d, first.D, [p.seed for p in alike], first.block, scale)
-        return self._map
-
-
-def _shape(projection: Hadamard) -> tuple[int, int, int]:
-    return projection.d, projection.D, projection.block
+    def _one(self, w: Tensor) -> backends.Several | None:
+        """All maps as one computation for coordinates such as these; None where they are done in turn."""
+        key = w.device, w.dtype
+        if key not in self._several:
+            self._several[key] = backends.together(self.projections, w)
+        return self._several[key]

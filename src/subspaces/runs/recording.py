@@ -45,7 +45,7 @@ class RecordTrajectory(Callback):
         if fit.step:
             taken = fit.epoch if self.every == "epoch" else fit.step // int(self.every)
             samples = taken + (self.source == "weights")
-            self.recorder.load_state_dict({"samples": samples, "step": fit.step, "window": None, "count": 0})
+            self.recorder.load_state_dict({"samples": samples, "step": fit.step})
 
     def step(self, fit: "Fit", loss: "Tensor") -> None:
         assert self.recorder is not None

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from subspaces.kernels.native_map import NativeMap, Segments
 from subspaces.layout import Layout, digest_of, layout_of
 from subspaces.projections import Projection
+from subspaces.projections.backends import Ready
 from subspaces.subspace.compiled import know
 from subspaces.subspace.groups import Groups, layers_of
 from subspaces.subspace.nearest import nearest_coordinates
@@ -110,7 +110,7 @@ class Point(Rows):
 
     def take_memory(self) -> None:
         """Look where the parameters lie, and hang new shadows there."""
-        self._native: dict[Any, tuple[NativeMap, Segments]] = {}
+        self._ready: dict[Any, Ready] = {}
         held = self.here()
         self.pointers = [tensor.data_ptr() for tensor in held]
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
@@ -295,14 +295,14 @@ class Point(Rows):
         torch.autograd.graph.increment_version(self.shadows)
         self._shadows_version += 1
 
-    def native_lift(self) -> Any:
-        """Map and segments for a native call that writes θ itself, for a caller that says `has_written` then.
+    def ready_write(self) -> Ready | None:
+        """A prepared call that writes θ, for a caller that says `has_written` then.
 
         None where `write` has to do it.
         """
         if self.origins is None or not self.groups.plain or self.pins or self._signed_zeros or self.disturbed:
             return None  # where the parameters lie was looked up by the pass before
-        return self.native_of(("write", None), self.w, self.memory, self.rows, self._real_origins)
+        return self.ready(("write", None), self.w, self.memory, self.rows, self._real_origins)
 
     # ---- what several processes do together where θ is spread over them
 

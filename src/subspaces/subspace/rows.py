@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from subspaces.kernels.native_map import NativeMap, Segments
 from subspaces.projections import Projection
+from subspaces.projections.backends import Ready
 from subspaces.subspace.groups import Group, Groups
 from subspaces.subspace.pins import Pins
 
@@ -31,12 +31,12 @@ class Rows:
     """The w that they were written for."""
     origins: list[Tensor] | None
     _real_origins: list[Tensor] | None
-    _native: dict[Any, tuple[NativeMap, Segments]]
+    _ready: dict[Any, Ready]
 
     def set_origins(self, origins: list[Tensor] | None) -> None:
-        """θ₀; always another list, since the C kernels hold pointers into the old one."""
+        """θ₀; always another list, since kernels hold pointers into the old one."""
         self.origins = origins
-        self._native = {}
+        self._ready = {}
         self._real_origins = None if self.origins is None else [real(origin) for origin in self.origins]
         # −0.0 + 0.0 is +0.0: where θ₀ has such zeros, w = 0 needs a look
         self._signed_zeros = any(bool(((o == 0) & torch.signbit(o)).any()) for o in self._real_origins or ())
@@ -47,9 +47,9 @@ class Rows:
             v = group.multiple(w, d)
             if origins is None:
                 v = v - group.multiple(self.written, d)
-            native = self.native_of(("write", group.scale), v, *self._rows_of(group))
-            if native is not None:
-                native[0].write_(native[1], v, torch.get_num_threads())
+            ready = self.ready(("write", group.scale), v, *self._rows_of(group))
+            if ready is not None:
+                ready.write_(v)
             else:
                 tensors, starts, given = self._rows_of(group)
                 self.projection.write_(tensors, starts, v, given)
@@ -58,26 +58,26 @@ class Rows:
         origins = self._real_origins
         return group.pick(self.memory), group.pick(self.rows), None if origins is None else group.pick(origins)
 
-    def native_of(
+    def ready(
         self, key: Any, vector: Tensor, tensors: list[Tensor], starts: list[int], origins: list[Tensor] | None = None
-    ) -> tuple[NativeMap, Segments] | None:
-        """Map and arrays for the C kernels, kept from step to step; gradients are pointed to anew."""
-        held = self._native.get(key)
-        if held is not None and (key[0] == "write" or held[1].take(tensors, starts)):
+    ) -> Ready | None:
+        """What the backend has prepared, kept from step to step; gradients are pointed to anew."""
+        held = self._ready.get(key)
+        if held is not None and (key[0] == "write" or held.take(tensors, starts)):
             return held
-        made = self.projection.native_segments(vector, tensors, starts, origins)
+        made = self.projection.prepare(vector, tensors, starts, origins)
         if made is not None:
-            self._native[key] = made
+            self._ready[key] = made
         return made
 
     def add_pulled_back(self, out: Tensor, tensors: list[Tensor], starts: list[int], key: Any) -> None:
         """out += Σ P[rows of i]ᵀ tensors[i]."""
-        native = self.native_of(("fold", *key), out, tensors, starts)
-        if native is None:
+        ready = self.ready(("fold", *key), out, tensors, starts)
+        if ready is None:
             self.projection.fold_(out, tensors, starts)
             return
-        native[0].fold_(out, native[1], torch.get_num_threads())
-        native[1].release()
+        ready.fold_(out)
+        ready.release()
 
     def tensor_at(self, i: int, w: Shaped[Tensor, "d"], offset: Tensor | None = None) -> Tensor:
         """Tensor i of θ₀ + P w, differentiable in w; `offset` is P w where it is there already."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -225,7 +225,7 @@ class Subspace:
             raise RuntimeError("`origin` must be stored to be read; got store_origin=False.")
         return dict(zip(self.point.names, self.point.origin_tensors(), strict=True))
 
-    def lr(self, native: float, optimizer: str | type | OptimizerRecord = "adam") -> float:
+    def lr(self, native: float, optimizer: str | Callable[..., Any] | OptimizerRecord = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training: native·√(D/d)/c.
 
         With columns of norm c, Adam moves w by about lr, hence the weights by lr·c·√(d/D) in root mean square. SGD
@@ -288,9 +288,9 @@ class Subspace:
         else:
             self.point.version = -1
 
-    def native_lift(self) -> Any:
-        """What a native call needs to write θ₀ + P w; whoever does it calls `has_written` then. None: `sync` has to."""
-        return self.point.native_lift()
+    def ready_write(self) -> Any:
+        """A prepared call that writes θ₀ + P w; whoever uses it calls `has_written` then. None: `sync` has to."""
+        return self.point.ready_write()
 
     def moves(self, parameter: Any) -> bool:
         """Whether a tensor is one of θ."""

@@ -12,13 +12,11 @@ from subspaces.transition.statistics import (
     wilson_interval,
 )
 
-# records → probabilities → thresholds
+# outcomes of runs → probabilities → thresholds
 from subspaces.transition.success import (
     Outcome,
     SuccessTable,
     Threshold,
-    initial_values,
-    outcomes,
     success_probability,
     threshold_curve,
     threshold_dimension,
@@ -31,11 +29,9 @@ __all__ = [
     "SuccessTable",
     "Threshold",
     "TransitionSearch",
-    "initial_values",
     "isotonic",
     "logistic_crossing",
     "monotone_crossing",
-    "outcomes",
     "success_probability",
     "threshold_curve",
     "threshold_dimension",

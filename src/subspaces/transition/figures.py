@@ -85,14 +85,14 @@ def plot_thresholds(
     Args:
         series: name → thresholds, such as {"random": …, "burn-in": …, "lottery": …}.
         x: ``level``, ``burn_in`` or ``initial`` (needs `initial`).
-        initial: burn-in → loss at the start, from `initial_values`.
+        initial: burn-in → mean loss at the start.
         D: number of parameters, one for all or one per series: draws d*/D instead of d*.
         ax: axes to draw into; a new figure by default.
     """
     if x not in AXES:
         raise unknown_name("x", x, AXES)
     if not series or (x == "initial" and initial is None):
-        raise ValueError("`series` must hold thresholds, and x='initial' needs `initial`. See `initial_values`.")
+        raise ValueError("`series` must hold thresholds, and x='initial' needs `initial`; got neither.")
     figure, ax = _axes(ax)
     for i, (name, thresholds) in enumerate(series.items()):
         scale = 1.0 if D is None else 1.0 / (D if isinstance(D, int) else D[name])

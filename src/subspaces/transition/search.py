@@ -29,7 +29,7 @@ class TransitionSearch:
         first: dimensions in the first round.
         max_runs: most runs at one d.
         budget: most runs in all; None for no limit.
-        goal, at: how a trace is judged, as in `outcomes`.
+        goal, at: how a trace is judged, as in `trace_value`.
         confidence: of the intervals.
 
     Raises:
@@ -109,10 +109,6 @@ class TransitionSearch:
                 f"d={d}, seed={seed} was told before with {self._told[d, seed]}; got {value}. Use another seed."
             )
         self._told[d, seed] = value
-        self._pending.discard((d, seed))
-
-    def forget(self, d: int, seed: int) -> None:
-        """Give up a pending run (its worker died): it may be asked for again."""
         self._pending.discard((d, seed))
 
     @property

@@ -1,12 +1,12 @@
 """From stored loss traces to success probabilities and threshold training dimensions.
 
-A run is a record {d, seed, burn_in, losses, steps}: d numbers trained from a point `burn_in` steps along a full run,
-the loss at each of `steps`. Its trace is stored once; P_s for every level follows without training again.
+A run trains d numbers from a point `burn_in` steps along a full run. Its trace of losses is reduced once to the number
+that decides success (`Outcome`, `trace_value`); P_s for every level follows without training again.
 After Larsen, Fort, Becker & Ganguli (ICLR 2022, arXiv 2107.05802).
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,45 +40,6 @@ def trace_value(trace: Sequence[float], *, goal: str = "below", at: str = "best"
     if at == "last":
         return values[-1]
     return min(values) if goal == "below" else max(values)
-
-
-def outcomes(
-    records: Sequence[Mapping[str, Any]],
-    *,
-    trace: str = "losses",
-    goal: str = "below",
-    at: str = "best",
-    max_step: int | None = None,
-) -> list[Outcome]:
-    """Reduce records to outcomes.
-
-    Args:
-        records: mappings with `d`, `seed` (an integer, or several in a list), `burn_in` (0 if absent), the trace and,
-            for `max_step`, `steps`.
-        trace: name of the trace in the record: ``losses``, or any other list that was stored, such as test accuracy.
-        goal: ``below`` for losses, ``above`` for accuracies.
-        at: ``best`` over the trace (did the run ever reach the level) or ``last``.
-        max_step: drop what came after this step: success within a budget.
-
-    Raises:
-        ValueError: a missing field, an empty trace, d < 1, or the same (d, seed, burn_in) twice.
-    """
-    found: dict[tuple[int, Hashable, int], Outcome] = {}
-    for i, record in enumerate(records):
-        missing = [name for name in ("d", "seed", trace) if name not in record]
-        if missing:
-            raise ValueError(f"`records` must hold d, seed and {trace}; record {i} lacks {', '.join(missing)}.")
-        d, seed, burn_in = int(record["d"]), record["seed"], int(record.get("burn_in", 0))
-        seed = tuple(seed) if isinstance(seed, list) else seed
-        if d < 1 or burn_in < 0:
-            raise ValueError(f"`d` must be at least 1 and `burn_in` at least 0; got {d}, {burn_in} in record {i}.")
-        if (d, seed, burn_in) in found:
-            raise ValueError(f"`records` must hold each run once; got d={d}, seed={seed}, burn_in={burn_in} twice.")
-        values = _until(record, trace, max_step, i)
-        found[d, seed, burn_in] = Outcome(d, seed, burn_in, trace_value(values, goal=goal, at=at))
-    if not found:
-        raise ValueError("`records` must hold at least one run; got none.")
-    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -132,27 +93,25 @@ class Threshold:
 
 
 def success_probability(
-    runs: Sequence[Mapping[str, Any]] | Sequence[Outcome],
+    runs: Sequence[Outcome],
     levels: Sequence[float],
     *,
     burn_in: int | None = None,
     goal: str = "below",
     confidence: float = 0.95,
-    **reading: Any,
 ) -> SuccessTable:
     """P_s(d, ε), the fraction of runs whose loss reached ε, with Wilson intervals and a monotone fit.
 
     A lower bound on the probability that a subspace *contains* such a point: training may miss it.
 
     Args:
-        runs: records, or outcomes already reduced.
+        runs: an Outcome for every run.
         levels: ε, any order; sorted in the table.
         burn_in: which burn-in to count; may be left out where the runs hold one only.
         goal: ``below`` or ``above`` the level; reaching it exactly counts.
         confidence: of the Wilson intervals.
-        reading: `trace`, `at` and `max_step` of `outcomes`.
     """
-    chosen = _one_burn_in(_reduced(runs, goal, reading), burn_in)
+    chosen = _one_burn_in(_checked(runs, goal), burn_in)
     eps = np.unique(np.asarray(levels, dtype=float))
     if eps.size == 0 or not np.isfinite(eps).all():
         raise ValueError(f"`levels` must be one or more finite numbers; got {levels}.")
@@ -169,7 +128,7 @@ def success_probability(
 
 
 def threshold_dimension(
-    runs: Sequence[Mapping[str, Any]] | Sequence[Outcome],
+    runs: Sequence[Outcome],
     level: float,
     *,
     delta: float = 0.1,
@@ -177,12 +136,11 @@ def threshold_dimension(
     goal: str = "below",
     method: str = "monotone",
     confidence: float = 0.95,
-    **reading: Any,
 ) -> Threshold:
     """d*(ε, t, δ): the smallest d at which a fraction 1 − δ of subspaces reach the level, with an interval.
 
     Args:
-        runs, level, burn_in, goal, reading: as in `success_probability`.
+        runs, level, burn_in, goal: as in `success_probability`.
         delta: δ; Larsen et al. draw about 0.1.
         method: ``monotone`` assumes that P_s rises with d and nothing else, and answers with a tested d;
             ``logistic`` takes logit P_s as linear in log d and interpolates.
@@ -192,7 +150,7 @@ def threshold_dimension(
         raise unknown_name("method", method, CROSSINGS)
     if not 0 < delta < 1:
         raise ValueError(f"`delta` must be between 0 and 1; got {delta}.")
-    chosen = _one_burn_in(_reduced(runs, goal, reading), burn_in)
+    chosen = _one_burn_in(_checked(runs, goal), burn_in)
     table = success_probability(chosen, [level], goal=goal)
     found = CROSSINGS[method](table.d, table.successes[0], table.runs, 1 - delta, confidence)
     return Threshold(
@@ -211,38 +169,19 @@ def threshold_dimension(
 
 
 def threshold_curve(
-    runs: Sequence[Mapping[str, Any]] | Sequence[Outcome],
+    runs: Sequence[Outcome],
     levels: Sequence[float],
     *,
     goal: str = "below",
     delta: float = 0.1,
     method: str = "monotone",
     confidence: float = 0.95,
-    **reading: Any,
 ) -> list[Threshold]:
     """d* at every level for every burn-in among the runs, ordered by burn-in, then level."""
-    reduced = _reduced(runs, goal, reading)
+    reduced = _checked(runs, goal)
     common: dict[str, Any] = {"goal": goal, "delta": delta, "method": method, "confidence": confidence}
     burn_ins = sorted({o.burn_in for o in reduced})
     return [threshold_dimension(reduced, e, burn_in=t, **common) for t in burn_ins for e in sorted(levels)]
-
-
-def initial_values(records: Sequence[Mapping[str, Any]], trace: str = "losses") -> dict[int, float]:
-    """Mean first value of the trace at each burn-in: the loss at the start, the x-axis of d* against initial loss."""
-    firsts: dict[int, list[float]] = {}
-    for record in records:
-        firsts.setdefault(int(record.get("burn_in", 0)), []).append(float(record[trace][0]))
-    return {t: float(np.mean(v)) for t, v in sorted(firsts.items())}
-
-
-def _until(record: Mapping[str, Any], trace: str, max_step: int | None, i: int) -> list[float]:
-    values = list(record[trace])
-    if max_step is None:
-        return values
-    steps = list(record.get("steps", ()))
-    if len(steps) != len(values):
-        raise ValueError(f"`steps` must have one number for each of {len(values)} values; got {len(steps)} in {i}.")
-    return [value for value, step in zip(values, steps, strict=True) if step <= max_step]
 
 
 def _check_goal(goal: str) -> None:
@@ -250,13 +189,20 @@ def _check_goal(goal: str) -> None:
         raise unknown_name("goal", goal, ("below", "above"))
 
 
-def _reduced(runs: Sequence[Any], goal: str, reading: dict[str, Any]) -> list[Outcome]:
+def _checked(runs: Sequence[Outcome], goal: str) -> list[Outcome]:
     _check_goal(goal)
-    if runs and all(isinstance(run, Outcome) for run in runs):
-        if reading:
-            raise TypeError(f"`runs` are already outcomes, so {', '.join(reading)} cannot apply. Pass records.")
-        return list(runs)
-    return outcomes(runs, goal=goal, **reading)
+    if not runs:
+        raise ValueError("`runs` must hold at least one run; got none.")
+    seen: set[tuple[int, Hashable, int]] = set()
+    for run in runs:
+        if run.d < 1 or run.burn_in < 0:
+            raise ValueError(f"`d` must be at least 1 and `burn_in` at least 0; got {run.d} and {run.burn_in}.")
+        if (key := (run.d, run.seed, run.burn_in)) in seen:
+            raise ValueError(
+                f"`runs` must hold each run once; got d={run.d}, seed={run.seed}, burn_in={run.burn_in} twice."
+            )
+        seen.add(key)
+    return list(runs)
 
 
 def _one_burn_in(runs: list[Outcome], burn_in: int | None) -> list[Outcome]:

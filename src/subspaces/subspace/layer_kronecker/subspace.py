@@ -3,6 +3,7 @@
 import functools
 import glob
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ class LayerKronecker(Subspace):
             found[joined(name, "weight")] = layer.at(super().origin[joined(name, "core")])
         return found
 
-    def lr(self, native: float, optimizer: str | type | OptimizerRecord = "adam") -> float:
+    def lr(self, native: float, optimizer: str | Callable[..., Any] | OptimizerRecord = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training; see `Subspace.lr`.
 
         With M = Σ c_l²·r_in·r_out + the other rows, a unit of w moves the weights by √(M/D') instead of 1, as if the
