@@ -118,7 +118,7 @@ def test_a_record_lists_its_runs(tmp_path):
     kinds = {"subspace": found.results, "direct": found.direct, "tuning": found.tuning}
     assert len(found.direct) == 2
     for kind, results in kinds.items():
-        expected = [(run.config.key(), run.config.d, run.config.seed_model) for run in results]
+        expected = [(run.config.key(), run.config.d, run.config.seeds.model) for run in results]
         assert expected
         assert sorted((r["key"], r["d"], r["seed"]) for r in runs if r["kind"] == kind) == sorted(expected, key=str)
     assert {path.parent.name for path in tmp_path.rglob("result.json")} == {run["key"] for run in runs}

@@ -127,12 +127,12 @@ def test_results_without_a_fingerprint_stay_where_nothing_changed(tmp_path):
 
 
 def test_a_run_given_up_under_another_revision_is_not_taken_over(tmp_path, monkeypatch):
-    config, terms = Run.of("digits-fc", d=2), StopPolicy(threshold=0.99)
-    fields = {"trainer": fake_trainer.learning, "terms": terms}
+    config, policy = Run.of("digits-fc", d=2), StopPolicy(threshold=0.99)
+    fields = {"trainer": fake_trainer.learning, "policy": policy}
     assert run_once(config, tmp_path, **fields).status == "stopped"  # pyright: ignore[reportOptionalMemberAccess]
     monkeypatch.setitem(TASKS, "digits-fc", dataclasses.replace(TASKS["digits-fc"], revision=2))
     with pytest.warns(UserWarning, match="count as not done"):
-        assert load_result(tmp_path / config.key(), terms) is None
+        assert load_result(tmp_path / config.key(), policy) is None
     with pytest.warns(UserWarning, match="count as not done"):
         run_once(config, tmp_path, **fields)
     assert len(list((tmp_path / config.key()).glob("stopped.json*"))) == 2

@@ -143,13 +143,13 @@ def test_a_damaged_result_is_named_set_aside_and_done_again(tmp_path):
 
 def test_a_run_that_is_given_up_is_no_result_and_goes_on_to_the_bit(tmp_path):
     config = Run.of("digits-fc-16x1", d=2, epochs=10, batch_size=64)
-    folder, terms = tmp_path / config.key(), StopPolicy(threshold=0.99)
-    stopped = run_once(config, tmp_path, terms=terms)
+    folder, policy = tmp_path / config.key(), StopPolicy(threshold=0.99)
+    stopped = run_once(config, tmp_path, policy=policy)
     assert stopped is not None
     assert (stopped.status, len(stopped.curves)) == ("stopped", 4)
     assert "given up after 4 evaluations: no hope of accuracy 0.99" in stopped.message
     assert sorted(path.name for path in folder.iterdir()) == ["state.safetensors", "stopped.json"]
-    again = run_once(config, tmp_path, terms=terms, trainer=fake_trainer.fails)
+    again = run_once(config, tmp_path, policy=policy, trainer=fake_trainer.fails)
     assert again is not None
     assert again.curves == stopped.curves
     assert load_result(folder, StopPolicy(threshold=0.999)) is not None  # it would have been given up there too

@@ -10,7 +10,7 @@ from subspaces.reproduce.work import Work
 from subspaces.runs.pools import Event
 from subspaces.runs.records import Result
 from subspaces.runs.run import Run
-from subspaces.runs.store import load_result
+from subspaces.runs.store import folder_of, load_result
 from subspaces.runs.sweep import run_many
 
 Grid = Mapping[tuple[int | None, int], Run]
@@ -41,7 +41,7 @@ def run_grid(work: Work, series: Sequence[Series]) -> list[Row]:
 
     every = [config for one in series for config in waiting[one.name].values()]
     for config in every:
-        if (result := load_result(root / config.key(), asked=config)) is not None:
+        if (result := load_result(folder_of(root, config), asked=config)) is not None:
             done[config.key()] = result
     for one in series:
         look(one)

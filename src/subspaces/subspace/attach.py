@@ -48,11 +48,6 @@ def attach(subspace: "Subspace") -> None:
     watch(subspace)
 
 
-def subspace_of(model: nn.Module) -> Any:
-    """The subspace in which a model stands, itself or within wrappers; None for a plain model."""
-    return next((vars(module)[HOLDER] for module in model.modules() if HOLDER in vars(module)), None)
-
-
 def put_in_places(subspace: "Subspace") -> None:
     """Equip every module that holds tensors of θ, and the root."""
     model, point = subspace.model, subspace.point

@@ -503,3 +503,8 @@ class Subspace:
         if self._hashed is None or self._hashed[0] is not self.point.origins:
             self._hashed = self.point.origins, digest_of(origins)
         return self._hashed[1]
+
+
+def subspace_of(model: nn.Module) -> Subspace | None:
+    """The subspace in which a model stands, itself or within wrappers; None for a plain model."""
+    return next((vars(module)[HOLDER] for module in model.modules() if HOLDER in vars(module)), None)
