@@ -32,7 +32,7 @@ def tried(series: Series, named: bool) -> str:
     for d, group in series.by_d().items():
         scores, tests = [row["score"] for row in group], [row["test_score"] for row in group]
         whole = [row for row in group if row["status"] != "stopped"]
-        losses = mean([row["curves"][-1]["train_loss"] if row["curves"] else None for row in whole])
+        losses = mean([row["curves"][-1].get("train_loss") if row["curves"] else None for row in whole])
         passed = series.estimate is not None and (mean(scores) or -1) > series.estimate.threshold
         cells = [mean(scores), spread(scores), mean(tests)]
         loss = "–" if losses is None else f"{losses:.4f}"

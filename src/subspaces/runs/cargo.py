@@ -1,7 +1,9 @@
 """Tasks of a script or notebook on their way to worker processes, which cannot import them by name."""
 
+import functools
 import hashlib
 import pickle
+import tempfile
 from pathlib import Path
 
 from subspaces.tasks import known_definition, register_task
@@ -23,7 +25,7 @@ def pack(name: str) -> bytes | None:
 
     try:
         return cloudpickle.dumps((task, known_definition(task)))
-    except (TypeError, pickle.PicklingError) as error:
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
         raise ValueError(
             f"`workers` must be able to take {name!r} along, which cannot be pickled ({error}). Build what cannot "
             "within the function, put the task into a module and name it module:task, or take workers=1."
@@ -39,21 +41,44 @@ def unpack(content: bytes) -> None:
     register_task(task, definition)
 
 
-def write(content: bytes, folder: Path) -> tuple[Path, str]:
-    """The bytes in a file for worker processes, and their sha256, which goes to them by the command line."""
-    digest = hashlib.sha256(content).hexdigest()
-    path = folder / f"task-{digest[:16]}.pkl"
-    path.write_bytes(content)
-    return path, digest
+class Cargo:
+    """Files of packed tasks for the workers of one pool, in a folder that is removed with it."""
+
+    def __init__(self) -> None:
+        self._folder: tempfile.TemporaryDirectory | None = None
+        self._known: dict[str, dict[str, str] | None] = {}
+
+    def place(self, name: str) -> dict[str, str] | None:
+        """File and sha256 of a task; None where its name is enough. The digest goes by the worker's own pipe."""
+        if name not in self._known:
+            self._known[name] = self._write(pack(name))
+        return self._known[name]
+
+    def _write(self, content: bytes | None) -> dict[str, str] | None:
+        if content is None:
+            return None
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="subspaces-")
+        digest = hashlib.sha256(content).hexdigest()
+        path = Path(self._folder.name) / f"{digest[:16]}.pkl"
+        path.write_bytes(content)
+        return {"path": str(path), "digest": digest}
+
+    def close(self) -> None:
+        """Remove the files."""
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._folder, self._known = None, {}
 
 
-def read(path: Path, digest: str) -> bytes:
-    """The bytes of such a file.
+@functools.cache
+def receive(path: str, digest: str) -> None:
+    """Make the task in a file of `Cargo` known in this process, once.
 
     Raises:
-        ValueError: they are not those whose sha256 was told.
+        ValueError: the file is not the one whose sha256 was told.
     """
-    content = path.read_bytes()
+    content = Path(path).read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
         raise ValueError(f"{path} was changed on its way to this process. It is not read.")
-    return content
+    unpack(content)

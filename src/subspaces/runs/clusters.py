@@ -8,6 +8,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
+from subspaces.runs.cargo import pack, unpack
 from subspaces.runs.pools import RETRIES, TRAINER, Event, Pool
 from subspaces.runs.records import Result
 from subspaces.runs.run import Run
@@ -16,8 +17,12 @@ from subspaces.runs.store import folder_of, load_result, run_once, store_result
 from subspaces.runs.worker import load_trainer
 
 
-def _remote(fields: dict[str, Any], root: str, trainer: str, policy: dict[str, Any]) -> dict[str, Any] | None:
+def _remote(
+    fields: dict[str, Any], root: str, trainer: str, policy: dict[str, Any], task: bytes | None
+) -> dict[str, Any] | None:
     """What a machine of a cluster does: one run, whose row travels back in case ``root`` is not shared."""
+    if task is not None:
+        unpack(task)
     config = Run.from_dict(fields)
     result = run_once(config, root, wait=False, policy=StopPolicy(**policy), trainer=load_trainer(trainer))
     return None if result is None else result.to_row()
@@ -77,10 +82,14 @@ class RayPool(ClusterPool):
                 include_dashboard=False if not os.environ.get("RAY_ADDRESS") else None,
             )
         self._function = self._ray.remote(_remote)
+        self._packed: dict[str, Any] = {}
 
     def _start(self, config: Run, policy: StopPolicy) -> Any:
         job = self._function.options(num_cpus=config.compute.threads, max_retries=RETRIES)
-        return job.remote(config.to_dict(), str(self.root), self.trainer, policy.to_dict())
+        if config.task not in self._packed:
+            self._packed[config.task] = self._ray.put(pack(config.task))
+        task = self._packed[config.task]
+        return job.remote(config.to_dict(), str(self.root), self.trainer, policy.to_dict(), task)
 
     def _finished(self, timeout: float) -> list[Any]:
         if not self._handles:
@@ -114,7 +123,8 @@ class SlurmPool(ClusterPool):
 
     def _start(self, config: Run, policy: StopPolicy) -> Any:
         self._executor.update_parameters(cpus_per_task=config.compute.threads)
-        return self._executor.submit(_remote, config.to_dict(), str(self.root), self.trainer, policy.to_dict())
+        task = pack(config.task)
+        return self._executor.submit(_remote, config.to_dict(), str(self.root), self.trainer, policy.to_dict(), task)
 
     def _finished(self, timeout: float) -> list[Any]:
         end = time.monotonic() + timeout

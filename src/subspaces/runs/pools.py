@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from subspaces.runs.cargo import Cargo
 from subspaces.runs.records import Result
 from subspaces.runs.run import Run
 from subspaces.runs.stop import PLAIN, StopPolicy
@@ -118,6 +119,7 @@ class LocalPool(Pool):
     def __init__(self, root: str | Path, workers: int = 2, trainer: str = TRAINER) -> None:
         super().__init__(root, workers, trainer)
         self._jobs: list[_Job] = []
+        self._cargo = Cargo()
         self._events: queue.Queue[tuple[_Process, dict[str, Any]]] = queue.Queue()
         self._processes: list[_Process] = []
 
@@ -125,7 +127,7 @@ class LocalPool(Pool):
         warn_of_slow_autocast(
             config.compute.autocast, config.compute.device
         )  # said here, since nobody reads what a worker warns of
-        self._jobs.append(_Job(config, policy))
+        self._jobs.append(_Job(config, policy, self._cargo.place(config.task)))
         self._dispatch()
 
     def _dispatch(self) -> None:
@@ -184,12 +186,15 @@ class LocalPool(Pool):
         for process in self._processes:
             process.end()
         self._processes, self._jobs = [], []
+        self._cargo.close()
 
 
 @dataclass(frozen=True)
 class _Job:
     config: Run
     policy: StopPolicy
+    task: dict[str, str] | None = None
+    """Where the task lies that cannot be imported by its name, and its sha256."""
     tries: int = 0
     """Processes that died of it."""
 
@@ -240,7 +245,9 @@ class _Process:
         self.job = job
         assert self.popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is gone, which the listener tells
-            self.popen.stdin.write(json.dumps(job.config.to_dict() | {"policy": job.policy.to_dict()}) + "\n")
+            self.popen.stdin.write(
+                json.dumps(job.config.to_dict() | {"policy": job.policy.to_dict(), "cargo": job.task}) + "\n"
+            )
             self.popen.stdin.flush()
 
     def dismiss(self) -> None:

@@ -19,6 +19,8 @@ from subspaces.training.loop import run_loop, surroundings
 from subspaces.training.state import Fit
 
 CHECKPOINT = "subspace.safetensors"
+NOT_TOLD = ("lr", "train_loss", "train_score", "val_loss", "test_loss", "test_score")
+"""Entries of a row that a person's own function need not return."""
 
 
 def train(
@@ -125,7 +127,7 @@ def _answer(objective: Objective, run: Run) -> Result:
         raise TypeError(
             f"`run` must return a number or a dictionary with 'score'; run({run.d}, {seed}) returned {said!r}."
         ) from error
-    row = {"epoch": 1, "step": 1, "val_score": score, **values, "seconds": seconds}
+    row = dict.fromkeys(NOT_TOLD) | {"epoch": 1, "step": 1, "val_score": score, **values, "seconds": seconds}
     failed = score is None or score != score
     return Result(
         config=run, status="diverged" if failed else "done", D=objective.D, trained=run.d or objective.D,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.registry import import_object
+from subspaces.runs.cargo import receive
 from subspaces.runs.run import Run
 from subspaces.runs.stop import StopPolicy
 from subspaces.runs.store import run_once
@@ -51,6 +52,8 @@ def work(root: Path, trainer: str, jobs: "queue.Queue[str]", send: Send, busy: t
         busy.set()
         try:
             fields = json.loads(line)
+            if (task := fields.pop("cargo", None)) is not None:
+                receive(**task)
             policy = StopPolicy(**fields.pop("policy", {}))
             config = Run.from_dict(fields)
             result = run_once(config, root, wait=False, policy=policy, trainer=train, callbacks=[ProgressSender(send)])
