@@ -12,8 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from subspaces import PROJECTIONS, Subspace, make_projection
-from subspaces.checkpoint import container
+from subspaces import PROJECTIONS, Subspace, container, make_projection
 from subspaces.projections import Basis, Coordinates
 
 

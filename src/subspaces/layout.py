@@ -1,9 +1,12 @@
 """Which tensors of a model form the flat vector θ, in which order, under which names."""
 
+import base64
 import fnmatch
 import hashlib
 import json
+import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,12 +58,46 @@ class Layout:
 
     @classmethod
     def from_json(cls, text: str) -> "Layout":
-        rows = json.loads(text)
-        return cls(
-            tuple(name for name, _, _ in rows),
-            tuple(tuple(shape) for _, shape, _ in rows),
-            tuple(dtype for _, _, dtype in rows),
-        )
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: a text that `to_json` does not write.
+        """
+        try:
+            rows = [(name, tuple(shape), dtype) for name, shape, dtype in json.loads(text)]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"`text` must be a layout as `to_json` writes it; got another ({error}).") from error
+        names = [name for name, _, _ in rows]
+        sound = all(isinstance(name, str) for name in names) and names == sorted(set(names))
+        if not sound or not all(_is_shape(shape) and _is_dtype(dtype) for _, shape, dtype in rows):
+            raise ValueError(
+                "`text` must be a layout as `to_json` writes it; got names, shapes or dtypes of no tensors."
+            )
+        return cls(tuple(names), tuple(shape for _, shape, _ in rows), tuple(dtype for _, _, dtype in rows))
+
+    def pack(self) -> str:
+        """`to_json` compressed (zlib), as text (base 85 of RFC 1924, without spaces)."""
+        return base64.b85encode(zlib.compress(self.to_json().encode(), 9)).decode()
+
+    @classmethod
+    def unpack(cls, text: str, tensors: int = 100_000) -> "Layout":
+        """The inverse of `pack`.
+
+        Args:
+            text: what `pack` gave.
+            tensors: as many as are expected at most; what takes more than 1 kB for each is not decompressed.
+
+        Raises:
+            ValueError: a text that `pack` does not write, or one that would be far larger.
+        """
+        try:
+            inflate, limit = zlib.decompressobj(), (1 << 20) + 1024 * tensors
+            raw = inflate.decompress(base64.b85decode(text), limit)
+            if not inflate.eof or inflate.unused_data:
+                raise ValueError(f"it is cut short, or longer than {limit:,} bytes")
+            return cls.from_json(raw.decode())
+        except (ValueError, TypeError, AttributeError, zlib.error) as error:
+            raise ValueError(f"its layout is damaged ({error})") from error
 
     def digest(self) -> str:
         """Hash of names, shapes and dtypes: two models with equal digests have the same flat vector."""
@@ -137,6 +174,14 @@ def layout_of(parameters: dict[str, nn.Parameter]) -> Layout:
         tuple(tuple(p.shape) for p in parameters.values()),
         tuple(str(p.dtype).removeprefix("torch.") for p in parameters.values()),
     )
+
+
+def _is_shape(shape: tuple) -> bool:
+    return all(type(n) is int and n >= 0 for n in shape) and math.prod(shape) < 1 << 48
+
+
+def _is_dtype(name: object) -> bool:
+    return isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype)
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:

@@ -1,26 +1,27 @@
-"""The file itself: one safetensors file whose header says what it holds and whose hash covers all of it.
+"""What of a file makes it a checkpoint: the entries of its header and its tensors, on top of `subspaces.container`.
 
-Format 2 hashes the header and, tensor by tensor, name, dtype, shape and bytes. Format 1 (read, not written any more)
-hashed the bytes alone.
+Format 1 (read, not written any more) hashed the bytes of the tensors alone.
 """
 
-import base64
-import hashlib
-import json
-import zlib
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
 from torch import Tensor
 
-from subspaces.files import atomic_write
+from subspaces import container
 from subspaces.layout import digest_of
 
-FORMAT = 2
-_KEY = "subspaces"
+KIND = "checkpoint"
+FORMAT = container.FORMAT
+_ENTRIES: dict[str, type] = {
+    "projection": dict,
+    "layer_scale": bool,
+    "layout": str,
+    "origin_digest": str,
+    "extra": dict,
+    "form": dict,
+    "buffers_digest": str,
+}
 
 
 def write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -31,9 +32,7 @@ def write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> Non
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"`path` must be in a folder that exists; got {str(path)!r}. Make the folder first.")
-    whole = {**header, "format": FORMAT}
-    whole["content_digest"] = digest(whole, tensors)
-    atomic_write(path, serialise(tensors, {_KEY: json.dumps(whole, separators=(",", ":"))}))
+    container.write(path, KIND, header, tensors)
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -43,64 +42,42 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of this library, cut short, altered, or of a newer format.
     """
-    path = Path(path)
-    header, tensors = _opened(path, with_tensors=True)
-    if header.get("format") == 1:
-        found = digest_of([tensors[name] for name in sorted(tensors)])
-    elif header.get("format") == FORMAT:
-        found = digest({k: v for k, v in header.items() if k != "content_digest"}, tensors)
-    else:
+    header, tensors = container.read(path, KIND)
+    if header["format"] == 1 and header.get("content_digest") != digest_of([tensors[n] for n in sorted(tensors)]):
         raise ValueError(
-            f"`path` must be of format {FORMAT} or older; got format {header.get('format')} in {str(path)!r}. "
-            f"Update subspaces."
+            f"`path` must be unaltered; got {str(path)!r}, whose contents do not match their hash: it was damaged "
+            f"after it was written. Take a copy of it, or make it again."
         )
-    if header.get("content_digest") != found:
-        raise ValueError(f"`path` must be unaltered; got {str(path)!r}, whose contents do not match their hash.")
+    _check_header(header, path)
+    _check_coordinates(header, tensors, path)
     return header, tensors
 
 
 def form_of(path: str | Path) -> dict[str, Any]:
     """What the saved subspace said of its form (`Subspace.form`); {} for a plain one. Reads the header only."""
-    form = _opened(Path(path), with_tensors=False)[0].get("form", {})
+    header, _ = container.peek(path, KIND)
+    form = header.get("form", {})
     return dict(form) if isinstance(form, dict) else {}
 
 
-def digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over the header (JSON, sorted keys) and each tensor's name, dtype, shape and bytes, sorted by name."""
-    total = hashlib.sha256(json.dumps(header, sort_keys=True, separators=(",", ":")).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        told = json.dumps([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)], separators=(",", ":"))
-        total.update(told.encode())
-        total.update(tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy().data)
-    return total.hexdigest()[:32]
+def _check_header(header: dict[str, Any], path: str | Path) -> None:
+    needless = {"form"} | ({"buffers_digest"} if header["format"] == 1 else set())
+    for name, kind in _ENTRIES.items():
+        if not isinstance(header.get(name), kind) and not (name in needless and name not in header):
+            raise ValueError(
+                f"`path` must be a whole checkpoint; got {str(path)!r}, whose header has no {name!r} of type "
+                f"{kind.__name__}."
+            )
 
 
-def _opened(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"`path` must be a checkpoint file; got {str(path)!r}, which does not exist.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-            if text is None:
-                raise ValueError(f"`path` must be a subspace checkpoint; got {str(path)!r}, another safetensors file.")
-            header = json.loads(text)
-            names = file.keys() if with_tensors else ()
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, json.JSONDecodeError, OSError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(
-            f"`path` must be a whole checkpoint; got {str(path)!r}, damaged or cut short ({error})."
-        ) from error
-    if not isinstance(header, dict):
-        raise ValueError(f"`path` must be a whole checkpoint; got {str(path)!r}, whose header is damaged.")
-    return header, tensors
-
-
-def pack(text: str) -> str:
-    """A text compressed, as text."""
-    return base64.b85encode(zlib.compress(text.encode(), 9)).decode()
-
-
-def unpack(text: str) -> str:
-    """The text that `pack` was given."""
-    return zlib.decompress(base64.b85decode(text)).decode()
+def _check_coordinates(header: dict[str, Any], tensors: dict[str, Tensor], path: str | Path) -> None:
+    """What `save.unpacked` and the making of P rely on: d is bounded by the numbers in the file."""
+    w, spec = tensors.get("coordinates"), header["projection"]
+    sizes = [spec.get(name) for name in ("d", "D", "seed")]
+    kinds = isinstance(spec.get("kind"), str) and isinstance(spec.get("options"), dict)
+    if not kinds or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError(f"`path` must say what P is; got {str(path)!r}, whose `projection` is no spec of one.")
+    sound = w is not None and w.ndim == 1 and (w.is_floating_point() or "unit" in tensors) and spec["d"] <= len(w)
+    sound = sound and all(tensors[name].ndim == 1 for name in ("unit", "scales") if name in tensors)
+    if not sound or ("unit" in tensors and len(tensors["unit"]) != 1):
+        raise ValueError(f"`path` must hold the d = {spec['d']} coordinates of P; got {str(path)!r} without them.")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subspaces.checkpoint.container import read, unpack
+from subspaces.checkpoint.container import read
 from subspaces.checkpoint.parts import buffers_of, unchanged_digest
 from subspaces.checkpoint.save import data_of, unpacked
 from subspaces.layout import Layout, digest_of, layout_of
@@ -37,8 +37,8 @@ def load(
             that is not known here (its module is told, and what to do).
     """
     header, tensors = read(path)
-    layout = _layout(header, path)
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    layout = _layout(header, path, len(parameters))
     shared = {name: parameters[name] for name in layout.names if name in parameters}
     _check_layout(layout, shared, model, path)
     origin = _part(tensors, "origin.")
@@ -48,9 +48,10 @@ def load(
     _check_buffers(buffers, header, model, path)
     _check_beside(also, parameters, path)
     w = unpacked(tensors)
+    _check_stored_origin(origin, layout, path)
     subspace = cls(
         model,
-        projection=projection or _rebuild(header["projection"], tensors, allow),
+        projection=projection or _rebuild(header["projection"], tensors, layout, allow, path),
         only=[_escape(name) for name in layout.names],
         origin=origin or None,
         layer_scale=header["layer_scale"],
@@ -71,7 +72,7 @@ def swap(subspace: Any, path: str | Path) -> None:
         ValueError: another layout, projection, θ₀ or form; the model is then as it was.
     """
     header, tensors = read(path)
-    told = _layout(header, path).difference(subspace.layout)
+    told = _layout(header, path, len(subspace.layout.names)).difference(subspace.layout)
     if told:
         raise ValueError(f"`path` must be of this model; got {str(path)!r}, which differs: {told}.")
     data, own = _part(tensors, "data."), data_of(subspace.projection)
@@ -107,18 +108,35 @@ def _put(subspace: Any, w: Tensor, buffers: dict[str, Tensor], also: dict[str, T
     subspace.move_to(w)
 
 
-def _layout(header: dict[str, Any], path: str | Path) -> Layout:
+def _layout(header: dict[str, Any], path: str | Path, tensors: int) -> Layout:
     try:
-        return Layout.from_json(unpack(header["layout"]))
-    except Exception as error:  # whatever zlib, base64 and JSON raise for a text that no version of ours has written
-        raise ValueError(f"`path` must be a whole checkpoint; got {str(path)!r}, whose layout is damaged.") from error
+        return Layout.unpack(header["layout"], tensors)
+    except ValueError as error:
+        raise ValueError(f"`path` must be a whole checkpoint; got {str(path)!r}: {error}.") from error
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _rebuild(spec: dict[str, Any], tensors: dict[str, Tensor], allow: Allowed) -> Projection:
+def _rebuild(
+    spec: dict[str, Any], tensors: dict[str, Tensor], layout: Layout, allow: Allowed, path: str | Path
+) -> Projection:
+    if spec["D"] != layout.D:  # before anything is made of these sizes
+        raise ValueError(f"`path` must hold a P of D = {layout.D}; got {spec['D']} in {str(path)!r}.")
+    try:
+        made = _made(spec, tensors, allow)
+    except Exception as error:  # whatever the constructors raise for a spec that no version of ours writes
+        raise ValueError(f"`path` must name a P that can be made here; got {str(path)!r}: {error}") from error
+    if (made.d, made.D) != (spec["d"], spec["D"]):
+        raise ValueError(
+            f"`path` must hold the P that it names, d = {spec['d']} and D = {spec['D']}; got numbers of another, "
+            f"d = {made.d} and D = {made.D}, in {str(path)!r}."
+        )
+    return made
+
+
+def _made(spec: dict[str, Any], tensors: dict[str, Tensor], allow: Allowed) -> Projection:
     if "data.matrix" in tensors:
         return Basis(tensors["data.matrix"].T, orthonormal=False)
     if "data.rows" in tensors:
@@ -126,6 +144,12 @@ def _rebuild(spec: dict[str, Any], tensors: dict[str, Tensor], allow: Allowed) -
     if "data.through" in tensors:
         return Orthonormal(spec["d"], spec["D"], spec["seed"], through=tensors["data.through"])
     return from_spec(spec, allow)
+
+
+def _check_stored_origin(origin: dict[str, Tensor], layout: Layout, path: str | Path) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in origin.items()}
+    if origin and shapes != dict(zip(layout.names, layout.shapes, strict=True)):
+        raise ValueError(f"`path` must hold θ₀ whole; got {str(path)!r}, whose origin is not of its layout.")
 
 
 def _check_layout(layout: Layout, shared: dict[str, nn.Parameter], model: nn.Module, path: str | Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subspaces.checkpoint.container import pack, write
+from subspaces.checkpoint.container import write
 from subspaces.checkpoint.parts import buffers_of, chosen, unchanged_digest
 from subspaces.errors import unknown_name
 from subspaces.projections import Basis, Coordinates, Orthonormal, Projection
@@ -62,7 +62,7 @@ def save(
     header = {
         "projection": subspace.projection.spec,
         "layer_scale": subspace.d != subspace.projection.d,
-        "layout": pack(layout.to_json()),
+        "layout": layout.pack(),
         "layout_digest": layout.digest(),
         "origin_digest": subspace.origin_digest(),
         "buffers_digest": unchanged_digest(subspace.model, stored),
