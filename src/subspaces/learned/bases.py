@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subspaces.container import MappedFile
 from subspaces.curvature.spectrum import lanczos
 from subspaces.errors import unknown_name
 from subspaces.learned import gram
-from subspaces.learned.basis import LearnedBasis, load_basis, metadata_of, prefixed
-from subspaces.learned.basis_file import MappedFile
+from subspaces.learned.basis import LearnedBasis, load_basis
+from subspaces.learned.basis_file import BASIS, header_of, prefixed
 from subspaces.learned.samples import Trajectory
 
 __all__ = [
@@ -258,7 +259,7 @@ def _principal_basis(
         "start": (wide, (samples.D,)),
         "end": (torch.float64, (size,)),
     } | {name: (t.dtype, tuple(t.shape)) for name, t in prefixed(buffers).items()}
-    file = None if path is None else MappedFile(path, shapes, metadata_of(method, layout))
+    file = None if path is None else MappedFile(path, BASIS, shapes, header_of(method, layout))
     parts = {n: torch.empty(s, dtype=k) for n, (k, s) in shapes.items()} if file is None else file.tensors
     try:
         for name, tensor in ({"singular_values": found.singular_values} | prefixed(buffers)).items():

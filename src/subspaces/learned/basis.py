@@ -5,8 +5,9 @@ import os
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from subspaces.container import write_large
 from subspaces.layout import Layout
-from subspaces.learned.basis_file import MappedFile, read_mapped
+from subspaces.learned.basis_file import BASIS, header_of, prefixed, read
 from subspaces.learned.samples import Sample
 from subspaces.projections import Basis
 
@@ -60,47 +61,30 @@ class LearnedBasis(Basis):
         parts = {"rows": self.rows, "singular_values": self.singular_values, "mean": self.mean, "start": self.start}
         parts["end"] = self.end
         given = {name: t for name, t in parts.items() if t is not None} | prefixed(self.buffers)
-        metadata = metadata_of(self.method, self.layout)
-        file = MappedFile(path, {n: (t.dtype, tuple(t.shape)) for n, t in given.items()}, metadata)
-        for name, tensor in given.items():
-            file.tensors[name].copy_(tensor)
-        file.finish()
+        write_large(path, BASIS, header_of(self.method, self.layout), given)
 
     def __repr__(self) -> str:
         held = float(self.ratio[: self.d].sum())
         return f"LearnedBasis({self.method!r}, d={self.d}, D={self.D}, ratio={held:.4f}, {self.rows.dtype})"
 
 
-_BUFFER = "buffer/"  # prefix of buffers in the file
-
-
-def prefixed(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Buffers under their names in the file."""
-    return {_BUFFER + name: tensor for name, tensor in buffers.items()}
-
-
-def metadata_of(method: str, layout: Layout | None) -> dict[str, str]:
-    """What stands in the header of a basis file."""
-    return {"method": method} | ({} if layout is None else {"layout": layout.to_json()})
-
-
 def load_basis(path: str | os.PathLike) -> LearnedBasis:
     """A basis saved by `LearnedBasis.save` or written by ``dldr(..., path=...)``, memory-mapped.
 
+    Cost: the file is hashed once by each process (about 1 GB/s), which also brings it into memory as far as it fits.
+
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a basis file, or one cut short.
+        ValueError: not a basis file, cut short or altered.
     """
-    tensors, metadata = read_mapped(path)
-    if "rows" not in tensors or "singular_values" not in tensors:
-        raise ValueError(f"`path` must be a basis file; {path} holds only {', '.join(sorted(tensors)) or 'nothing'}.")
+    method, layout, tensors = found = read(path, BASIS)
     return LearnedBasis(
         tensors["rows"],
-        metadata.get("method", "unknown"),
+        method,
         tensors["singular_values"].clone(),
         tensors.get("mean"),
         tensors.get("start"),
-        Layout.from_json(metadata["layout"]) if "layout" in metadata else None,
-        {n.removeprefix(_BUFFER): t.clone() for n, t in tensors.items() if n.startswith(_BUFFER)},
+        layout,
+        found.buffers,
         tensors["end"].clone() if "end" in tensors else None,
     )

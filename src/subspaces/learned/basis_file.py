@@ -1,125 +1,126 @@
-"""Large tensors in a safetensors file that is filled in place: a basis of gigabytes never lies in memory.
+"""What of a file makes it a learned basis or a ticket: the entries of its header and its tensors.
 
-The file is an ordinary safetensors file (8 bytes header length, JSON header, raw little-endian data), so any reader of
-that format opens it; ours maps the data, so loading costs nothing until rows are used.
+Both are files of `subspaces.container`, mapped when they are read, so that a basis of gigabytes never lies in memory.
+Format 1 (read, not written any more) had no hash.
 """
 
-import json
 import os
-import struct
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from subspaces.files import explain
+from subspaces import container
+from subspaces.layout import Layout
 
-_CODES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+BASIS, TICKET = "basis", "ticket"
+_BUFFER = "buffer/"  # prefix of buffers in the file
 
 
-class MappedFile:
-    """A safetensors file being written: `tensors` are views of the mapped, still unnamed file.
+class Contents(NamedTuple):
+    """What is in a file of a basis or ticket; `rows` are Pᵀ (d, D) of a basis, indices (d,) of a ticket."""
 
-    The data go to ``path + ".part"``; `finish` renames it, so that `path` is absent or whole.
+    method: str
+    layout: Layout | None
+    tensors: dict[str, Tensor]
 
-    Args:
-        path: the file to make.
-        shapes: dtype and shape of every tensor.
-        metadata: strings that stand in the header.
-
-    Raises:
-        OSError: the disk has no room (the space is claimed before anything is computed) or cannot be written.
-    """
-
-    def __init__(
-        self, path: str | os.PathLike, shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]], metadata: dict[str, str]
-    ):
-        self.path, self._part = Path(path), Path(f"{os.fspath(path)}.part")
-        header: dict[str, Any] = {"__metadata__": metadata}
-        end = 0
-        for name, (dtype, shape) in shapes.items():
-            start = -(-end // 64) * 64 if end else 0
-            if start != end:  # the format allows no holes: alignment is by filler tensors
-                header[f"_filler_{end}"] = {"dtype": "U8", "shape": [start - end], "data_offsets": [end, start]}
-            end = start + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
-        text = json.dumps(header).encode()
-        text += b" " * (-(len(text) + 8) % 64)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._part, "wb") as file:
-                file.write(struct.pack("<Q", len(text)) + text)
-                if hasattr(os, "posix_fallocate") and end:
-                    os.posix_fallocate(file.fileno(), 0, 8 + len(text) + end)
-                file.truncate(8 + len(text) + end)
-        except OSError as error:
-            self._part.unlink(missing_ok=True)
-            raise explain(error, self.path) from error
-        self.tensors = {name: t for name, t in _views(self._part, True).items() if not name.startswith("_filler_")}
-
-    def finish(self) -> dict[str, Tensor]:
-        """Name the file; the tensors stay mapped to it."""
-        os.replace(self._part, self.path)
-        return self.tensors
-
-    def discard(self) -> None:
-        """Remove what was written so far."""
-        self._part.unlink(missing_ok=True)
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """Normalisation buffers at the start, in memory of their own."""
+        return {n.removeprefix(_BUFFER): t.clone() for n, t in self.tensors.items() if n.startswith(_BUFFER)}
 
 
-def read_mapped(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of a safetensors file as private memory maps, and its metadata.
+def prefixed(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Buffers under their names in the file."""
+    return {_BUFFER + name: tensor for name, tensor in buffers.items()}
+
+
+def header_of(method: str, layout: Layout | None) -> dict[str, Any]:
+    """What stands in the header of a file."""
+    return {"method": method} | ({} if layout is None else {"layout": layout.pack()})
+
+
+def read(path: str | os.PathLike, kind: str) -> Contents:
+    """A basis or a ticket, verified, its tensors mapped. Cost: one hash of the file (`container.read`).
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a safetensors file, or one cut short.
+        ValueError: not a file of this kind, cut short or altered.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"`path` must be a basis file; got {path}, which does not exist.")
-    tensors = _views(Path(path), False)
-    return {name: t for name, t in tensors.items() if not name.startswith("_filler_")}, _header(Path(path))[1]
-
-
-def _header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
-    size = path.stat().st_size
+    header, tensors = container.read(path, kind, _former(kind), mapped=True)
     try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > size:
-                raise ValueError("header longer than the file")
-            entries = json.loads(file.read(length))
-        metadata = entries.pop("__metadata__", {})
-        ends = [entry["data_offsets"][1] for entry in entries.values()]
-    except (struct.error, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"`path` must be a safetensors file; got {path} ({error}).") from error
-    if size < 8 + length + max(ends, default=0):
-        raise ValueError(f"`path` must be a whole file; {path} is cut short. Write it again.")
-    return entries, metadata, 8 + length
+        layout = _layout(header)
+        (_check_basis if kind == BASIS else _check_ticket)(tensors, layout)
+        if not isinstance(method := header.get("method", kind), str):
+            raise ValueError("its method is no text")
+    except ValueError as error:
+        raise ValueError(f"`path` must be a {kind} file; got {str(path)!r}: {error}.") from error
+    return Contents(method, layout, {n: t for n, t in tensors.items() if not n.startswith("_filler_")})
 
 
-def _views(path: Path, writable: bool) -> dict[str, Tensor]:
-    entries, _, data = _header(path)
-    # mode "c" (copy on write) lets torch treat the map as writable while the file stays as it is
-    raw = torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="r+" if writable else "c"))
-    views = {}
-    for name, entry in entries.items():
-        start, end = entry["data_offsets"]
-        dtype = _DTYPES.get(entry["dtype"])
-        if dtype is None:
-            raise ValueError(f"`path` must hold tensors of known types; {name!r} in {path} is {entry['dtype']}.")
-        piece = raw[data + start : data + end]
-        piece = piece.clone() if piece.data_ptr() % dtype.itemsize else piece
-        views[name] = piece.view(dtype).view(entry["shape"])
-    return views
+def kind_of(path: str | os.PathLike) -> tuple[str, int, int]:
+    """Whether a file is a basis or a ticket, d and D, from its header alone; whoever reads the file verifies it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file of something else.
+    """
+    errors = []
+    for kind in (BASIS, TICKET):
+        try:
+            _, entries = container.peek(path, kind, _former(kind))
+            rows, start = entries["rows"].shape, entries["start" if kind == TICKET else "rows"].shape
+            return kind, rows[0], start[-1]
+        except (ValueError, KeyError, IndexError) as error:
+            errors.append(error)
+    told = f" ({errors[0]})" if isinstance(errors[0], ValueError) else ""
+    raise ValueError(
+        f"`subspace` must be a basis or ticket file; got {str(path)!r}{told}. Make one: subspaces extract RUN"
+    ) from errors[0]
+
+
+def _former(kind: str) -> container.Former:
+    """The header of format 1, whose entries were metadata of their own."""
+
+    def header(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+        if "method" not in metadata or (metadata["method"] == TICKET) != (kind == TICKET):
+            return None
+        return {"kind": kind, "format": 1, **metadata}
+
+    return header
+
+
+def _layout(header: dict[str, Any]) -> Layout | None:
+    text = header.get("layout")
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise ValueError("its layout is no text")
+    return Layout.from_json(text) if header["format"] == 1 else Layout.unpack(text)
+
+
+def _check_basis(tensors: dict[str, Tensor], layout: Layout | None) -> None:
+    rows, values = tensors.get("rows"), tensors.get("singular_values")
+    if rows is None or rows.ndim != 2 or not rows.is_floating_point() or not 1 <= len(rows) <= rows.shape[1]:
+        raise ValueError("it holds no rows (d, D) of floating numbers")
+    if values is None or values.ndim != 1 or not values.is_floating_point():
+        raise ValueError("it holds no singular values")
+    _check_lengths(tensors, layout, D=rows.shape[1], d=len(rows))
+
+
+def _check_ticket(tensors: dict[str, Tensor], layout: Layout | None) -> None:
+    rows, start = tensors.get("rows"), tensors.get("start")
+    if rows is None or rows.ndim != 1 or rows.dtype != torch.int64 or len(rows) < 1 or start is None or layout is None:
+        raise ValueError("it holds no indices (d,), no start or no layout")
+    _check_lengths(tensors, layout, D=start.numel(), d=len(rows))
+    if not bool((rows[1:] > rows[:-1]).all()) or int(rows[0]) < 0 or int(rows[-1]) >= len(start):
+        raise ValueError(f"its indices are not ascending ones below D = {len(start)}")
+
+
+def _check_lengths(tensors: dict[str, Tensor], layout: Layout | None, *, D: int, d: int) -> None:
+    for name, length in (("mean", D), ("start", D), ("end", d)):
+        if name in tensors and tensors[name].shape != (length,):
+            raise ValueError(f"its {name!r} has the shape {tuple(tensors[name].shape)}, not ({length},)")
+    if layout is not None and layout.D != D:
+        raise ValueError(f"its layout has {layout.D} numbers and its vectors have {D}")

@@ -8,14 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from subspaces.layout import Layout
+from subspaces.container import write_large
 from subspaces.learned.basis import load_basis
-from subspaces.learned.basis_file import MappedFile, read_mapped
+from subspaces.learned.basis_file import TICKET, header_of, kind_of, read
 from subspaces.learned.samples import Sample
 from subspaces.learned.tickets import Ticket
 from subspaces.projections import Basis, Coordinates, Projection
-
-TICKET = "ticket"
 
 
 class Stored(NamedTuple):
@@ -54,9 +52,8 @@ def load_subspace(path: str | os.PathLike, d: int | None = None) -> Stored:
     sizes = stored_sizes(path)
     if d is not None and not 1 <= d <= sizes.d:
         raise ValueError(f"`d` must be 1…{sizes.d}, the directions in {path}; got {d}. Extract more, or lower --d.")
-    tensors, metadata = read_mapped(path)
-    if metadata.get("method") == TICKET:
-        return _ticket(tensors, metadata, path, d or sizes.d)
+    if kind_of(path)[0] == TICKET:
+        return _ticket(path, d or sizes.d)
     basis = load_basis(path)
     if basis.layout is None or basis.start is None:
         raise ValueError(f"`subspace` must have an origin; {path} has none. Extract it from a recorded run.")
@@ -68,13 +65,8 @@ def load_subspace(path: str | os.PathLike, d: int | None = None) -> Stored:
 
 
 def stored_sizes(path: str | os.PathLike) -> _Sizes:
-    """d and D of a stored subspace, read from the header of its file."""
-    tensors, metadata = read_mapped(path)
-    rows = tensors.get("rows")
-    if rows is None or (rows.ndim == 1 and "start" not in tensors):
-        raise ValueError(f"`subspace` must be a basis or ticket file; got {path}. Make one: subspaces extract RUN")
-    ticket = metadata.get("method") == TICKET
-    return _Sizes(rows.shape[0], tensors["start"].shape[0] if ticket else rows.shape[1])
+    """d and D of a stored subspace, read from the header of its file; `load_subspace` verifies it."""
+    return _Sizes(*kind_of(path)[1:])
 
 
 def save_ticket(path: str | os.PathLike, ticket: Ticket) -> Path:
@@ -86,17 +78,15 @@ def save_ticket(path: str | os.PathLike, ticket: Ticket) -> Path:
     """
     if ticket.layout is None:
         raise ValueError("`ticket` must have names; got one of bare vectors. Make it from a recorded sample.")
-    shapes = {"rows": (torch.int64, tuple(ticket.rows.shape)), "start": (torch.float32, tuple(ticket.vector.shape))}
-    file = MappedFile(path, shapes, {"method": TICKET, "layout": ticket.layout.to_json()})
-    file.tensors["rows"].copy_(ticket.rows)
-    file.tensors["start"].copy_(ticket.vector)
-    file.finish()
+    start = ticket.vector.to(torch.float32)
+    write_large(path, TICKET, header_of(TICKET, ticket.layout), {"rows": ticket.rows, "start": start})
     return Path(path)
 
 
-def _ticket(tensors: dict, metadata: dict[str, str], path: str | os.PathLike, d: int) -> Stored:
+def _ticket(path: str | os.PathLike, d: int) -> Stored:
+    _, layout, tensors = read(path, TICKET)
+    assert layout is not None
     rows, start = tensors["rows"].clone(), tensors["start"].clone()
     if d != len(rows):
         raise ValueError(f"`d` must be {len(rows)}, the surviving weights of the ticket {path}; got {d}. Leave it out.")
-    origin = Sample(start, Layout.from_json(metadata["layout"]), {}, 0)
-    return Stored(Coordinates(d, len(start), rows=rows), origin, TICKET)
+    return Stored(Coordinates(d, len(start), rows=rows), Sample(start, layout, {}, 0), TICKET)
