@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from subspaces import PROJECTIONS, Subspace, container, make_projection
+from subspaces import PROJECTIONS, Subspace, make_projection
+from subspaces.container import writing
 from subspaces.projections import Basis, Coordinates
 
 
@@ -162,9 +163,9 @@ def test_damaged_files_are_refused(tmp_path):
 
 def test_newer_formats_and_specs_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
-    monkeypatch.setattr(container, "FORMAT", 3)
+    monkeypatch.setattr(writing, "FORMAT", 3)
     _trained().save(path)
-    monkeypatch.setattr(container, "FORMAT", 2)
+    monkeypatch.setattr(writing, "FORMAT", 2)
     with pytest.raises(ValueError, match="must be of format 2 or older; got format 3"):
         Subspace.load(_network(), path)
 

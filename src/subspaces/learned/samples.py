@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from subspaces.errors import unknown_name
 from subspaces.layout import Layout
-from subspaces.learned.trajectory_file import FileStore, Store, unpack
+from subspaces.learned.trajectory_file import FileStore
+from subspaces.learned.trajectory_store import Store, unpack
 
 
 class Sample(dict[str, Tensor]):

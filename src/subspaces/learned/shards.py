@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from subspaces.layout import Layout, layout_of, select
 from subspaces.learned.samples import Sample, Trajectory
-from subspaces.learned.trajectory_file import MemoryStore
+from subspaces.learned.trajectory_store import MemoryStore
 
 __all__ = ["JoinedTrajectory", "shard_names"]
 

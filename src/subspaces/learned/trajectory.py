@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from subspaces.errors import unknown_name
 from subspaces.layout import Layout, layout_of, select
 from subspaces.learned.samples import Sample, Trajectory
-from subspaces.learned.trajectory_file import FileStore, MemoryStore, pack
+from subspaces.learned.trajectory_file import FileStore
+from subspaces.learned.trajectory_store import MemoryStore, pack
 
 __all__ = ["Sample", "Trajectory", "TrajectoryRecorder", "normalisation_buffers"]
 

@@ -1,75 +1,45 @@
-"""Where samples of a trajectory lie: in memory, or in one file that only grows by whole samples.
+"""A trajectory in one file that only grows by whole samples.
 
-File: ``SUBTRAJ1``, length of the header (uint64), header (JSON, padded to 64 bytes), records. A record is the raw
-vector, the raw buffers, a 32-byte trailer (magic, index, step, CRC-32 of the vector and buffers), padded to 64 bytes.
-Records are written front to back, so after a kill at any moment at most the last one is cut short: it has no trailer.
+Format 2 of `docs/file-format.md`: ``SUBTRAJ2``, length of the header (uint64), SHA-256 of the header, header (JSON),
+records. A record is the raw vector, the raw buffers, a trailer (magic, index, step, SHA-256 of the header's hash,
+index, step, vector and buffers), padded to 64 bytes. Records are written front to back, so after a kill at any moment
+at most the last one is cut short: it has no trailer. Format 1 (read, and gone on with) had a CRC-32.
 """
 
+import hashlib
 import json
+import math
 import os
 import struct
 import warnings
 import weakref
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from subspaces.container import parse
+from subspaces.layout import Layout
 
 try:
     import fcntl
 except ImportError:  # Windows has no advisory locks of this kind
     fcntl = None
 
-_MAGIC = b"SUBTRAJ1"
-_TRAILER = struct.Struct("<8sqqII")  # magic, index, step, crc, zero
+_MAGIC = {b"SUBTRAJ1": 1, b"SUBTRAJ2": 2}
+_TRAILERS = {1: struct.Struct("<8sqqII"), 2: struct.Struct("<8sqq32s")}  # magic, index, step, CRC-32 and 0, or SHA-256
 _DONE = b"SAMPLEOK"
-
-
-@runtime_checkable
-class Store(Protocol):
-    """A list of raw vectors with their buffers; the first is of `wide` dtype, the others of `dtype`."""
-
-    def __len__(self) -> int: ...
-    def append(self, vector: Tensor, buffers: bytes, step: int) -> None: ...
-    def read(self, index: int, start: int, stop: int) -> Tensor: ...
-    def buffers(self, index: int) -> bytes: ...
-    def step(self, index: int) -> int: ...
-    def truncate(self, count: int) -> None: ...
-
-
-@dataclass
-class MemoryStore:
-    """Samples held in memory: t·D numbers."""
-
-    vectors: list[Tensor] = field(default_factory=list)
-    notes: list[tuple[bytes, int]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def append(self, vector: Tensor, buffers: bytes, step: int) -> None:
-        self.vectors.append(vector.clone())
-        self.notes.append((buffers, step))
-
-    def read(self, index: int, start: int, stop: int) -> Tensor:
-        return self.vectors[index][start:stop]
-
-    def buffers(self, index: int) -> bytes:
-        return self.notes[index][0]
-
-    def step(self, index: int) -> int:
-        return self.notes[index][1]
-
-    def truncate(self, count: int) -> None:
-        del self.vectors[count:], self.notes[count:]
+_BLOCK = 1 << 24  # bytes read at a time
 
 
 class FileStore:
     """Samples in a file; reading takes one block at a time and no memory besides.
+
+    All samples are checked against their hashes when the file is opened (about 1 GB/s): what reads a trajectory reads
+    it whole, and damage that shows in the middle of a long computation would come too late.
 
     Args:
         path: the file.
@@ -78,7 +48,7 @@ class FileStore:
 
     Raises:
         FileNotFoundError: no such file (header None).
-        ValueError: not a trajectory, or a damaged header.
+        ValueError: not a trajectory, a damaged header, or a damaged sample that is not the last: nothing is cut then.
         RuntimeError: another process is writing to it.
     """
 
@@ -96,9 +66,9 @@ class FileStore:
             self._lock(writable)
             if header is not None:
                 self._write_header(header)
-            self.header, self._data = self._read_header()
+            self.header = self._read_header()
             self._wide, self._dtype = (getattr(torch, self.header[key]) for key in ("wide", "dtype"))
-            self.D, self._buffer_bytes = int(self.header["D"]), int(self.header["buffer_bytes"])
+            self.D, self._buffer_bytes = self.header["D"], self.header["buffer_bytes"]
             self._count_whole(writable)
         except BaseException:
             self.close()
@@ -115,8 +85,7 @@ class FileStore:
         """
         index = len(self)
         raw = memoryview(vector.contiguous().view(torch.uint8).numpy())  # type: ignore[arg-type]
-        crc = zlib.crc32(buffers, zlib.crc32(raw))
-        trailer = _TRAILER.pack(_DONE, index, step, crc, 0)
+        trailer = self._trailer(index, step, (raw, buffers))
         end = self._offset(index)
         padding = bytes(self._offset(index + 1) - end - len(raw) - len(buffers) - len(trailer))
         try:
@@ -153,7 +122,7 @@ class FileStore:
         return self.D * (self._wide if index == 0 else self._dtype).itemsize
 
     def _record_bytes(self, index: int) -> int:
-        return -(-(self._vector_bytes(index) + self._buffer_bytes + _TRAILER.size) // 64) * 64
+        return -(-(self._vector_bytes(index) + self._buffer_bytes + self._seal.size) // 64) * 64
 
     def _offset(self, index: int) -> int:
         return self._data + (self._record_bytes(0) + (index - 1) * self._record_bytes(1) if index else 0)
@@ -185,39 +154,67 @@ class FileStore:
 
     def _write_header(self, header: dict[str, Any]) -> None:
         text = json.dumps(header).encode()
-        text += b" " * (-(len(text) + 16) % 64)
+        text += b" " * (-(len(text) + 48) % 64)
+        start = b"SUBTRAJ2" + struct.pack("<Q", len(text)) + hashlib.sha256(text).digest()
         try:
-            self._write(_MAGIC + struct.pack("<Q", len(text)) + text, 0)
+            self._write(start + text, 0)
         except OSError:
             self.path.unlink(missing_ok=True)
             raise
 
-    def _read_header(self) -> tuple[dict[str, Any], int]:
+    def _read_header(self) -> dict[str, Any]:
+        """The header; sets the version, the hash that records begin with, and where they begin."""
         size = os.fstat(self._fd).st_size
-        start = os.pread(self._fd, 16, 0)
-        if len(start) < 16 or start[:8] != _MAGIC:
+        start = os.pread(self._fd, 48, 0)
+        self.version = _MAGIC.get(start[:8], 0)
+        if len(start) < 16 or not self.version:
             raise ValueError(f"`path` must be a trajectory file; got {self.path}, which is not one.")
-        (length,) = struct.unpack("<Q", start[8:])
+        (length,), before = struct.unpack("<Q", start[8:16]), 16 if self.version == 1 else 48
+        self._seal, self._data = _TRAILERS[self.version], before + length
         try:
-            if 16 + length > size:
+            if self._data > size:
                 raise ValueError("cut short")
-            return json.loads(bytes(self._bytes(16, length))), 16 + length
+            text = bytes(self._bytes(before, length))
+            self._salt = hashlib.sha256(text).digest()
+            if self.version == 2 and self._salt != start[16:]:
+                raise ValueError("it does not match its hash")
+            return _checked(parse(text))
         except ValueError as error:
-            raise ValueError(f"`path` must have a whole header; {self.path} is damaged. Record again.") from error
+            raise ValueError(
+                f"`path` must have a whole header; {self.path} is damaged ({error}). Record again."
+            ) from error
+
+    def _trailer(self, index: int, step: int, pieces: Iterable[bytes | bytearray | memoryview]) -> bytes:
+        if self.version == 1:
+            crc = 0
+            for piece in pieces:
+                crc = zlib.crc32(piece, crc)
+            return self._seal.pack(_DONE, index, step, crc, 0)
+        total = hashlib.sha256(self._salt + struct.pack("<qq", index, step))
+        for piece in pieces:
+            total.update(piece)
+        return self._seal.pack(_DONE, index, step, total.digest())
 
     def _count_whole(self, writable: bool) -> None:
-        """Find the whole samples; a record cut short at the end is dropped with a message."""
+        """Find the whole samples; one cut short or damaged at the end is dropped with a message.
+
+        Raises:
+            ValueError: a damaged sample before the end, which no kill leaves.
+        """
         size = os.fstat(self._fd).st_size
         while self._offset(len(self) + 1) <= size:
             index = len(self)
-            trailer = self._bytes(self._offset(index) + self._vector_bytes(index) + self._buffer_bytes, _TRAILER.size)
-            magic, number, step, crc, _ = _TRAILER.unpack(trailer)
-            last = self._offset(index + 2) > size
-            if magic != _DONE or number != index or (last and self._crc(index) != crc):
+            step = self._step_if_whole(index)
+            if step is not None:
+                self._steps.append(step)
+            elif self._offset(index + 1) < size:
+                raise ValueError(
+                    f"`path` must be a whole trajectory; sample {index} of {self.path} is damaged (its hash does not "
+                    f"match) and others follow it. The file is as it was; record again, or take a copy of it."
+                )
+            else:
                 break
-            self._steps.append(step)
-        rest = size - self._offset(len(self))
-        if rest:
+        if rest := size - self._offset(len(self)):
             warnings.warn(
                 f"{self.path} ends in a sample cut short ({rest:,} bytes): dropped, {len(self)} whole ones are kept.",
                 RuntimeWarning,
@@ -226,27 +223,43 @@ class FileStore:
             if writable:
                 self.truncate(len(self))
 
-    def _crc(self, index: int) -> int:
-        crc, offset = 0, self._offset(index)
-        left = self._vector_bytes(index) + self._buffer_bytes
-        while left:
-            count = min(left, 1 << 24)
-            crc, offset, left = zlib.crc32(self._bytes(offset, count), crc), offset + count, left - count
-        return crc
+    def _step_if_whole(self, index: int) -> int | None:
+        """The step of a sample; None for one whose trailer or hash is not right."""
+        count = self._vector_bytes(index) + self._buffer_bytes
+        trailer = bytes(self._bytes(self._offset(index) + count, self._seal.size))
+        step = struct.unpack("<q", trailer[16:24])[0]
+        pieces = (
+            self._bytes(self._offset(index) + start, min(_BLOCK, count - start)) for start in range(0, count, _BLOCK)
+        )
+        return step if trailer == self._trailer(index, step, pieces) and step >= 0 else None
 
 
-def pack(tensors: list[Tensor]) -> bytes:
-    """Raw bytes of tensors, one after another."""
-    return b"".join(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for t in tensors)
+def _checked(header: Any) -> dict[str, Any]:
+    """The entries that places in the file follow from.
+
+    Raises:
+        ValueError: one is missing, or does not fit the others.
+    """
+    if not isinstance(header, dict):
+        raise ValueError("it is no JSON object")
+    for name, kind in {"layout": str, "digest": str, "source": str, "buffers": list, "every": str | int}.items():
+        if not isinstance(header.get(name), kind):
+            raise ValueError(f"it has no {name!r}")
+    if header.get("dtype") not in ("float32", "float64", "bfloat16") or header.get("wide") not in (
+        "float32",
+        "float64",
+    ):
+        raise ValueError("its dtypes are none of samples")
+    if header.get("D") != Layout.from_json(header["layout"]).D or isinstance(header["D"], bool | float):
+        raise ValueError("its layout has another D")
+    if sum(_bytes_of(entry) for entry in header["buffers"]) != header.get("buffer_bytes"):
+        raise ValueError("its buffers have other sizes")
+    return header
 
 
-def unpack(raw: bytes, entries: list[tuple[str, list[int], str]]) -> dict[str, Tensor]:
-    """The inverse of `pack`: tensors by name from (name, shape, dtype) entries."""
-    found, offset = {}, 0
-    for name, shape, dtype in entries:
-        kind = getattr(torch, dtype)
-        count = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-        piece = torch.frombuffer(bytearray(raw[offset : offset + count]), dtype=torch.uint8)
-        found[name] = piece.view(kind).view(shape)
-        offset += count
-    return found
+def _bytes_of(entry: Any) -> int:
+    sound = isinstance(entry, list) and len(entry) == 3 and isinstance(entry[0], str) and isinstance(entry[1], list)
+    dtype = getattr(torch, entry[2], None) if sound and isinstance(entry[2], str) else None
+    if not isinstance(dtype, torch.dtype) or not all(type(n) is int and n >= 0 for n in entry[1]):
+        raise ValueError("its buffers are none")
+    return math.prod(entry[1]) * dtype.itemsize

@@ -1,19 +1,17 @@
 """Where a training run stands, and how that is written down and taken up again."""
 
 import contextlib
-import json
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from subspaces.files import atomic_write
+from subspaces import container
 from subspaces.subspace import Subspace
 from subspaces.tasks.scores import Score
 from subspaces.training.batches import Batches
@@ -130,8 +128,7 @@ def save_state(fit: Fit, folder: Path) -> None:
                 tensors[f"optimizer.{index}.{name}"] = value
             else:
                 scalars["optimizer"][f"{index}.{name}"] = value
-    contiguous = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    atomic_write(folder / STATE, safetensors.torch.save(contiguous, {"state": json.dumps(scalars)}))
+    container.write(folder / STATE, "state", {"state": scalars}, tensors)
 
 
 def _model_tensors(fit: Fit) -> dict[str, Tensor]:
@@ -146,30 +143,74 @@ def _model_tensors(fit: Fit) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_parameters(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """The parameters of the file: those of direct training, or the origin of a subspace."""
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        parameter.copy_(tensors[f"parameter.{name}"])
+    """The parameters of the file: those of direct training, or the origin of a subspace.
+
+    Raises:
+        ValueError: a state of another model, which is left as it was.
+    """
+    named = {f"parameter.{name}": p for name, p in model.named_parameters(remove_duplicate=False)}
+    _check_fits(named, tensors)
+    for name, parameter in named.items():
+        parameter.copy_(tensors[name])
 
 
 def read_state(folder: Path) -> Kept | None:
     """Tensors and scalars of an interrupted run; None where there are none, or they are damaged (put aside then)."""
     path = folder / STATE
     try:
-        content = path.read_bytes()
-        tensors = safetensors.torch.load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return tensors, json.loads(header["__metadata__"]["state"])
+        header, tensors = container.read(path, "state", _former)
+        _check_state(header["state"], tensors)
+        return tensors, header["state"]
     except FileNotFoundError:
         return None
-    except (SafetensorError, ValueError, KeyError):
-        path.replace(path.with_name(STATE + ".corrupt"))
+    except (ValueError, KeyError) as error:
+        aside = path.replace(path.with_name(STATE + ".corrupt"))
+        warnings.warn(f"{path} is damaged ({error}). The run begins anew; it is kept as {aside.name}.", stacklevel=2)
         return None
+
+
+def _former(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """The header of format 1, which had no hash."""
+    return {"kind": "state", "format": 1, "state": container.parse(metadata["state"])} if "state" in metadata else None
+
+
+_SCALARS = {"step": int, "summed": int, "seconds": int | float, "curves": list, "optimizer": dict}
+_TENSORS = {"rng.torch": torch.uint8, "rng.augment": torch.uint8, "sum.loss": torch.float64, "sum.score": torch.float64}
+
+
+def _check_state(scalars: Any, tensors: dict[str, Tensor]) -> None:
+    """What every state has.
+
+    Raises:
+        ValueError: this one has not.
+    """
+    if not isinstance(scalars, dict):
+        raise ValueError("it has no scalars")
+    wrong = [name for name, kind in _SCALARS.items() if not isinstance(scalars.get(name), kind)]
+    wrong += [name for name, dtype in _TENSORS.items() if name not in tensors or tensors[name].dtype != dtype]
+    if wrong or scalars["step"] < 0:
+        raise ValueError(f"it does not say where the run stands: {', '.join(wrong) or 'step'}")
+
+
+def _check_fits(own: Mapping[str, Tensor], kept: dict[str, Tensor]) -> None:
+    for name, tensor in own.items():
+        if name not in kept or kept[name].shape != tensor.shape:
+            got = tuple(kept[name].shape) if name in kept else "none"
+            raise ValueError(
+                f"`folder` must hold a state of this model; got a {STATE} with {name!r} of shape {got} where the model "
+                f"has {tuple(tensor.shape)}. Give another folder, or remove that file."
+            )
 
 
 @torch.no_grad()
 def load_state(fit: Fit, kept: Kept) -> None:
-    """Take up an interrupted run; a subspace was already laid through its origin."""
+    """Take up an interrupted run; a subspace was already laid through its origin.
+
+    Raises:
+        ValueError: a state of another model, which is left as it was.
+    """
     tensors, scalars = kept
+    _check_fits(_model_tensors(fit), tensors)
     for name, buffer in fit.model.named_buffers():
         buffer.copy_(tensors[f"buffer.{name}"])
     if fit.subspace is None:
