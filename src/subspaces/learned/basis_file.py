@@ -50,7 +50,7 @@ def read(path: str | os.PathLike, kind: str) -> Contents:
     """
     header, tensors = container.read(path, kind, _former(kind), mapped=True)
     try:
-        layout = _layout(header)
+        layout = _layout(header, max((tensor.numel() for tensor in tensors.values()), default=0))
         (_check_basis if kind == BASIS else _check_ticket)(tensors, layout)
         if not isinstance(method := header.get("method", kind), str):
             raise ValueError("its method is no text")
@@ -91,13 +91,14 @@ def _former(kind: str) -> container.Former:
     return header
 
 
-def _layout(header: dict[str, Any]) -> Layout | None:
+def _layout(header: dict[str, Any], entries: int) -> Layout | None:
+    """The layout of a header, whose tensors are at most as many as the entries of the largest one in the file."""
     text = header.get("layout")
     if text is None:
         return None
     if not isinstance(text, str):
         raise ValueError("its layout is no text")
-    return Layout.from_json(text) if header["format"] == 1 else Layout.unpack(text)
+    return Layout.from_json(text) if header["format"] == 1 else Layout.unpack(text, min(entries, 100_000))
 
 
 def _check_basis(tensors: dict[str, Tensor], layout: Layout | None) -> None:
