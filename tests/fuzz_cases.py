@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from subspaces.learned.bases import load_basis
 from subspaces.learned.stored import load_subspace
 from subspaces.learned.trajectory import Trajectory, TrajectoryRecorder
 from subspaces.subspace import subspace_of
+from subspaces.subspace.layer_kronecker import LayerKronecker
 from subspaces.training.state import STATE, read_state
 
 REFUSED, SAME, SHORTER, SAID = "refused", "the same", "shorter", "as it says"
@@ -111,10 +113,25 @@ def _state(path: Path) -> list[str]:
     return [bits({**kept[0], **{f"scalar {name}": value for name, value in kept[1].items()}})]
 
 
+_FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")
+
+
+def _made(name: str, dtype: str = "full", **options: Any) -> Case:
+    """A checkpoint of today, of a subspace of the golden network."""
+    model, path = _golden_network(), Path(_FOLDER.name) / f"{name}.safetensors"
+    subspace = (LayerKronecker if name == "layer-kronecker" else Subspace)(model, **options)
+    subspace.move_to(torch.linspace(-1, 1, subspace.coordinates.numel()))
+    subspace.save(path, dtype=dtype)
+    return Case(path, _checkpoint)
+
+
 CASES = {
     "checkpoint": Case(GOLDEN / "checkpoint-v2-plain.safetensors", _checkpoint),
     "checkpoint, layer scales": Case(GOLDEN / "checkpoint-v2-said.safetensors", _checkpoint),
     "checkpoint with origin": Case(GOLDEN / "checkpoint-v2-own-origin.safetensors", _checkpoint),
+    "checkpoint of layer-kronecker": _made("layer-kronecker", d=12, rank=2),
+    "checkpoint of blocks, int8": _made("blocks", "int8", d=12, blocks="layer", layer_scale=True),
+    "checkpoint of a basis": _made("basis", projection=load_subspace(GOLDEN / "basis-v2-saved.safetensors").projection),
     "basis": Case(GOLDEN / "basis-v2-saved.safetensors", _basis),
     "ticket": Case(GOLDEN / "ticket-v2.safetensors", _ticket),
     "trajectory": Case(GOLDEN / "trajectory-v2-bfloat16", _trajectory, True),
@@ -133,6 +150,7 @@ FORMER = {
 
 def outcome(case: Case, mutant: Mutant, path: Path, whole: list[str]) -> str:
     """What reading a damaged file comes to. `whole` is what the good one gives; `path` is written."""
+    path.unlink(missing_ok=True)  # ext4 forces the data of a file that is truncated and written to the disk: 3 ms
     path.write_bytes(mutant.content)
     started = time.perf_counter()
     try:

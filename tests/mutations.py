@@ -146,7 +146,7 @@ def _closed(table: dict[str, Any], header: dict[str, Any], data: bytes, seal: bo
     return struct.pack("<Q", len(text)) + text + data
 
 
-WORDS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "I64": "int64", "U8": "uint8"}
+WORDS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "I64": "int64", "U8": "uint8", "I8": "int8"}
 
 
 def _digest(header: dict[str, Any], table: dict[str, Any], data: bytes) -> str:

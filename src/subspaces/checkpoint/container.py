@@ -54,10 +54,16 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def form_of(path: str | Path) -> dict[str, Any]:
-    """What the saved subspace said of its form (`Subspace.form`); {} for a plain one. Reads the header only."""
+    """What the saved subspace said of its form (`Subspace.form`); {} for a plain one. Reads the header only.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read`, but for a hash that does not match.
+    """
     header, _ = container.peek(path, KIND)
     form = header.get("form", {})
-    return dict(form) if isinstance(form, dict) else {}
+    if not isinstance(form, dict) or (form and not isinstance(form.get("kind"), str)):
+        raise ValueError(f"`path` must be a whole checkpoint; got {str(path)!r}, whose form has no kind.")
+    return form
 
 
 def _check_header(header: dict[str, Any], path: str | Path) -> None:

@@ -48,7 +48,8 @@ def load(
     _check_buffers(buffers, header, model, path)
     _check_beside(also, parameters, path)
     w = unpacked(tensors)
-    _check_stored_origin(origin, layout, path)
+    if "form" not in header:  # other forms store what their tensors are made from
+        _check_stored_origin(origin, layout, path)
     subspace = cls(
         model,
         projection=projection or _rebuild(header["projection"], tensors, layout, allow, path),

@@ -480,7 +480,7 @@ class Subspace:
         """
         form = checkpoint.form_of(path).get("kind") if cls is Subspace else None
         if form is not None and form not in cls.forms:
-            raise unknown_name("path", form, cls.forms)
+            raise ValueError(f"`path` must be of a form that is known here; got {form!r} in {str(path)!r}.")
         if form is not None:
             return cls.forms[form].load(model, path, projection, allow=allow)
         return checkpoint.load(cls, model, path, projection, allow)

@@ -42,6 +42,24 @@ def make_recipe(
     return {"layers": layers, "rank": list(pair), "factors": factors, "balance": balance, "seed": seed}
 
 
+def recipe_in(form: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The recipe in the form of a file.
+
+    Raises:
+        ValueError: it is none that `make_recipe` makes.
+    """
+    recipe = {name: form.get(name) for name in ("layers", "rank", "factors", "balance", "seed")}
+    layers: Any = recipe["layers"]
+    rank: Any = recipe["rank"]
+    sound = isinstance(layers, list) and all(isinstance(n, str) for n in layers) and len({*layers}) == len(layers) > 0
+    sound = sound and isinstance(rank, list) and len(rank) == 2
+    sound = sound and all(r is None or (type(r) is int and r >= 1) for r in rank)
+    sound = sound and recipe["factors"] in FACTORS and recipe["balance"] in BALANCES
+    if not sound or type(recipe["seed"]) is not int or not isinstance(form.get("weights"), str):
+        raise ValueError(f"`path` must hold the recipe of its factors; got {str(path)!r}, whose form is {form!r}.")
+    return recipe
+
+
 def _wide_layers(model: nn.Module, chosen: list[str], rank: Sequence[int | None]) -> list[str]:
     """Layers whose core has at most half the entries of the weight: others would gain nothing."""
     owners: dict[int, int] = {}

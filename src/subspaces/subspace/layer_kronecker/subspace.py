@@ -26,6 +26,7 @@ from subspaces.subspace.layer_kronecker.factors import (
     joined,
     linears_of,
     make_recipe,
+    recipe_in,
     rows_of,
     unfactor_all_of_,
     weights_digest,
@@ -255,10 +256,10 @@ class LayerKronecker(Subspace):
             ValueError: a file of another kind of subspace or not whole, another layout, other weights.
         """
         header, tensors = checkpoint.read(path)
-        recipe = dict(header.get("form", {}))
-        if recipe.pop("kind", None) != cls.kind:
+        form = header.get("form", {})
+        if form.get("kind") != cls.kind:
             raise ValueError(f"`path` must be of a LayerKronecker; got {str(path)!r}. Use Subspace.load.")
-        weights = recipe.pop("weights")
+        recipe, weights = recipe_in(form, path), form["weights"]
         layers = linears_of(model, recipe, path)
         if not any(name.startswith("origin.") for name in tensors) and weights_digest(layers) != weights:
             raise ValueError(
