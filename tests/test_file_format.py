@@ -201,3 +201,24 @@ def _state_model(name: str) -> nn.Module:
 def _state_data() -> tuple[torch.Tensor, torch.Tensor]:
     n = torch.arange(48 * 6, dtype=torch.float32)
     return (((n * 29) % 97 - 48) / 32).view(48, 6), torch.arange(48) % 3
+
+
+def test_a_state_of_another_model_is_refused_and_changes_nothing(tmp_path):
+    shutil.copy(GOLDEN / "state-v2-direct.safetensors", tmp_path / STATE)
+    model = nn.Sequential(nn.Linear(6, 3))
+    before = _bits(model.state_dict())
+    with pytest.raises(ValueError, match=rf"a {STATE} with 'parameter\.0\.weight' of shape \(12, 6\) where the model"):
+        fit(model, _state_data(), lr=0.01, epochs=2, batch_size=16, folder=tmp_path)
+    assert _bits(model.state_dict()) == before
+
+
+def test_a_damaged_state_is_put_aside_and_the_training_begins_anew(tmp_path):
+    content = bytearray((GOLDEN / "state-v2-direct.safetensors").read_bytes())
+    content[-100] ^= 1
+    (tmp_path / STATE).write_bytes(bytes(content))
+    models = [_state_model("direct"), _state_model("direct")]
+    with pytest.warns(UserWarning, match=rf"{STATE} is damaged \(.*do not match their hash.*The run begins anew"):
+        fit(models[0], _state_data(), lr=0.01, epochs=2, batch_size=16, folder=tmp_path)
+    fit(models[1], _state_data(), lr=0.01, epochs=2, batch_size=16)
+    assert _bits(models[0].state_dict()) == _bits(models[1].state_dict())
+    assert (tmp_path / f"{STATE}.corrupt").read_bytes() == bytes(content)
