@@ -32,8 +32,9 @@ def flips(content: bytes, stride: int = 1) -> Iterator[Mutant]:
 def mutants(content: bytes, count: int, seed: int = 0) -> Iterator[Mutant]:
     """`count` damaged files, the ways in turn."""
     rng = random.Random(seed)
-    trajectory = content.startswith(b"SUBTRAJ")
-    structured = TRAJECTORY_WAYS if trajectory else CONTAINER_WAYS
+    structured = TRAJECTORY_WAYS if content.startswith(b"SUBTRAJ2") else CONTAINER_WAYS
+    if content.startswith(b"SUBTRAJ1"):
+        structured = TRAJECTORY_WAYS[:1]  # there is no hash to make fit
     ways = [*((name, way, False) for name, way in BYTE_WAYS.items()), *structured]
     for i in range(count):
         name, way, sealed = ways[i % len(ways)]
