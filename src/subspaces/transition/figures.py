@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subspaces.errors import unknown_name
-from subspaces.transition.success import SuccessTable, Threshold
+from subspaces.transition.success import SuccessTable, ThresholdDimension
+from subspaces.transition.values import ValueFit
 
 # one colour per series, told apart also in grey and by the colour-blind (Okabe & Ito 2008)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -29,7 +30,7 @@ AXES = {"level": "loss level ε", "burn_in": "burn-in steps t", "initial": "loss
 
 def success_heatmap(
     table: SuccessTable,
-    thresholds: Sequence[Threshold] = (),
+    thresholds: Sequence[ThresholdDimension] = (),
     *,
     predicted: Mapping[str, Sequence[float]] | None = None,
     D: int | None = None,
@@ -69,8 +70,36 @@ def success_heatmap(
     return figure
 
 
+def plot_probability(
+    fits: Mapping[float, ValueFit], table: SuccessTable, *, level_name: str = "loss level ε", ax: Axes | None = None
+) -> Figure:
+    """P_s over d at some levels: from the values with its interval, and the fractions of runs that reached the level.
+
+    Args:
+        fits: level → `value_fit` of it; one line each.
+        table: from `success_probability`, with these levels among its own: a dot per d, larger where there are more
+            runs.
+        level_name: title of the legend.
+        ax: axes to draw into; a new figure by default.
+    """
+    figure, ax = _axes(ax)
+    for i, (level, fit) in enumerate(sorted(fits.items())):
+        colour = COLOURS[i % len(COLOURS)]
+        d = np.geomspace(fit.d[0] / 1.3, fit.d[-1] * 1.3, 161)
+        low, high = fit.band(d)
+        ax.plot(d, fit.probability(d), color=colour, linewidth=1.4, label=f"{level:g}")
+        ax.fill_between(d, low, high, color=colour, alpha=0.15, linewidth=0)
+        row = int(np.abs(table.levels - level).argmin())
+        near = (table.d >= d[0]) & (table.d <= d[-1])
+        sizes = 14 * table.runs[near]
+        ax.scatter(table.d[near], table.probability[row, near], s=sizes, color=colour, alpha=0.5, linewidths=0)
+    ax.set(xscale="log", xlabel="training dimension d", ylabel="success probability", ylim=(-0.04, 1.04))
+    ax.legend(title=level_name, fontsize="small", title_fontsize="small")
+    return figure
+
+
 def plot_thresholds(
-    series: Mapping[str, Sequence[Threshold]],
+    series: Mapping[str, Sequence[ThresholdDimension]],
     *,
     x: str = "level",
     initial: Mapping[int, float] | None = None,
@@ -108,7 +137,7 @@ def plot_thresholds(
 
 def _draw_series(
     ax: Axes,
-    thresholds: Sequence[Threshold],
+    thresholds: Sequence[ThresholdDimension],
     x: str,
     initial: Mapping[int, float],
     i: int,
@@ -141,7 +170,7 @@ def _draw_series(
             )
 
 
-def _position(threshold: Threshold, x: str, initial: Mapping[int, float]) -> float:
+def _position(threshold: ThresholdDimension, x: str, initial: Mapping[int, float]) -> float:
     return initial[threshold.burn_in] if x == "initial" else float(getattr(threshold, x))
 
 

@@ -1,7 +1,7 @@
 """From stored loss traces to success probabilities and threshold training dimensions.
 
 A run trains d numbers from a point `burn_in` steps along a full run. Its trace of losses is reduced once to the number
-that decides success (`Outcome`, `trace_value`); P_s for every level follows without training again.
+that decides success (`TraceValue`, `trace_value`); P_s for every level follows without training again.
 After Larsen, Fort, Becker & Ganguli (ICLR 2022, arXiv 2107.05802).
 """
 
@@ -16,10 +16,15 @@ from numpy import ndarray
 
 from subspaces.errors import unknown_name
 from subspaces.transition.statistics import CROSSINGS, Status, isotonic, wilson_interval
+from subspaces.transition.values import value_fit
+
+VALUES = "values"
+METHODS = (VALUES, *CROSSINGS)
+"""Ways to read a threshold from runs."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TraceValue:
     """One run, reduced to the number that decides success at every level: the best or the last value of its trace."""
 
     d: int
@@ -67,8 +72,8 @@ class SuccessTable:
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """Threshold training dimension d*(ε, t, δ) = min {d : P_s ≥ 1 − δ} as measured.
+class ThresholdDimension:
+    """ThresholdDimension training dimension d*(ε, t, δ) = min {d : P_s ≥ 1 − δ} as measured.
 
     `d_star` is infinite if ``not_reached`` by the largest d, and the smallest tested d if ``always_reached``. The
     interval is (lower, upper], 0 and infinity where the runs do not bound it.
@@ -86,6 +91,10 @@ class Threshold:
     runs: int
     tested: tuple[int, ...]
 
+    def agrees(self, other: "ThresholdDimension") -> bool:
+        """Whether the intervals of two ways to read the same runs have a point in common."""
+        return self.lower < other.upper and other.lower < self.upper
+
     def row(self) -> dict[str, Any]:
         """A JSON-able record: infinite numbers become None."""
         fields = asdict(self) | {"tested": list(self.tested)}
@@ -93,7 +102,7 @@ class Threshold:
 
 
 def success_probability(
-    runs: Sequence[Outcome],
+    runs: Sequence[TraceValue],
     levels: Sequence[float],
     *,
     burn_in: int | None = None,
@@ -105,7 +114,7 @@ def success_probability(
     A lower bound on the probability that a subspace *contains* such a point: training may miss it.
 
     Args:
-        runs: an Outcome for every run.
+        runs: an TraceValue for every run.
         levels: ε, any order; sorted in the table.
         burn_in: which burn-in to count; may be left out where the runs hold one only.
         goal: ``below`` or ``above`` the level; reaching it exactly counts.
@@ -128,32 +137,41 @@ def success_probability(
 
 
 def threshold_dimension(
-    runs: Sequence[Outcome],
+    runs: Sequence[TraceValue],
     level: float,
     *,
     delta: float = 0.1,
     burn_in: int | None = None,
     goal: str = "below",
-    method: str = "monotone",
+    method: str = "values",
     confidence: float = 0.95,
-) -> Threshold:
+) -> ThresholdDimension:
     """d*(ε, t, δ): the smallest d at which a fraction 1 − δ of subspaces reach the level, with an interval.
 
     Args:
         runs, level, burn_in, goal: as in `success_probability`.
         delta: δ; Larsen et al. draw about 0.1.
-        method: ``monotone`` assumes that P_s rises with d and nothing else, and answers with a tested d;
-            ``logistic`` takes logit P_s as linear in log d and interpolates.
+        method: ``values`` takes ln(value) as a smooth curve in ln d with scatter, see `transition.values`; where too
+            few runs are near the level for an interval with two ends, the logistic fit answers. ``logistic`` takes logit P_s as linear in log d
+            and interpolates. ``monotone`` assumes that P_s rises with d and nothing else, and answers with a tested d:
+            the check of the others.
         confidence: of the interval.
     """
-    if method not in CROSSINGS:
-        raise unknown_name("method", method, CROSSINGS)
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
     if not 0 < delta < 1:
         raise ValueError(f"`delta` must be between 0 and 1; got {delta}.")
     chosen = _one_burn_in(_checked(runs, goal), burn_in)
     table = success_probability(chosen, [level], goal=goal)
-    found = CROSSINGS[method](table.d, table.successes[0], table.runs, 1 - delta, confidence)
-    return Threshold(
+    found = None
+    if method == VALUES:
+        values = [run.value for run in chosen]
+        fitted = value_fit([run.d for run in chosen], values, level, delta=delta, goal=goal, confidence=confidence)
+        closed = fitted is not None and math.isfinite(fitted.ratio)
+        found, method = (fitted.crossing, method) if fitted is not None and closed else (None, "logistic")
+    if found is None:
+        found = CROSSINGS[method](table.d, table.successes[0], table.runs, 1 - delta, confidence)
+    return ThresholdDimension(
         level=float(level),
         burn_in=chosen[0].burn_in,
         delta=delta,
@@ -169,14 +187,14 @@ def threshold_dimension(
 
 
 def threshold_curve(
-    runs: Sequence[Outcome],
+    runs: Sequence[TraceValue],
     levels: Sequence[float],
     *,
     goal: str = "below",
     delta: float = 0.1,
-    method: str = "monotone",
+    method: str = "values",
     confidence: float = 0.95,
-) -> list[Threshold]:
+) -> list[ThresholdDimension]:
     """d* at every level for every burn-in among the runs, ordered by burn-in, then level."""
     reduced = _checked(runs, goal)
     common: dict[str, Any] = {"goal": goal, "delta": delta, "method": method, "confidence": confidence}
@@ -189,7 +207,7 @@ def _check_goal(goal: str) -> None:
         raise unknown_name("goal", goal, ("below", "above"))
 
 
-def _checked(runs: Sequence[Outcome], goal: str) -> list[Outcome]:
+def _checked(runs: Sequence[TraceValue], goal: str) -> list[TraceValue]:
     _check_goal(goal)
     if not runs:
         raise ValueError("`runs` must hold at least one run; got none.")
@@ -205,7 +223,7 @@ def _checked(runs: Sequence[Outcome], goal: str) -> list[Outcome]:
     return list(runs)
 
 
-def _one_burn_in(runs: list[Outcome], burn_in: int | None) -> list[Outcome]:
+def _one_burn_in(runs: list[TraceValue], burn_in: int | None) -> list[TraceValue]:
     known = sorted({o.burn_in for o in runs})
     if burn_in is None and len(known) > 1:
         raise ValueError(f"`burn_in` must be given where the runs hold several; got runs at {known}.")
