@@ -73,7 +73,7 @@ class SuccessTable:
 
 @dataclass(frozen=True)
 class ThresholdDimension:
-    """ThresholdDimension training dimension d*(ε, t, δ) = min {d : P_s ≥ 1 − δ} as measured.
+    """Threshold training dimension d*(ε, t, δ) = min {d : P_s ≥ 1 − δ} as measured.
 
     `d_star` is infinite if ``not_reached`` by the largest d, and the smallest tested d if ``always_reached``. The
     interval is (lower, upper], 0 and infinity where the runs do not bound it.
@@ -114,7 +114,7 @@ def success_probability(
     A lower bound on the probability that a subspace *contains* such a point: training may miss it.
 
     Args:
-        runs: an TraceValue for every run.
+        runs: a TraceValue for every run.
         levels: ε, any order; sorted in the table.
         burn_in: which burn-in to count; may be left out where the runs hold one only.
         goal: ``below`` or ``above`` the level; reaching it exactly counts.
@@ -152,9 +152,9 @@ def threshold_dimension(
         runs, level, burn_in, goal: as in `success_probability`.
         delta: δ; Larsen et al. draw about 0.1.
         method: ``values`` takes ln(value) as a smooth curve in ln d with scatter, see `transition.values`; where too
-            few runs are near the level for an interval with two ends, the logistic fit answers. ``logistic`` takes logit P_s as linear in log d
-            and interpolates. ``monotone`` assumes that P_s rises with d and nothing else, and answers with a tested d:
-            the check of the others.
+            few runs are near the level for an interval with two ends, the logistic fit answers. ``logistic`` takes
+            logit P_s as linear in log d and interpolates. ``monotone`` assumes that P_s rises with d and nothing else,
+            and answers with a tested d: the check of the others.
         confidence: of the interval.
     """
     if method not in METHODS:
