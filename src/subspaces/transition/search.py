@@ -9,6 +9,8 @@ import numpy as np
 from subspaces.transition.success import VALUES, ThresholdDimension, TraceValue, threshold_dimension, trace_value
 from subspaces.transition.values import ValueFit, value_fit
 
+OPEN = 3.0
+"""ln of the ratio at which an interval counts whose end is open."""
 PATIENCE = 8
 """Times ``max_runs``: runs near one level after which it is left as it is."""
 
@@ -18,8 +20,8 @@ class TransitionSearch:
 
     Begins with `first` dimensions spread evenly over the logarithm of d, one run each. From then on a run goes near d*
     of the level that is known worst, where it tells most about it (`transition.values`), until every level's interval
-    is as narrow as `ratio`. A level that too few runs came near, or whose interval is open, is looked for on a grid
-    first: at the grid dimension that lies inside the most such levels' intervals of `monotone_crossing` and has had the
+    is as narrow as `ratio`. A level that too few runs came near, or that none of them reached, is looked for on a
+    grid first: at the grid dimension that lies inside the most such levels' intervals of `monotone_crossing` and has had the
     fewest runs, `max_runs` at most. The proposals depend on what was told and what is pending, not on the order of
     telling or on random numbers, so a search that is made anew and told the stored runs goes on as if it had never
     stopped.
@@ -150,8 +152,8 @@ class TransitionSearch:
         for d in self.first:
             if counts[d] == 0:
                 return d
-        lost = [level for level, fit in fits.items() if fit is None or math.isinf(fit.ratio)]
-        looked_for = self._on_the_grid(lost, counts) if lost else None
+        lost = [level for level, fit in fits.items() if fit is None or fit.crossing.status != "reached"]
+        looked_for = self._on_the_grid(lost, counts) if lost and self._told else None
         return self._near(fits) if looked_for is None else looked_for
 
     def _near(self, fits: dict[float, ValueFit | None]) -> int | None:
@@ -167,7 +169,7 @@ class TransitionSearch:
             ):
                 continue
             going_on = sum(fit.is_near(d) for d in pending)
-            width = math.log(fit.ratio) / (1 + going_on)
+            width = min(math.log(fit.ratio), OPEN) / (1 + going_on)
             worst = (width, fit) if worst is None or width > worst[0] else worst
         return None if worst is None else min(worst[1].next_d(pending), self.grid[-1])
 

@@ -96,8 +96,8 @@ class ValueFit:
 
 
 def value_fit(
-    d: Sequence[int],
-    values: Sequence[float],
+    d: Sequence[int] | ndarray,
+    values: Sequence[float] | ndarray,
     level: float,
     *,
     delta: float = 0.1,
@@ -137,7 +137,7 @@ def value_fit(
 
 
 def _logs(
-    d: Sequence[int], values: Sequence[float], level: float, goal: str
+    d: Sequence[int] | ndarray, values: Sequence[float] | ndarray, level: float, goal: str
 ) -> tuple[Float[ndarray, "n"], Float[ndarray, "n"], float]:
     """ln d and ln(value) of the runs that have one, and ln of the level; falling where the goal is nearer."""
     v = np.asarray(values, dtype=np.float64)
@@ -174,7 +174,7 @@ def _crossing(at: ndarray, reached: ndarray, d: ndarray, confidence: float) -> C
 
     low, middle, high = where(tail), where(0.5), where(1 - tail)
     lower = max(0.0, math.ceil(low) - 1.0) if math.isfinite(low) else float(d.max())
-    upper = math.ceil(high) if math.isfinite(high) else math.inf
+    upper = float(math.ceil(high)) if math.isfinite(high) else math.inf
     if middle > d.max():
         return Crossing(math.inf, lower, upper, "not_reached")
     if middle < d.min():
