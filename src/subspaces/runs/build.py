@@ -111,7 +111,7 @@ def _options(run: Run, record: Any, lr: float | None = None) -> dict[str, Any]:
 def _batches(run: Run, root: str | None) -> Batches:
     compute, seed = run.compute, run.seeds.data
     dtype = getattr(torch, compute.dtype)
-    data = _load_data(run.task, _data_options(run), root, dtype, compute.device, compute.channels_last)
+    data = _load_data(task_of(run), _data_options(run), root, dtype, compute.device, compute.channels_last)
     if isinstance(data, Loaders):
         return Streamed(data, seed, device=compute.device, dtype=dtype)
     augment, last = bool(run.data.augment), compute.channels_last
@@ -127,10 +127,10 @@ def _data_options(run: Run) -> DataOptions:
 
 @functools.lru_cache(maxsize=1)
 def _load_data(
-    task: str, options: DataOptions, root: str | None, dtype: torch.dtype, device: str, channels_last: bool
+    task: Task, options: DataOptions, root: str | None, dtype: torch.dtype, device: str, channels_last: bool
 ) -> Data | Loaders:
     """The data of a task as tensors on the device, kept for the next run of this process."""
-    data = get_task(task).load_data(options, root)
+    data = task.load_data(options, root)
     return data if isinstance(data, Loaders) else placed(data, device, dtype, channels_last=channels_last)
 
 

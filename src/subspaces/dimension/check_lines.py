@@ -1,0 +1,57 @@
+"""What a check says, in lines, and the words that its lines share."""
+
+import math
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+RUNS = 24
+"""Runs of a typical search: the median of its study (docs/decision-rule.md)."""
+BASELINE = 3
+"""Direct runs of a baseline that is measured."""
+START = 5.0
+"""Seconds until a worker process has loaded its libraries."""
+Verdict = Literal["ok", "look", "wrong"]
+SHIFT = "a share of a score that is not above 0 means nothing: shift it, or take another"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was looked at: what, how it is ("ok", "look" at it, "wrong"), and in words."""
+
+    what: str
+    verdict: Verdict
+    text: str
+
+
+def failure(what: str, error: Exception) -> Line:
+    """A line for an error of a person's own code, with the place in it."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "subspaces" not in Path(f.filename).parts[-3:-1]]
+    own = [f for f in frames if not {"site-packages", "dist-packages"} & set(Path(f.filename).parts)]
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    name = "" if str(error).startswith("`") else f"{type(error).__name__}: "
+    return Line(what, "wrong", f"{name}{error}{place}")
+
+
+def cost(direct: float, inside: float, baseline_runs: int, workers: int) -> Line:
+    """What a search will take.
+
+    Args:
+        direct, inside: seconds of a direct run and of one in a subspace.
+        baseline_runs: direct runs of the baseline, 0 where it is known.
+        workers: processes.
+    """
+    wall = START + math.ceil(baseline_runs / workers) * direct + RUNS / workers * inside
+    also = f" and {baseline_runs} direct ones of {_time(direct)}" if baseline_runs else ""
+    return Line(
+        "cost", "ok",
+        f"a search of about {RUNS} runs of {_time(inside)}{also}, on {workers} worker{'s' * (workers > 1)}: "
+        f"{_time(wall)} or so",
+    )  # fmt: skip
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
