@@ -89,7 +89,7 @@ def test_a_result_of_another_revision_is_done_again_and_kept(tmp_path):
     run_once(MNIST, tmp_path, trainer=fake_trainer.known_curve)
     assert load_result(folder).fingerprint == fingerprint(MNIST)  # pyright: ignore[reportOptionalMemberAccess]
     old = _from_before(folder)
-    text = rf"{tmp_path}: results of mnist-fc from another revision of the task \(r1, now r2-\w+\) count as not done"
+    text = rf"mnist-fc has changed \(r1, now r2-\w+\): its results in {tmp_path} count as not done"
     with pytest.warns(UserWarning, match=text):
         assert load_result(folder) is None
     with pytest.warns(UserWarning, match="each old row is kept as result.json.r1"):
@@ -144,7 +144,7 @@ def test_a_state_of_another_revision_is_not_gone_on_from(tmp_path, monkeypatch):
         train(config, folder=tmp_path, callbacks=[Interrupt(6)])
     task = dataclasses.replace(tasks.get_task(config.task), revision=2)
     monkeypatch.setitem(TASKS, config.task, task)
-    with pytest.warns(UserWarning, match=r"interrupted under another revision of digits-fc-16x1.*begins anew"):
+    with pytest.warns(UserWarning, match=r"digits-fc-16x1 has changed \(r1-.*, now r2-.*was interrupted.*anew"):
         result = train(config, folder=tmp_path)
     assert result.curves[0]["epoch"] == 1
     assert len(list(tmp_path.glob("state.safetensors.r1-*"))) == 1

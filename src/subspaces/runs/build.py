@@ -12,7 +12,7 @@ from subspaces.datasets import Data, DataOptions
 from subspaces.datasets.forms import Loaders, number_of_examples
 from subspaces.datasets.trees import count
 from subspaces.learned.batchnorm import refresh_batchnorm
-from subspaces.runs.fingerprint import fingerprint, is_of_today, mark
+from subspaces.runs.fingerprint import changed, fingerprint, is_of_today, mark
 from subspaces.runs.resolve import record_of, resolve
 from subspaces.runs.run import Run
 from subspaces.runs.stored import enter_stored, measured_rate, start_stored
@@ -234,8 +234,8 @@ def _kept(asked: Run, folder: Path | None) -> Kept | None:
     path = folder / STATE
     aside = path.replace(path.with_name(f"{STATE}.{mark(made)}"))
     warnings.warn(
-        f"{path}: it was interrupted under another revision of {asked.task} ({mark(made)}, now "
-        f"{fingerprint(asked)}). The run begins anew; the state is kept as {aside.name}.",
+        f"{changed(asked, made, None)} since {path} was interrupted. The run begins anew; the state is kept as "
+        f"{aside.name}.",
         stacklevel=2,
     )
     return None
