@@ -50,6 +50,11 @@ class Projection(abc.ABC):
     needs_sizes: ClassVar[bool] = False  # built with `sizes`, the lengths of the tensors
     portable_bits: ClassVar[bool] = True  # every number is made of integers (QR is the exception)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kind" not in vars(cls) and not cls.__module__.startswith("subspaces."):
+            cls.kind = f"{cls.__module__}:{cls.__qualname__}"  # until it is registered under a name
+
     def __init__(self, d: int, D: int, seed: int = 0):
         if not isinstance(d, int) or isinstance(d, bool):
             raise TypeError(f"`d` must be an integer; got {d!r}.")
