@@ -203,7 +203,7 @@ def test_a_loader_that_changes_its_batches():
     assert "400 training" in found["data"].text
     alone = lines(Task("loader", model=classifier, data=train, optimizer=LONG))
     assert verdicts(alone) == {"data": "wrong"}
-    assert "no validation examples to judge by" in alone["data"].text
+    assert "validation" in alone["data"].text
 
 
 class Named(nn.Module):
@@ -279,6 +279,22 @@ def test_what_a_search_costs():
 def test_a_later_task_of_the_same_name_has_its_own_data():
     assert "400 training" in lines(Task("twice", model=classifier, data=(X, CLASS)), epochs=2)["data"].text
     assert "240 training" in lines(Task("twice", model=classifier, data=(X[:300], CLASS[:300])), epochs=2)["data"].text
+
+
+def test_data_that_cannot_be_read():
+    def data():
+        return {"train": (X, CLASS)}["tarin"]
+
+    found = lines(Task("lost", model=classifier, data=data))
+    assert verdicts(found) == {"data": "wrong"}
+    assert "KeyError: 'tarin' (test_check.py, line" in found["data"].text
+    apart = lines(Task("apart", model=classifier, data=(X, CLASS[:-1])))
+    assert "one target per example; got 500 inputs and 499 targets" in apart["data"].text
+
+
+def test_settings_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="`optimizer` must be one of"):
+        list(check(Run.of("digits-fc", optimizer="adan", lr=0.1)))
 
 
 def test_d_is_refused():

@@ -17,7 +17,7 @@ from subspaces.dimension.check_objective import check_objective
 from subspaces.dimension.trivial import trivial_score
 from subspaces.runs.build import build
 from subspaces.runs.records import Result
-from subspaces.runs.resolve import largest_d, resolve
+from subspaces.runs.resolve import largest_d, record_of, resolve
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
 from subspaces.tasks import SCORES, Objective, Task, get_task
@@ -101,11 +101,11 @@ def _check_task(task: Task, run: Run, level: float, workers: int) -> Iterator[Li
 
 def _built(run: Run) -> Fit:
     """The training before its first step; random states are left as they were."""
+    resolved = resolve(run)
+    resolved.refuse_dead_options(record_of(resolved))  # what was typed is refused as by any command
     try:
         with surroundings(torch.device("cpu")):
             return build(run)[0]
-    except (ValueError, TypeError, RuntimeError, OSError):
-        raise  # a message of the library, or of the file system, for whoever typed the settings
     except Exception as error:
         raise _Mistake(failure("data", error)) from error
 

@@ -12,6 +12,7 @@ BASELINE = 3
 """Direct runs of a baseline that is measured."""
 START = 5.0
 """Seconds until a worker process has loaded its libraries."""
+_PACKAGE = Path(__file__).parents[1]
 Verdict = Literal["ok", "look", "wrong"]
 SHIFT = "a share of a score that is not above 0 means nothing: shift it, or take another"
 
@@ -27,9 +28,10 @@ class Line:
 
 def failure(what: str, error: Exception) -> Line:
     """A line for an error of a person's own code, with the place in it."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "subspaces" not in Path(f.filename).parts[-3:-1]]
-    own = [f for f in frames if not {"site-packages", "dist-packages"} & set(Path(f.filename).parts)]
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    files = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    installed = {"site-packages", "dist-packages"}
+    own = [(f, n) for f, n in files if not f.is_relative_to(_PACKAGE) and not installed & set(f.parts)]
+    place = f" ({own[-1][0].name}, line {own[-1][1]})" if own else ""
     name = "" if str(error).startswith("`") else f"{type(error).__name__}: "
     return Line(what, "wrong", f"{name}{error}{place}")
 

@@ -111,7 +111,7 @@ def _options(run: Run, record: Any, lr: float | None = None) -> dict[str, Any]:
 def _batches(run: Run, root: str | None) -> Batches:
     compute, seed = run.compute, run.seeds.data
     dtype = getattr(torch, compute.dtype)
-    data = _load_data(task_of(run), _data_options(run), root, dtype, compute.device, compute.channels_last)
+    data = _load_data(get_task(run.task), _data_options(run), root, dtype, compute.device, compute.channels_last)
     if isinstance(data, Loaders):
         return Streamed(data, seed, device=compute.device, dtype=dtype)
     augment, last = bool(run.data.augment), compute.channels_last

@@ -22,6 +22,8 @@ from subspaces.training.callbacks import Callback
 
 RESULT, GIVEN_UP, STATE = "result.json", "stopped.json", "state.safetensors"
 Trainer = Callable[..., Result]
+_TOLD: dict[tuple[Path, str], str] = {}
+"""Folder of runs and task → the revision whose runs it was said of that they are done again."""
 
 
 def folder_of(root: str | Path, config: Run) -> Path:
@@ -155,7 +157,10 @@ def _of_today(path: Path, typed: str | None) -> Result | None:
     result = Result.from_row(row)
     if row_is_of_today(row, typed):
         return result
-    # the same text from the same line for all runs of a folder: Python shows it once
+    now = fingerprint(result.config)
+    if _TOLD.get((path.parent.parent, result.config.task)) == now:  # once for all runs of a folder
+        return None
+    _TOLD[path.parent.parent, result.config.task] = now
     warnings.warn(
         f"{changed(result.config, result.fingerprint, result.made_of)}: its results in {path.parent.parent} count as "
         f"not done. They are done again; each old row is kept as {path.name}.{mark(result.fingerprint)}.",
