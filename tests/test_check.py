@@ -272,13 +272,20 @@ def test_a_function_whose_baseline_is_known_is_not_run_directly():
 
 
 def test_what_a_search_costs():
-    assert cost(10.0, 20.0, 3, 2).text.endswith("on 2 workers: 4 min or so")
-    assert cost(10.0, 2.0, 0, 1).text.endswith("on 1 worker: 53 s or so")
+    assert cost(10.0, 20.0, 3, 2).text.endswith("on 2 workers: 4 min or so; 10 min with all of 60 runs")
+    assert cost(10.0, 2.0, 0, 1).text.endswith("on 1 worker: 55 s or so; 2 min with all of 60 runs")
+    assert "and 3 direct ones of 10 s" in cost(10.0, 20.0, 3, 2).text
 
 
 def test_a_later_task_of_the_same_name_has_its_own_data():
     assert "400 training" in lines(Task("twice", model=classifier, data=(X, CLASS)), epochs=2)["data"].text
     assert "240 training" in lines(Task("twice", model=classifier, data=(X[:300], CLASS[:300])), epochs=2)["data"].text
+
+
+def test_memorising_one_example_is_not_called_trivial():
+    found = {line.what: line for line in check(Run.of("toy", epochs=300, lr=0.5, eval_every=50))}
+    assert "trivial" not in found
+    assert found["data"].verdict == "ok"
 
 
 def test_data_that_cannot_be_read():

@@ -9,7 +9,7 @@ import pytest
 import tyro
 
 from subspaces import cli
-from subspaces.cli import COMMANDS, commands, main
+from subspaces.cli import COMMANDS, main, own
 from subspaces.datasets import DATASETS
 from subspaces.learned.methods import METHODS
 from subspaces.models import MODELS
@@ -256,7 +256,7 @@ def test_a_terminal_gets_signs_and_others_words(capsys, monkeypatch):
     for terminal, signs in ((True, ["✓", "!", "✗"]), (False, ["ok", "look", "wrong"])):
         monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
         for verdict in ("ok", "look", "wrong"):
-            commands._print_line(Line("loss", verdict, "0.1 [at] start"))
+            own.print_line(Line("loss", verdict, "0.1 [at] start"))
         out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
         assert [line.split()[0] for line in out.splitlines()] == signs
         assert "[at] start" in out

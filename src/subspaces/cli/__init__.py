@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from subspaces.cli import commands, options
+from subspaces.cli import commands, options, own
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -29,8 +29,8 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "new": Command(options.New, commands.run_new),
-    "check": Command(options.Check, commands.run_check, brief=True),
+    "new": Command(options.New, own.run_new),
+    "check": Command(options.Check, own.run_check, brief=True),
     "dimension": Command(options.Dimension, commands.run_dimension, brief=True),
     "transition": Command(options.Transition, commands.run_transition, brief=True),
     "train": Command(options.Train, commands.run_train),

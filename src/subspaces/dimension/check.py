@@ -7,28 +7,30 @@ from collections.abc import Iterator
 from statistics import fmean, variance
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
-from subspaces.datasets.forms import describe, number_of_examples
-from subspaces.datasets.trees import Tree, call, leaves
+from subspaces.dimension.check_batch import (
+    Mistake,
+    built,
+    check_data,
+    check_loss,
+    check_model,
+    first_outputs,
+)
 from subspaces.dimension.check_lines import BASELINE, SHIFT, Line, Verdict, cost, failure
 from subspaces.dimension.check_objective import check_objective
 from subspaces.dimension.trivial import trivial_score
-from subspaces.runs.build import build
 from subspaces.runs.records import Result
-from subspaces.runs.resolve import largest_d, record_of, resolve
+from subspaces.runs.resolve import largest_d, resolve
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
 from subspaces.tasks import SCORES, Objective, Task, get_task
 from subspaces.tasks.scores import EXP_LOSS
 from subspaces.training.batches import InMemory
 from subspaces.training.callbacks import Callback
-from subspaces.training.loop import surroundings
 from subspaces.training.state import Fit
 from subspaces.training.step import evaluate
 
-FEW = 100  # examples to judge by, below which one of them moves an accuracy by more than 1 %
 MOVING = 0.01  # change of the score from the second to the last third of training, as a share of it, that is told
 
 
@@ -62,31 +64,23 @@ def check(run: Run, *, level: float = 0.9, workers: int = 2) -> Iterator[Line]:
         return
     try:
         yield from _check_task(task, run, level, workers)
-    except _Mistake as mistake:
+    except Mistake as mistake:
         yield mistake.line
 
 
-class _Mistake(Exception):
-    """Ends a check with a line that says what is wrong."""
-
-    def __init__(self, line: Line) -> None:
-        super().__init__(line.text)
-        self.line = line
-
-
 def _check_task(task: Task, run: Run, level: float, workers: int) -> Iterator[Line]:
-    yield _check_model(task)
+    yield check_model(task)
     direct = dataclasses.replace(run, subspace=None)
-    fit = _built(direct)
-    yield _check_data(fit)
-    batch, outputs = _first_outputs(fit)
+    fit = built(direct)
+    yield check_data(fit)
+    batch, outputs = first_outputs(fit)
     yield batch
-    yield _check_loss(fit, outputs)
+    yield check_loss(fit, outputs)
     before = _Before()
     try:
         result = train(direct, callbacks=[before])
     except Exception as error:
-        raise _Mistake(failure("training", error)) from error
+        raise Mistake(failure("training", error)) from error
     yield _check_training(result, before)
     yield _check_score(task, result, before)
     yield from _check_convergence(task, result, level)
@@ -94,98 +88,6 @@ def _check_task(task: Task, run: Run, level: float, workers: int) -> Iterator[Li
     line, inside = _check_subspace(task, run)
     yield line
     yield cost(result.seconds, inside, 0 if task.baseline is not None else BASELINE, max(1, workers))
-
-
-# ---- before training
-
-
-def _built(run: Run) -> Fit:
-    """The training before its first step; random states are left as they were."""
-    resolved = resolve(run)
-    resolved.refuse_dead_options(record_of(resolved))  # what was typed is refused as by any command
-    try:
-        with surroundings(torch.device("cpu")):
-            return build(run)[0]
-    except Exception as error:
-        raise _Mistake(failure("data", error)) from error
-
-
-def _check_model(task: Task) -> Line:
-    try:
-        models = [task.build_model(seed) for seed in (0, 0, 1)]
-        first, again, other = ([p.detach() for p in model.parameters()] for model in models)
-        text = f"D = {task.D:,}"
-    except Exception as error:
-        raise _Mistake(failure("model", error)) from error
-    if not _equal(first, again):
-        why = "another one for the same seed: draw its weights from torch's random state, which is seeded before"
-        return Line("model", "wrong", f"{text}; {why}")
-    if _equal(first, other):
-        return Line("model", "look", f"{text}; the same weights for every seed: runs differ in the subspace only")
-    return Line("model", "ok", text)
-
-
-def _equal(a: list[Tensor], b: list[Tensor]) -> bool:
-    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def _check_data(fit: Fit) -> Line:
-    held: Any = fit.batches.data if isinstance(fit.batches, InMemory) else cast(Any, fit.batches).loaders
-    numbers = {name: number_of_examples(held, name) for name in ("train", "val", "test")}
-    words = {"train": "training", "val": "validation", "test": "test"}
-    text = ", ".join(f"{n:,} {words[name]}" for name, n in numbers.items() if n) or "batches of a loader"
-    judges = numbers[fit.judged_on]
-    if judges == 0:
-        raise _Mistake(Line("data", "wrong", f"{text}; no {words[fit.judged_on]} examples to judge by: add a part val"))
-    if judges is not None and judges < FEW:
-        return Line("data", "look", f"{text}; one of {judges} examples to judge by is {100 / judges:.2g} % of a score")
-    return Line("data", "ok", f"{text} examples" if any(numbers.values()) else text)
-
-
-def _first_outputs(fit: Fit) -> tuple[Line, Any]:
-    """A line about the first batch, and the outputs of the untrained model on it."""
-    inputs, targets = fit.batches.first()
-    shown = f"inputs {describe(inputs)}; targets {describe(targets)}"
-    for what, tree in (("inputs", inputs), ("targets", targets)):
-        if not _finite(tree):
-            raise _Mistake(Line("batch", "wrong", f"{shown}; NaN or infinite numbers among the {what}"))
-    try:
-        with fit.forward():
-            outputs = call(fit.model, inputs)
-    except Exception as error:
-        raise _Mistake(failure("batch", error)) from error
-    told = describe(outputs) if isinstance(outputs, Tensor) else type(outputs).__name__
-    return Line("batch", "ok", f"{shown}; outputs {told}"), outputs
-
-
-def _finite(tree: Tree) -> bool:
-    return all(bool(torch.isfinite(x).all()) for _, x in leaves(tree) if x.is_floating_point())
-
-
-def _check_loss(fit: Fit, outputs: Any) -> Line:
-    _, targets = fit.batches.first()
-    try:
-        loss = fit.loss(outputs, targets)
-        if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
-            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            text = f"must be a tensor of one number that depends on the outputs, such as a mean; got {got}"
-            raise _Mistake(Line("loss", "wrong", text))
-        loss.backward()
-    except _Mistake:
-        raise
-    except Exception as error:
-        raise _Mistake(failure("loss", error)) from error
-    gradients = [p.grad for p in fit.model.parameters() if p.grad is not None]
-    norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
-    text = f"{float(loss.detach()):.4g} at the start, its gradient of length {norm:.3g}"
-    if not math.isfinite(float(loss.detach())) or not math.isfinite(norm):
-        raise _Mistake(Line("loss", "wrong", f"{text}: not a finite number"))
-    if norm == 0:
-        raise _Mistake(Line("loss", "wrong", f"{text}: nothing to go down"))
-    return Line("loss", "ok", text)
-
-
-# ---- training
 
 
 class _Before(Callback):
@@ -200,19 +102,19 @@ class _Before(Callback):
 
 def _check_training(result: Result, before: _Before) -> Line:
     if result.status == "diverged":
-        raise _Mistake(Line("training", "wrong", result.message))
+        raise Mistake(Line("training", "wrong", result.message))
     last = cast(dict[str, Any], result.curves[-1])
     text = f"loss {before.loss:.4g} → {last['train_loss']:.4g} in {last['epoch']} epochs"
     if last["train_loss"] < before.loss:
         return Line("training", "ok", text)
-    raise _Mistake(Line("training", "wrong", f"{text}: it did not fall. Try another learning rate, or more epochs"))
+    raise Mistake(Line("training", "wrong", f"{text}: it did not fall. Try another learning rate, or more epochs"))
 
 
 def _check_score(task: Task, result: Result, before: _Before) -> Line:
     name, score = task.score_name, result.score
     text = f"{name} {before.score:.4g} → {score:.4g}"
     if not math.isfinite(score):
-        raise _Mistake(Line("score", "wrong", f"{name} is {score}: nothing to judge by"))
+        raise Mistake(Line("score", "wrong", f"{name} is {score}: nothing to judge by"))
     if score < before.score:
         declared = SCORES.get(name) is task.score or name.startswith("1/") or name == EXP_LOSS
         why = (
@@ -220,9 +122,9 @@ def _check_score(task: Task, result: Result, before: _Before) -> Line:
             if declared
             else f"is less of it better? Then give Score({name!r}, {name}, higher_is_better=False)"
         )
-        raise _Mistake(Line("score", "wrong", f"{text}: it fell while the loss fell; {why}"))
+        raise Mistake(Line("score", "wrong", f"{text}: it fell while the loss fell; {why}"))
     if score <= 0:
-        raise _Mistake(Line("score", "wrong", f"{text}: {SHIFT}"))
+        raise Mistake(Line("score", "wrong", f"{text}: {SHIFT}"))
     if score == before.score:
         return Line("score", "look", f"{text}: training does not change it")
     return Line("score", "ok", text)
@@ -256,7 +158,7 @@ def _check_trivial(task: Task, fit: Fit, outputs: Any, goal: float) -> Iterator[
     if not isinstance(fit.batches, InMemory) or not isinstance(outputs, Tensor):
         return
     (_, train_y), (_, targets) = fit.batches.data.split("train"), fit.batches.data.split(fit.judged_on)
-    if not isinstance(targets, Tensor) or not isinstance(train_y, Tensor):
+    if not isinstance(targets, Tensor) or not isinstance(train_y, Tensor) or len(train_y) < 2:
         return
     score = trivial_score(task, train_y, targets, outputs.shape)
     if score is None or not math.isfinite(score):
@@ -273,7 +175,7 @@ def _check_subspace(task: Task, run: Run) -> tuple[Line, float]:
     try:
         short = train(run.but(d=d if run.space.file is None else None, epochs=min(epochs, 2 * every)))
     except Exception as error:
-        raise _Mistake(failure("subspace", error)) from error
+        raise Mistake(failure("subspace", error)) from error
     if short.status == "diverged":
         return Line("subspace", "look", f"at d = {d}: {short.message}"), short.seconds
     ends = [cast(dict[str, Any], row) for row in short.curves]

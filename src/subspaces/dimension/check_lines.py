@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from subspaces.dimension.result import Rule
+
 RUNS = 24
 """Runs of a typical search: the median of its study (docs/decision-rule.md)."""
-BASELINE = 3
-"""Direct runs of a baseline that is measured."""
-START = 5.0
-"""Seconds until a worker process has loaded its libraries."""
+MOST, BASELINE = Rule.max_runs, Rule.baseline_runs
+"""Budget of runs of a search, and direct runs of a baseline that is measured, unless others are given."""
+START, KEEPING = 5.0, 0.1
+"""Seconds until a worker process has loaded its libraries, and those that keeping a run takes."""
 _PACKAGE = Path(__file__).parents[1]
 Verdict = Literal["ok", "look", "wrong"]
 SHIFT = "a share of a score that is not above 0 means nothing: shift it, or take another"
@@ -44,13 +46,11 @@ def cost(direct: float, inside: float, baseline_runs: int, workers: int) -> Line
         baseline_runs: direct runs of the baseline, 0 where it is known.
         workers: processes.
     """
-    wall = START + math.ceil(baseline_runs / workers) * direct + RUNS / workers * inside
+    first = START + math.ceil(baseline_runs / workers) * (direct + KEEPING)
+    some, all_ = (_time(first + runs / workers * (inside + KEEPING)) for runs in (RUNS, MOST))
     also = f" and {baseline_runs} direct ones of {_time(direct)}" if baseline_runs else ""
-    return Line(
-        "cost", "ok",
-        f"a search of about {RUNS} runs of {_time(inside)}{also}, on {workers} worker{'s' * (workers > 1)}: "
-        f"{_time(wall)} or so",
-    )  # fmt: skip
+    text = f"a search of about {RUNS} runs of {_time(inside)}{also}, on {workers} worker{'s' * (workers > 1)}"
+    return Line("cost", "ok", f"{text}: {some} or so; {all_} with all of {MOST} runs")
 
 
 def _time(seconds: float) -> str:
