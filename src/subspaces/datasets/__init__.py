@@ -155,11 +155,11 @@ def _raw(name: str, root: str) -> Arrays:
     dataset = get_dataset(name)
     arrays = {part: np.require(array, requirements=["C", "W"]) for part, array in dataset.read(root).items()}
     if not dataset.one_example:
-        _check(dataset, arrays)
+        _check_arrays(dataset, arrays)
     return arrays
 
 
-def _check(dataset: Dataset, arrays: Arrays) -> None:
+def _check_arrays(dataset: Dataset, arrays: Arrays) -> None:
     for part in ("train", "test"):
         x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
         if x.shape != (len(y), *dataset.shape) or len(y) == 0:
