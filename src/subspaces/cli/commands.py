@@ -85,7 +85,7 @@ def run_dimension(options: Dimension) -> int:
     from subspaces.dimension.measure import measure_dimension
     from subspaces.dimension.terminal import SearchDisplay
 
-    config, out = options.start(options.config, "dimension")
+    config, out = options.start(options.config, "dimension", options.rule)
     with SearchDisplay(f"intrinsic dimension of {config.task}, kept in {out}") as display:
         found = measure_dimension(
             config, out, options.rule, workers=options.workers, launcher=options.launcher,
@@ -118,7 +118,7 @@ def run_transition(options: Transition) -> int:
     from subspaces.transition.measure import measure_transition
     from subspaces.transition.terminal import TransitionDisplay
 
-    config, out = options.start(options.config, "transition")
+    config, out = options.start(options.config, "transition", options.rule)
     with TransitionDisplay(f"phase transition of {config.task}, kept in {out}") as display:
         found = measure_transition(
             config, out, options.rule, workers=options.workers, launcher=options.launcher, on_event=display

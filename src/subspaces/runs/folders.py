@@ -8,7 +8,7 @@ from typing import Any
 
 from subspaces.runs.run import Run, folder_name
 
-BUDGET = ("max_runs", "minutes", "ratio")
+BUDGET = ("max_runs", "minutes", "ratio", "budget")
 """Fields of a rule that end a measurement sooner or later: the same folder goes on with other values."""
 
 

@@ -4,6 +4,7 @@ Nothing here knows of subspaces, of runs, or of the names of published tasks (th
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -125,7 +126,8 @@ class Task:
     def D(self) -> int:
         """Native dimension: number of trainable parameters, counted without allocating them where that is possible."""
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # weights that are loaded cannot go there, and are not needed
                 return count_parameters(self.model())
         except (NotImplementedError, RuntimeError):  # a factory that reads or computes weights
             return count_parameters(self.build_model(0))
