@@ -22,6 +22,8 @@ from subspaces.training.callbacks import Callback
 
 RESULT, GIVEN_UP, STATE = "result.json", "stopped.json", "state.safetensors"
 Trainer = Callable[..., Result]
+_TOLD: dict[tuple[Path, str], str] = {}
+"""Folder of runs and task → the revision whose runs it was said of that they are done again."""
 
 
 def folder_of(root: str | Path, config: Run) -> Path:
@@ -155,10 +157,13 @@ def _of_today(path: Path, typed: str | None) -> Result | None:
     result = Result.from_row(row)
     if row_is_of_today(row, typed):
         return result
-    # the same text from the same line for all runs of a folder: Python shows it once
+    now = fingerprint(result.config)
+    if _TOLD.get((path.parent.parent, result.config.task)) == now:  # once for all runs of a folder
+        return None
+    _TOLD[path.parent.parent, result.config.task] = now
     warnings.warn(
         f"{path.parent.parent}: results of {result.config.task} from another revision of the task "
-        f"({mark(result.fingerprint)}, now {fingerprint(result.config)}) count as not done. They are done again; each "
+        f"({mark(result.fingerprint)}, now {now}) count as not done. They are done again; each "
         f"old row is kept as {path.name}.{mark(result.fingerprint)}.",
         stacklevel=1,
     )
