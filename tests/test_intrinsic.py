@@ -119,10 +119,10 @@ def test_a_name_with_odd_characters_is_kept_in_a_plain_folder(name):
 def test_settings_of_runs_and_search_make_folders_of_their_own():
     options = {"max_runs": 1, "loss": "mse", "baseline": 1.0}
     folders = {
-        measure(network, (X, Y), **options, **words).folder
-        for words in ({"epochs": 1}, {"epochs": 2}, {"epochs": 1, "lr": 0.1}, {"epochs": 1, "level": 0.5})
+        measure(network, (X, Y), **({"epochs": 1} | options | words)).folder
+        for words in ({"epochs": 1}, {"epochs": 2}, {"lr": 0.1}, {"level": 0.5}, {"loss": "l1"}, {"score": "mae"})
     }
-    assert len(folders) == 4
+    assert len(folders) == 6
 
 
 # ---- baselines

@@ -98,10 +98,12 @@ def intrinsic_dimension(
     about |= {key: settings.pop(key) for key in sorted(_READ & settings.keys())}
     for key in settings:
         raise unknown_name("argument", key, {*_WORDS, *_RULE, *_READ})
-    task = _task(what, {key: value for key, value in about.items() if value is not None}, words)
+    about = {key: value for key, value in about.items() if value is not None}
+    task = _task(what, about, words)
     run = Run.of(task if isinstance(task, str) else register_task(task), **_named(words))
     rule = Rule(level=level, **_baseline(baseline), **rules)
-    folder = Path(out) if out is not None else default_folder(run, "dimension", rule)
+    told = {key: value for key, value in about.items() if key not in ("name", "data") and _plain(value)}
+    folder = Path(out) if out is not None else default_folder(run, "dimension", rule, **told)
     with _display(f"intrinsic dimension of {run.task}, kept in {folder}", progress) as display:
         found = measure_dimension(run, folder, rule, workers=workers, launcher=launcher, on_event=display)
     found.folder = folder
@@ -159,6 +161,11 @@ def _with_data(
 def _refuse_words(words: dict[str, Any]) -> None:
     if given := sorted(words.keys() - _PLACES):
         raise ValueError(f"`{given[0]}` must be left out with a function run(d, seed), which trains by itself.")
+
+
+def _plain(value: Any) -> bool:
+    """Whether it can be part of the name of a folder: functions and data are seen by the fingerprint of runs."""
+    return isinstance(value, str | int) or (isinstance(value, list | tuple) and all(map(_plain, value)))
 
 
 def _named(words: dict[str, Any]) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class Task:
         """What travels to other processes: data as they were read, in place of what they were read from."""
         state = dict(self.__dict__)
         if "_raw" in state:
-            state["data"] = state.pop("_raw")
+            state |= {"data": state.pop("_raw"), "read": {}}
         return state
 
     @property
