@@ -8,7 +8,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from subspaces.dimension.estimate import DimensionEstimate
-from subspaces.dimension.reading import DIP, REACH, isotonic
+from subspaces.dimension.reading import DIP, REACH, rising_means
 
 D_MAX = 200_000
 T = 0.9  # the threshold of all curves but those with a measured baseline; they pass it near 500
@@ -23,7 +23,7 @@ FC += [88.35, 88.64, 89.15, 88.99, 89.40, 89.42, 89.85, 89.96, 90.27, 90.61, 90.
 def published_curve() -> Callable[[float], float]:
     """Monotone interpolation in ln d of the published means, from chance at d = 1 to direct training at D."""
     d = np.array([1, *FC_D, 3000, 10_000, 199_210])
-    y = np.array([10, *isotonic(FC, [1] * len(FC)), 95, 97, 98.11]) / 100
+    y = np.array([10, *rising_means(FC, [1] * len(FC)), 95, 97, 98.11]) / 100
     rising = np.append(True, np.diff(y) > 0)
     curve = PchipInterpolator(np.log(d[rising]), y[rising])
     return lambda x: float(curve(math.log(min(max(x, 1.0), 199_210.0))))

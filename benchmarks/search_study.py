@@ -200,7 +200,7 @@ def draw(rows: list[Row], path: Path) -> None:
     right.barh(place, [r.runs_p90 for r in rows], 0.7, color="0.85", label="nine in ten need at most")
     right.barh(place, [r.runs_median for r in rows], 0.7, color="tab:blue", label="median")
     right.set(yticks=place, yticklabels=[], xlabel="runs for a ratio of 1.25 (at most 60)")
-    right.legend(loc="lower right", fontsize=8)
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -14,6 +14,7 @@ from subspaces.runs.clusters import SlurmPool
 from subspaces.runs.run import Run
 from subspaces.runs.store import load_result
 from subspaces.runs.sweep import LAUNCHERS, events, run_many
+from subspaces.tasks import Objective, register_task
 
 CONFIGS = [Run.of("digits-fc", d=d) for d in (10, 20, 40, 80)]
 
@@ -96,6 +97,44 @@ def test_submitit_passes_errors_on(tmp_path, monkeypatch):
         pool.submit(CONFIGS[0])
         with pytest.raises(RuntimeError, match="`block` must be a power of two; got 3"):
             list(events(pool, 1))
+
+
+NOTEBOOK = """
+scale = 40
+
+def run(d, seed):
+    return {"score": min(1.0, (d or 300) / scale), "test_score": seed / 10}
+"""
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    """Runs of a function that no other process can import, as one of a notebook."""
+    cell = {"__name__": "__main__"}
+    exec(NOTEBOOK, cell)
+    register_task(Objective("ramp", cell["run"], D=300, baseline=1.0))
+    return [Run.of("ramp", d=d, seed_model=3) for d in (10, 80)]
+
+
+def _ramp(results) -> list[tuple[float, float]]:
+    return [(result.score, result.test_score) for result in results]
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("default")
+def test_ray_takes_a_function_of_a_notebook(two_nodes, tmp_path, notebook):
+    assert _ramp(run_many(notebook, tmp_path, launcher="ray")) == [(0.25, 0.3), (1.0, 0.3)]
+
+
+@pytest.mark.submitit
+@pytest.mark.filterwarnings("default")
+def test_jobs_take_a_function_of_a_notebook(tmp_path, monkeypatch, notebook):
+    monkeypatch.setitem(LAUNCHERS, "slurm", functools.partial(SlurmPool, cluster="local"))
+    assert _ramp(run_many(notebook, tmp_path, launcher="slurm")) == [(0.25, 0.3), (1.0, 0.3)]
+
+
+def test_local_workers_take_a_function_of_a_notebook(tmp_path, notebook):
+    assert _ramp(run_many(notebook, tmp_path, workers=2)) == [(0.25, 0.3), (1.0, 0.3)]
 
 
 def test_an_extra_that_is_missing_is_named_with_its_command():

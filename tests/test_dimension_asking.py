@@ -10,7 +10,7 @@ from fake_curves import holds, noisy, rising, toy
 
 from subspaces.dimension.crossing import Crossing
 from subspaces.dimension.curve import Threshold
-from subspaces.dimension.estimate import Run
+from subspaces.dimension.estimate import Observation
 from subspaces.dimension.given import estimate_of
 from subspaces.dimension.reading import Plan
 from subspaces.dimension.search import ThresholdSearch, search
@@ -184,7 +184,7 @@ def test_runs_chosen_beforehand_pay_nothing_for_looks():
         for seed, d in enumerate([*range(60, 180, 7)] * 3)
     ]
     chosen = estimate_of(known, 1.0, d_max=1000)
-    runs = [Run(d, seed, score) for seed, (d, score) in enumerate(known)]
+    runs = [Observation(d, seed, score) for seed, (d, score) in enumerate(known)]
     placed = Crossing(runs, Threshold(0.9), Plan(1, 1000, 1, 1.25, 0.95))
     read = Crossing(runs, Threshold(0.9), Plan(1, 1000, 1, 1.25, 0.95, looks=False))
     assert placed.tail < read.tail == pytest.approx(0.025)

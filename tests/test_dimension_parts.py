@@ -9,10 +9,10 @@ from fake_curves import noisy, rising
 
 from subspaces.dimension.crossing import Crossing
 from subspaces.dimension.curve import Curve, Threshold
-from subspaces.dimension.estimate import DimensionEstimate, Run, literal_rule
+from subspaces.dimension.estimate import DimensionEstimate, Observation, literal_rule
 from subspaces.dimension.fidelity import halving, hopeless, interpolate_rate, rungs_around, tune_rate
 from subspaces.dimension.groups import are_real, judge, low_outliers, two_outcomes
-from subspaces.dimension.reading import Plan, isotonic
+from subspaces.dimension.reading import Plan, rising_means
 from subspaces.dimension.search import search
 from subspaces.dimension.witness import bounds
 
@@ -43,21 +43,25 @@ def test_outcomes_in_words(score, words):
 
 def test_literal_rule_takes_the_first_crossing_strictly():
     runs = [
-        Run(1, 0, 0.9),
-        Run(2, 1, 0.95),
-        Run(2, 2, 0.84),
-        Run(3, 3, 0.91),
-        Run(4, 4, 0.2),
-        Run(5, 5, 1.0, "stopped"),
+        Observation(1, 0, 0.9),
+        Observation(2, 1, 0.95),
+        Observation(2, 2, 0.84),
+        Observation(3, 3, 0.91),
+        Observation(4, 4, 0.2),
+        Observation(5, 5, 1.0, "stopped"),
     ]
     assert literal_rule(runs, 0.9) == 3
     assert literal_rule(runs, 0.95) is None
-    assert literal_rule([Run(1, 0, math.nan)], 0.5) is None
+    assert literal_rule([Observation(1, 0, math.nan)], 0.5) is None
 
 
 def test_judge():
     def statuses(*scores, d=100):
-        runs = [Run(50, 90, 0.8), Run(80, 91, 0.85), *(Run(d, k, score) for k, score in enumerate(scores))]
+        runs = [
+            Observation(50, 90, 0.8),
+            Observation(80, 91, 0.85),
+            *(Observation(d, k, score) for k, score in enumerate(scores)),
+        ]
         return [run.status for run in judge(runs, 0.9)][2:]
 
     assert statuses(0.2) == ["failed"]  # alone and far below smaller d
@@ -118,9 +122,9 @@ def test_threshold_of_many_scores_has_the_textbook_error():
     assert sum(threshold.weights) == pytest.approx(1)
 
 
-def test_isotonic():
-    assert isotonic([1.0, 3.0, 2.0, 4.0], [1, 1, 1, 1]) == [1.0, 2.5, 2.5, 4.0]
-    assert isotonic([3.0, 1.0], [1, 3]) == [1.5, 1.5]
+def test_rising_means_pool_neighbours_that_fall():
+    assert rising_means([1.0, 3.0, 2.0, 4.0], [1, 1, 1, 1]) == [1.0, 2.5, 2.5, 4.0]
+    assert rising_means([3.0, 1.0], [1, 3]) == [1.5, 1.5]
 
 
 # ---- failures, two outcomes, witnesses
@@ -131,19 +135,19 @@ def test_three_failures_of_ten_do_not_hide_one_another():
     scores = [0.9 + 0.1 * math.log(k / 600) + 0.002 * math.sin(9 * k) for k in d]
     for failed in (2, 5, 8):
         scores[failed] -= 0.08
-    runs = [Run(k, seed, score) for seed, (k, score) in enumerate(zip(d, scores, strict=True))]
+    runs = [Observation(k, seed, score) for seed, (k, score) in enumerate(zip(d, scores, strict=True))]
     assert low_outliers(runs, 0.9) == {2, 5, 8}
     assert low_outliers([run for run in runs if run.seed not in (2, 5, 8)], 0.9) == set()
 
 
 def test_low_runs_are_real_where_so_many_failures_would_be_unlikely():
-    others = [Run(d, d, 0.9) for d in (100, 200, 300, 400, 500, 700, 800, 900)]
-    alone = [*others, Run(600, 0, 0.7)]
+    others = [Observation(d, d, 0.9) for d in (100, 200, 300, 400, 500, 700, 800, 900)]
+    alone = [*others, Observation(600, 0, 0.7)]
     assert are_real(alone, {8}, 0) == ({8}, {8})
-    twice = [*alone, Run(600, 1, 0.7)]
+    twice = [*alone, Observation(600, 1, 0.7)]
     assert are_real(twice, {8, 9}, 0) == (set(), set())
     assert are_real(twice, {8, 9}, 4) == ({8, 9}, {8, 9})  # where four others failed, two may have failed together
-    assert are_real([*twice, Run(600, 2, 0.9), Run(600, 3, 0.9)], {8, 9}, 4) == ({8, 9}, set())
+    assert are_real([*twice, Observation(600, 2, 0.9), Observation(600, 3, 0.9)], {8, 9}, 4) == ({8, 9}, set())
 
 
 def test_two_outcomes_are_told_from_scatter():
@@ -168,7 +172,7 @@ def test_runs_show_what_they_show_without_a_curve():
 
 def _crossing(scores: dict[int, list[float]]) -> Crossing:
     pairs = [(d, score) for d, some in scores.items() for score in some]
-    runs = [Run(d, seed, score) for seed, (d, score) in enumerate(pairs)]
+    runs = [Observation(d, seed, score) for seed, (d, score) in enumerate(pairs)]
     return Crossing(runs, Threshold(0.9), Plan(1, 1000, 31, 1.25, 0.95))
 
 

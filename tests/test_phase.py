@@ -22,7 +22,7 @@ from subspaces.runs.records import Result
 from subspaces.runs.run import Run
 from subspaces.runs.store import load_result
 from subspaces.tasks import get_task
-from subspaces.transition import Outcome
+from subspaces.transition import TraceValue
 from subspaces.transition.measure import FILE, RUNS, measure_transition
 from subspaces.transition.page import load_transition
 from subspaces.transition.prediction import predict_transition
@@ -176,16 +176,16 @@ def test_other_values_are_those_of_the_epochs():
 
 
 def test_pilot_levels_lie_where_the_first_runs_were():
-    runs = [Outcome(2**k, 0, 0, 2.0 - 0.2 * k) for k in range(8)] + [Outcome(4, 1, 5, math.inf)]
+    runs = [TraceValue(2**k, 0, 0, 2.0 - 0.2 * k) for k in range(8)] + [TraceValue(4, 1, 5, math.inf)]
     levels = pilot_levels(runs, "below")
     assert len(levels) == 5
     assert levels == pytest.approx([2.0 - 1.4 * f for f in (0.9, 0.75, 0.6, 0.45, 0.3)], abs=0.06)
     risen = [dataclasses.replace(run, value=-run.value) for run in runs]
     assert pilot_levels(risen, "above") == tuple(sorted(-level for level in levels))
     with pytest.raises(ValueError, match="`levels` must be given: no run"):
-        pilot_levels([Outcome(4, 0, 0, math.inf)], "below")
+        pilot_levels([TraceValue(4, 0, 0, math.inf)], "below")
     with pytest.raises(ValueError, match="`levels` must be given: the first runs all reached 1"):
-        pilot_levels([Outcome(4, 0, 0, 1.0), Outcome(8, 0, 0, 1.0)], "below")
+        pilot_levels([TraceValue(4, 0, 0, 1.0), TraceValue(8, 0, 0, 1.0)], "below")
 
 
 def test_levels_are_chosen_by_the_first_runs(tmp_path):

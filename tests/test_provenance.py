@@ -1,10 +1,14 @@
 """The commit in a result row: marked where what was run is not what was committed."""
 
+import dataclasses
 import subprocess
 
 import pytest
 
+from subspaces.reproduce import run
 from subspaces.runs.records import commit_of
+
+NOTHING = dataclasses.replace(run.KINDS["table"], run=lambda work, series: [])
 
 
 @pytest.fixture
@@ -39,3 +43,16 @@ def test_a_package_that_is_only_installed_has_no_commit(package):
     other.mkdir()
     (other / "__init__.py").write_text("")
     assert commit_of(other) is None
+
+
+def test_a_reproduction_into_a_checkout_says_that_the_package_has_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("results", "docs"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr(run, "environment", lambda: {"git": "0123456789ab-dirty"})
+    monkeypatch.setitem(run.KINDS, "table", NOTHING)
+    with pytest.warns(UserWarning, match="rows will say 0123456789ab-dirty. Commit them first"):
+        assert run.reproduce("li2018-toy") == []
+    assert run.reproduce("li2018-toy", out=tmp_path / "elsewhere") == []  # files of nobody's checkout
+    monkeypatch.setattr(run, "environment", lambda: {"git": "0123456789ab"})
+    assert run.reproduce("li2018-toy") == []

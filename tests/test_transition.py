@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from subspaces.transition import (
-    Outcome,
+    TraceValue,
     TransitionSearch,
     isotonic,
     logistic_crossing,
@@ -38,7 +38,7 @@ def runs_on_wells(dims, seeds, burn_ins=(0,), rng=None):
         for d in dims:
             for seed in range(seeds):
                 low = start * minimum(d, rng)
-                found.append(Outcome(d, seed, t, trace_value([start, low, 1.1 * low])))
+                found.append(TraceValue(d, seed, t, trace_value([start, low, 1.1 * low])))
     return found
 
 
@@ -125,15 +125,15 @@ def test_success_table_from_traces():
         (2, 1): ([1.0, math.nan, 0.2], [0.1, math.nan, 0.7]),
         (4, 0): ([1.0, 0.1, math.nan], [0.2, 0.95, 0.9]),
     }
-    best = [Outcome(d, seed, 0, trace_value(losses)) for (d, seed), (losses, _) in traces.items()]
+    best = [TraceValue(d, seed, 0, trace_value(losses)) for (d, seed), (losses, _) in traces.items()]
     table = success_probability(best, [0.5, 0.1, 0.2])
     assert table.levels.tolist() == [0.1, 0.2, 0.5]
     assert table.runs.tolist() == [2, 1]
     assert table.successes.tolist() == [[0, 1], [1, 1], [2, 1]]
-    last = [Outcome(d, seed, 0, trace_value(losses, at="last")) for (d, seed), (losses, _) in traces.items()]
+    last = [TraceValue(d, seed, 0, trace_value(losses, at="last")) for (d, seed), (losses, _) in traces.items()]
     ended = success_probability(last, [0.5])
     assert ended.successes.tolist() == [[1, 0]]  # a run that ended in NaN did not succeed
-    score = [Outcome(d, seed, 0, trace_value(scores, goal="above")) for (d, seed), (_, scores) in traces.items()]
+    score = [TraceValue(d, seed, 0, trace_value(scores, goal="above")) for (d, seed), (_, scores) in traces.items()]
     assert success_probability(score, [0.9], goal="above").successes.tolist() == [[1, 1]]
     assert trace_value([math.nan]) == math.inf
     assert trace_value([math.nan], goal="above") == -math.inf
@@ -273,7 +273,7 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="at least one run"):
         success_probability([], [0.5])
     with pytest.raises(ValueError, match="`d` must be at least 1"):
-        success_probability([Outcome(0, 0, 0, 0.5)], [0.5])
+        success_probability([TraceValue(0, 0, 0, 0.5)], [0.5])
     with pytest.raises(ValueError, match="at least one value"):
         trace_value([])
     with pytest.raises(ValueError, match="burn_in"):

@@ -117,7 +117,7 @@ def select(
             "`model` must have a trainable parameter; got none that is selected. "
             "Unfreeze some (requires_grad_(True)) or relax `only` and `exclude`."
         )
-    _check(chosen)
+    _check_parameters(chosen)
     return dict(sorted(chosen.items()))
 
 
@@ -172,7 +172,7 @@ def _patterns(
     return lambda name: name in plain or (matches is not None and matches(name) is not None)
 
 
-def _check(parameters: dict[str, nn.Parameter]) -> None:
+def _check_parameters(parameters: dict[str, nn.Parameter]) -> None:
     for name, parameter in parameters.items():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"`model` must be initialised; got the lazy parameter {name!r}. Run one batch first.")

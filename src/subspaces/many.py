@@ -199,21 +199,21 @@ class ManySubspaces:
     @torch.no_grad()
     def model(self, k: int) -> nn.Module:
         """A plain model that stands where model k is now (a copy)."""
-        self._check(k)
+        self._check_index(k)
         self.sync()
         return self._filled({name: stack[k].detach() for name, stack in self.stacks.items()}, k)
 
     @torch.no_grad()
     def subspace(self, k: int) -> Subspace:
         """Model k in a `Subspace` of its own, at the same point (a copy): to save, to go on alone."""
-        self._check(k)
+        self._check_index(k)
         model = self._filled({name: origin[k] for name, origin in self._origins.items()}, k)
         subspace = Subspace(model, projection=self.projections[k], only=self._options[0], exclude=self._options[1])
         subspace.coordinates.copy_(self.coordinates[k])
         subspace.sync()
         return subspace
 
-    def _check(self, k: int) -> None:
+    def _check_index(self, k: int) -> None:
         if not 0 <= k < self.K:
             raise IndexError(f"`k` must be between 0 and {self.K - 1}; got {k}.")
 

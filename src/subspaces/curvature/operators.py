@@ -128,7 +128,7 @@ class Hessian(Curvature):
 
 
 @final
-class GaussNewton(Curvature):
+class GaussNewtonProduct(Curvature):
     """Jᵀ (∂²ℓ/∂f²) J, the Gauss–Newton part of ∇²L (Schraudolph 2002); positive semi-definite for convex ℓ.
 
     J v comes from two backward passes (the transpose of the transpose), so no operation needs a forward-mode rule.
@@ -150,7 +150,7 @@ class GaussNewton(Curvature):
         return self._flatten(torch.autograd.grad(outputs, self.parameters, curved, allow_unused=True))
 
 
-CURVATURES: dict[str, type[Curvature]] = {"ggn": GaussNewton, "hessian": Hessian}
+CURVATURES: dict[str, type[Curvature]] = {"ggn": GaussNewtonProduct, "hessian": Hessian}
 
 
 def _batches(data: Any) -> Any:

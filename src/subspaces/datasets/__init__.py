@@ -51,6 +51,7 @@ class Dataset:
         validation: training examples set aside by default.
         read: ``read(root)`` gives the raw arrays `train_x`, `train_y`, `test_x`, `test_y`, from files below a root.
         scale: largest raw value.
+        one_example: there is one example, which is all parts at once, and its targets are no classes.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Dataset:
     validation: int
     read: Callable[[str | Path | None], Arrays]
     scale: float = 255.0
+    one_example: bool = False
 
 
 def _accept(thing: Any, name: str, argument: str) -> Dataset:
@@ -78,7 +80,7 @@ for _dataset in (
     Dataset("fashion-mnist", (1, 28, 28), 10, (0.2860,), (0.3530,), 5000, partial(read_mnist_like, "fashion-mnist")),
     Dataset("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 5000, CIFAR10.read),
     Dataset("cifar100", (3, 32, 32), 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 5000, CIFAR100.read),
-    Dataset("toy", (1,), 10, (0.0,), (1.0,), 0, read_toy, scale=1.0),
+    Dataset("toy", (1,), 10, (0.0,), (1.0,), 0, read_toy, scale=1.0, one_example=True),
 ):
     register("dataset", _dataset.name, _dataset)
 
@@ -136,8 +138,8 @@ def load_data(
     """
     dataset, options = get_dataset(name), options or DataOptions()
     arrays = _raw(name, str(data_root(root)))
-    if name == "toy":
-        return _toy_data(arrays, options)
+    if dataset.one_example:
+        return _one_example(dataset, arrays, options)
     mean, std = _constants(dataset, options.normalise or normalise)
     train_x, train_y, test_x, test_y = (torch.from_numpy(arrays[f"{p}_{a}"]) for p in ("train", "test") for a in "xy")
     train_y, test_y = train_y.clone(), test_y.clone()  # the caller's own; the images are copied below
@@ -152,12 +154,12 @@ def load_data(
 def _raw(name: str, root: str) -> Arrays:
     dataset = get_dataset(name)
     arrays = {part: np.require(array, requirements=["C", "W"]) for part, array in dataset.read(root).items()}
-    if name != "toy":
-        _check(dataset, arrays)
+    if not dataset.one_example:
+        _check_arrays(dataset, arrays)
     return arrays
 
 
-def _check(dataset: Dataset, arrays: Arrays) -> None:
+def _check_arrays(dataset: Dataset, arrays: Arrays) -> None:
     for part in ("train", "test"):
         x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
         if x.shape != (len(y), *dataset.shape) or len(y) == 0:
@@ -183,8 +185,9 @@ def _constants(dataset: Dataset, how: str) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
-def _toy_data(arrays: Arrays, options: DataOptions) -> Data:
+def _one_example(dataset: Dataset, arrays: Arrays, options: DataOptions) -> Data:
+    """The example is training, validation and test part at once."""
     if options.subset or options.shuffle_pixels or options.shuffle_labels or options.label_noise or options.validation:
-        raise ValueError("`options` must change nothing for 'toy', which has one example; got " + repr(options) + ".")
-    x, y = torch.ones(1, 1), torch.from_numpy(arrays["train_y"])
+        raise ValueError(f"`options` must change nothing for {dataset.name!r}, which has one example; got {options!r}.")
+    x, y = torch.from_numpy(arrays["train_x"]).to(torch.float32), torch.from_numpy(arrays["train_y"])
     return Data(x, y, x, y, x, y)

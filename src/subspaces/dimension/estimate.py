@@ -24,7 +24,7 @@ UNSTABLE_SD, UNSTABLE_FAILED = 0.05, 0.25  # sd / mean, and share of failed runs
 
 
 @dataclass(frozen=True)
-class Run:
+class Observation:
     """One evaluation: ``score`` of dimension ``d`` under ``seed``; NaN where there is none.
 
     ``status``: ``ok``; ``failed`` (no number, or collapsed: far below its peers); ``stopped`` (given up early as
@@ -93,7 +93,7 @@ def _require_positive(mean: float) -> None:
         )
 
 
-def literal_rule(runs: Iterable[Run], threshold: float) -> int | None:
+def literal_rule(runs: Iterable[Observation], threshold: float) -> int | None:
     """Smallest tested d whose mean score is strictly greater than the threshold; None where there is none.
 
     The rule of Li et al. 2018 (arXiv 1804.08838, section 3.1): no interpolation, no look at the noise, so a lucky first
@@ -146,7 +146,7 @@ class DimensionEstimate:
     d_min: int
     d_max: int
     literal: int | None
-    runs: tuple[Run, ...]
+    runs: tuple[Observation, ...]
     fit: dict[str, float]
     curve: tuple[tuple[int, float, float], ...]
     by: Literal["score", "passing"] = "score"
@@ -174,7 +174,7 @@ class DimensionEstimate:
         """The inverse of `to_dict`."""
         fields = dict(fields)
         runs = ({**run, "score": math.nan if run["score"] is None else run["score"]} for run in fields["runs"])
-        fields["runs"] = tuple(Run(**run) for run in runs)
+        fields["runs"] = tuple(Observation(**run) for run in runs)
         fields["curve"] = tuple((int(d), float(mean), float(sd)) for d, mean, sd in fields["curve"])
         for name in ("baseline", "threshold"):
             fields[name] = math.nan if fields[name] is None else fields[name]
@@ -217,7 +217,7 @@ def _reason(found: DimensionEstimate) -> str:
     return f"{what} {found.threshold:.4g}{spread} = {100 * found.level:g} % of the baseline {found.baseline:.4g}"
 
 
-def _account(runs: Sequence[Run]) -> str:
+def _account(runs: Sequence[Observation]) -> str:
     counts = {status: sum(run.status == status for run in runs) for status in ("failed", "stopped")}
     extra = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     return f"{len(runs)} runs" + (f" ({extra})" if extra else "")

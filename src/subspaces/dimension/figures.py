@@ -10,11 +10,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from subspaces.dimension.series import Series
+from subspaces.dimension.series import RunSeries
 from subspaces.report.figures import COLOURS, INK, SHADES, STYLE, WHOLE, colours, integer_ticks, round_numbers
 
 
-def score_against_d(series: Sequence[Series]) -> Figure:
+def score_against_d(series: Sequence[RunSeries]) -> Figure:
     """Score of every run against d (logarithmic), the fitted curve, thresholds and the intervals of d_int."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 4.4), layout="constrained")
@@ -33,7 +33,7 @@ def score_against_d(series: Sequence[Series]) -> Figure:
     return figure
 
 
-def _draw_series(axes: Axes, series: Series, colour: str, single: bool) -> None:
+def _draw_series(axes: Axes, series: RunSeries, colour: str, single: bool) -> None:
     d, scores = series.scores()
     name = "one run each (validation)" if single else series.label
     axes.scatter(d, scores, s=22, color=colour, alpha=0.75, linewidth=0, zorder=3, label=name)
@@ -61,7 +61,7 @@ def _draw_series(axes: Axes, series: Series, colour: str, single: bool) -> None:
         )
 
 
-def _draw_thresholds(axes: Axes, series: Sequence[Series], single: bool) -> None:
+def _draw_thresholds(axes: Axes, series: Sequence[RunSeries], single: bool) -> None:
     drawn: set[float] = set()
     for one in series:
         found = one.estimate
@@ -77,7 +77,7 @@ def _draw_thresholds(axes: Axes, series: Sequence[Series], single: bool) -> None
             axes.axhspan(found.threshold - spread, found.threshold + spread, color=INK, alpha=0.06, linewidth=0)
 
 
-def training_curves(series: Sequence[Series]) -> Figure:
+def training_curves(series: Sequence[RunSeries]) -> Figure:
     """Training loss and score over the epochs of every run: coloured by d, or by series where there are several."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 3.2), layout="constrained")
@@ -101,7 +101,7 @@ def training_curves(series: Sequence[Series]) -> Figure:
     return figure
 
 
-def _curves_by_d(figure: Figure, left: Axes, right: Axes, series: Series) -> None:
+def _curves_by_d(figure: Figure, left: Axes, right: Axes, series: RunSeries) -> None:
     rows = sorted(series.rows, key=lambda row: row["config"]["d"])
     if not rows:
         return
@@ -126,7 +126,7 @@ def _draw_curves(left: Axes, right: Axes, row: dict, colour: object, width: floa
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=width, alpha=0.85, marker=marker, markersize=3)
 
 
-def intervals(series: Sequence[Series]) -> Figure:
+def intervals(series: Sequence[RunSeries]) -> Figure:
     """The d_int of several series with their intervals, one below the other."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 0.9 + 0.42 * len(series)), layout="constrained")
@@ -148,7 +148,7 @@ def intervals(series: Sequence[Series]) -> Figure:
     return figure
 
 
-def _number(value: float, series: Series) -> str:
+def _number(value: float, series: RunSeries) -> str:
     return f"{100 * value:.4g} %" if _fractions([series]) else f"{value:.4g}"
 
 
@@ -156,21 +156,21 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _fractions(series: Sequence[Series]) -> bool:
+def _fractions(series: Sequence[RunSeries]) -> bool:
     return all(one.score_name == "accuracy" for one in series)
 
 
-def _score_label(series: Sequence[Series]) -> str:
+def _score_label(series: Sequence[RunSeries]) -> str:
     names = sorted({one.score_name for one in series})
     return f"validation {names[0]}, last epoch" if len(names) == 1 else "score, last epoch"
 
 
-def _percent(axes: Axes, series: Sequence[Series]) -> None:
+def _percent(axes: Axes, series: Sequence[RunSeries]) -> None:
     if _fractions(series):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
 
 
-def _fit_limits(axes: Axes, series: Sequence[Series]) -> None:
+def _fit_limits(axes: Axes, series: Sequence[RunSeries]) -> None:
     """Limits that the runs and thresholds set, not the far ends of a fit."""
     scores = [score for one in series for score in one.scores()[1]]
     scores += [one.estimate.threshold for one in series if one.estimate and math.isfinite(one.estimate.threshold)]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from subspaces.dimension.crossing import Crossing
 from subspaces.dimension.curve import Threshold
-from subspaces.dimension.estimate import Baseline, DimensionEstimate, Outcome, Run, baseline_scores
+from subspaces.dimension.estimate import Baseline, DimensionEstimate, Observation, Outcome, baseline_scores
 from subspaces.dimension.reading import Plan
 
 
@@ -35,7 +35,7 @@ def estimate_of(
     """
     base, threshold = threshold_of(scores_of(baseline), float(level))
     plan = Plan(d_min, d_max, d_min, float(ratio), confidence, looks=False, noise=noise)
-    given = [Run(int(d), k, math.nan if score is None else float(score)) for k, (d, score) in enumerate(runs)]
+    given = [Observation(int(d), k, math.nan if score is None else float(score)) for k, (d, score) in enumerate(runs)]
     view = Crossing(given, threshold, plan)
     outcome: Outcome = view.outcome if base.stable else "baseline unstable"
     return view.estimate("budget spent" if outcome == "running" else outcome, float(level), base)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import bdtrc
 
 from subspaces.dimension.curve import BEND_MEDIAN, NOISE_MEDIAN, Array, Curve
-from subspaces.dimension.estimate import Run, Status
+from subspaces.dimension.estimate import Observation, Status
 
 COLLAPSE = 0.15  # a run this share of the threshold below its peers is suspected to have failed
 FAILING = 0.1  # share of runs that is expected to fail, where some do
@@ -18,7 +18,7 @@ DIP = 0.003  # how likely so many failures must be to be taken for failures rath
 SUSPICIOUS = -2.5  # residuals, in standard deviations, above which no run is looked at twice
 
 
-def judge(runs: Iterable[Run], threshold: float) -> tuple[Run, ...]:
+def judge(runs: Iterable[Observation], threshold: float) -> tuple[Observation, ...]:
     """The same runs, sorted by (d, seed), each with its status settled from its peers.
 
     A run is ``failed`` when its score is not finite, or when it lies 15 % of the threshold below
@@ -37,7 +37,7 @@ def judge(runs: Iterable[Run], threshold: float) -> tuple[Run, ...]:
     d, score = np.array([run.d for run in usable]), np.array([run.score for run in usable])
     gap = COLLAPSE * threshold
 
-    def settled(run: Run) -> Status:
+    def settled(run: Observation) -> Status:
         if run.status == "stopped":
             return "stopped"
         if not math.isfinite(run.score):
@@ -52,7 +52,7 @@ def judge(runs: Iterable[Run], threshold: float) -> tuple[Run, ...]:
     return tuple(replace(run, status=settled(run)) for run in ordered)
 
 
-def low_outliers(runs: Sequence[Run], scale: float, noise: float | None = None) -> set[int]:
+def low_outliers(runs: Sequence[Observation], scale: float, noise: float | None = None) -> set[int]:
     """Which of the runs lie too low to be explained by noise and curve: positions in ``runs``.
 
     One after the other, the run furthest below what the others predict is left out, up to a third of them. Among
@@ -113,7 +113,7 @@ def _left_out_residuals(d: Array, score: Array, scale: float, noise: float | Non
     return residual
 
 
-def are_real(runs: Sequence[Run], low: set[int], lost: int) -> tuple[set[int], set[int]]:
+def are_real(runs: Sequence[Observation], low: set[int], lost: int) -> tuple[set[int], set[int]]:
     """(low runs that failed, those of them whose d should be run again before that is believed).
 
     Where more than half of the repeats near a d are low, this may be how this d is, or several failures at once. It is

@@ -63,7 +63,7 @@ def measure_dimension(
         >>> found.estimate.d_int                                            # doctest: +SKIP
     """
     rule = rule or Rule()
-    _check(config)
+    _check_config(config)
     logs = str(Path(out) / "tensorboard") if tensorboard else None
     if logs is not None:
         TensorBoard(logs)  # refuse before the first run what every run would refuse
@@ -242,7 +242,7 @@ def _direct(config: Run) -> Run:
     return dataclasses.replace(config, subspace=None)
 
 
-def _check(config: Run) -> None:
+def _check_config(config: Run) -> None:
     if config.d is not None:
         raise ValueError(
             f"`d` must be left out: it is what is searched for; got {config.d}. Use --start for the first d."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from subspaces.dimension import figures
 from subspaces.dimension.estimate import DimensionEstimate
-from subspaces.dimension.series import Series, gather
+from subspaces.dimension.series import RunSeries, gather
 from subspaces.dimension.tables import all_runs, comparison, rates, to_do_again, tried
 from subspaces.report.figures import save
 from subspaces.report.page import Card, Part
@@ -45,21 +45,21 @@ def section(folders: Sequence[Path], drawings: Path | None, *, level: float) -> 
 # ---- words
 
 
-def _title(series: list[Series]) -> str:
+def _title(series: list[RunSeries]) -> str:
     tasks = sorted({one.task for one in series})
     if len(series) > 1:
         return f"{len(series)} measurements compared" if len(tasks) > 1 else f"{tasks[0]}: {len(series)} compared"
     return f"Intrinsic dimension of {tasks[0]}" if series[0].estimate else f"Runs of {tasks[0]}"
 
 
-def _lead(series: list[Series]) -> str:
+def _lead(series: list[RunSeries]) -> str:
     if len(series) > 1:
         return "Each curve is one set of runs; bands are the intervals of its intrinsic dimension."
     found = series[0].estimate
     return "" if found is None else escape(unbroken(_sentence(found, series[0])))
 
 
-def _sentence(found: DimensionEstimate, series: Series) -> str:
+def _sentence(found: DimensionEstimate, series: RunSeries) -> str:
     share, name = f"{100 * found.level:g} %", series.score_name
     goal = f"{share} of the baseline {name} ({score_text(found.baseline, name)})"
     if found.outcome == "not reached":
@@ -79,12 +79,12 @@ def _sentence(found: DimensionEstimate, series: Series) -> str:
 # ---- parts of the page
 
 
-def _rests(series: Series) -> str:
+def _rests(series: RunSeries) -> str:
     """What the answer rests on, as the measurement wrote it."""
     return pairs(series.record.get("measurement", {}).get("rests_on", []))
 
 
-def _cards(series: list[Series]) -> list[Card]:
+def _cards(series: list[RunSeries]) -> list[Card]:
     if len(series) != 1:
         return []
     one, found = series[0], series[0].estimate
@@ -118,7 +118,7 @@ def _cards(series: list[Series]) -> list[Card]:
     return cards
 
 
-def _near(series: Series, found: DimensionEstimate) -> float | None:
+def _near(series: RunSeries, found: DimensionEstimate) -> float | None:
     """Mean test score of the runs inside the interval (of the nearest d where there are none)."""
     low, high = found.low or 1, found.high or found.d_max
     inside = [row["test_score"] for row in series.rows if low <= row["config"]["d"] <= high]
@@ -126,7 +126,7 @@ def _near(series: Series, found: DimensionEstimate) -> float | None:
     return mean(inside or [row["test_score"] for row in series.by_d()[nearest]])
 
 
-def _figures(series: list[Series], folder: Path) -> str:
+def _figures(series: list[RunSeries], folder: Path) -> str:
     with_runs = [one for one in series if one.scores()[0]]  # without a validation part there is no score
     drawn: list[tuple[str, str]] = []
     if with_runs:

@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 
 from subspaces.dimension.curve import Array, Curve, Threshold
-from subspaces.dimension.estimate import Run
+from subspaces.dimension.estimate import Observation
 from subspaces.dimension.groups import COLLAPSE, are_real, judge, low_outliers, two_outcomes
 from subspaces.dimension.witness import DOUBTED, SEEN, Bounds, bounds, clamped
 
@@ -45,14 +45,14 @@ class Reading:
         plan: the range and the precision wanted.
     """
 
-    def __init__(self, runs: Iterable[Run], threshold: Threshold, plan: Plan) -> None:
+    def __init__(self, runs: Iterable[Observation], threshold: Threshold, plan: Plan) -> None:
         self.threshold, self.plan = threshold, plan
         self.suspects: list[int] = []
         self._sort(judge(runs, threshold.value))
         if self.by_d:
             self._set_outliers_aside()
 
-    def _sort(self, runs: Iterable[Run]) -> None:
+    def _sort(self, runs: Iterable[Observation]) -> None:
         """Runs by d; what is known of every d tried."""
         self.runs = tuple(runs)
         self.by_d: dict[int, list[float]] = {}
@@ -60,7 +60,7 @@ class Reading:
             if run.status == "ok":
                 self.by_d.setdefault(run.d, []).append(run.score)
         self.means = {d: fmean(scores) for d, scores in self.by_d.items()}
-        lost: dict[int, list[Run]] = {}
+        lost: dict[int, list[Observation]] = {}
         for run in self.runs:
             if run.d not in self.by_d:
                 lost.setdefault(run.d, []).append(run)
@@ -86,7 +86,7 @@ class Reading:
 
     @cached_property
     def bracket(self) -> tuple[int | None, int | None]:
-        """(largest tried d below the crossing, smallest above it) of the isotonic means; None for a side not seen.
+        """(largest tried d below the crossing, smallest above it) of the rising means; None for a side not seen.
 
         Only d up to the best are looked at: a fall at large d (a learning rate that no longer fits) is no crossing.
         """
@@ -98,7 +98,7 @@ class Reading:
         if means[best] <= self.threshold.value:
             return d[-1], None
         weights = [len(self.by_d.get(k, [1])) for k in d[: best + 1]]
-        rising = isotonic(means[: best + 1], weights)
+        rising = rising_means(means[: best + 1], weights)
         first = next(i for i, value in enumerate(rising) if value > self.threshold.value)
         return (d[first - 1] if first else None), d[first]
 
@@ -273,7 +273,7 @@ class Reading:
         return max([d for d in self.means if d < self.grid[0]], default=self.plan.d_min)
 
 
-def isotonic(values: list[float], weights: list[int]) -> list[float]:
+def rising_means(values: list[float], weights: list[int]) -> list[float]:
     """Nearest rising sequence in weighted least squares, by pooling adjacent violators."""
     pools: list[tuple[float, int, int]] = []  # mean, weight, length
     for value, weight in zip(values, weights, strict=True):

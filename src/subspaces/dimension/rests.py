@@ -10,7 +10,7 @@ from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.given import estimate_of
 from subspaces.runs.build import judging_examples
 from subspaces.runs.records import Result
-from subspaces.tasks import Objective, get_task
+from subspaces.tasks import TASKS, Objective, get_task
 
 if TYPE_CHECKING:
     from subspaces.dimension.result import IntrinsicDimension
@@ -75,10 +75,9 @@ def _baseline(found: "IntrinsicDimension") -> str:
     estimate = found.estimate
     if found.direct:
         return f"{estimate.baseline:.4g} ± {estimate.baseline_sd:.2g}, measured: {estimate.baseline_runs} direct runs"
-    published = get_task(found.config.task).baseline == estimate.baseline
-    return (
-        f"{estimate.baseline:.4g}, {'the published constant of the task' if published else 'a number that was given'}"
-    )
+    known = get_task(found.config.task).baseline == estimate.baseline
+    published = "the published constant of the task" if found.config.task in TASKS else "given with the task"
+    return f"{estimate.baseline:.4g}, {published if known else 'a number that was given'}"
 
 
 def _judge(found: "IntrinsicDimension") -> str:
@@ -98,7 +97,10 @@ def _judge(found: "IntrinsicDimension") -> str:
 
 
 def _training(found: "IntrinsicDimension") -> str:
-    own = get_task(found.config.task).optimizer.epochs
+    task = get_task(found.config.task)
+    if isinstance(task, Objective):
+        return "by the function itself"
+    own = task.optimizer.epochs
     epochs = found.config.optimizer.epochs or own
     if epochs == own:
         return f"{epochs} epochs, the task's own length"

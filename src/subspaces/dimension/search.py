@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from subspaces.dimension.crossing import Crossing
-from subspaces.dimension.estimate import DimensionEstimate, Outcome, Run
+from subspaces.dimension.estimate import DimensionEstimate, Observation, Outcome
 from subspaces.dimension.given import scores_of, threshold_of
 from subspaces.dimension.placement import next_d
 from subspaces.dimension.reading import Plan
@@ -72,7 +72,7 @@ class ThresholdSearch:
     ) -> None:
         settings = {"d_max": d_max, "level": level, "d_min": d_min, "ratio": ratio, "confidence": confidence}
         settings |= {"max_runs": max_runs, "start": start, "first_seed": first_seed, "noise": noise, "ahead": ahead}
-        _check(settings)
+        _check_settings(settings)
         scores = scores_of(baseline)
         stored = [s if math.isfinite(s) else None for s in scores] if isinstance(scores, list) else scores
         self.settings: dict[str, Any] = {"baseline": stored, **{k: _plain(v) for k, v in settings.items()}}
@@ -82,7 +82,7 @@ class ThresholdSearch:
         self.baseline, self.threshold = threshold_of(scores, float(level))
         self._asked: list[tuple[int, int]] = []
         self._bracketing: list[bool] = []
-        self._told: dict[tuple[int, int], Run] = {}
+        self._told: dict[tuple[int, int], Observation] = {}
         self._views: dict[int, Crossing] = {}
         self._end: int | None = None if self.baseline.stable else 0
         self._closed = False
@@ -124,7 +124,7 @@ class ThresholdSearch:
                 f"`d` and `seed` must be those of a run that was asked for; got {d}, {seed}. "
                 "Use estimate_of for runs that were chosen beforehand."
             )
-        self._told.setdefault(pair, Run(*pair, float(score), "stopped" if stopped else "ok"))
+        self._told.setdefault(pair, Observation(*pair, float(score), "stopped" if stopped else "ok"))
         self._advance()
 
     def _advance(self) -> None:
@@ -210,7 +210,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _check(settings: dict[str, Any]) -> None:
+def _check_settings(settings: dict[str, Any]) -> None:
     """Raise ValueError for a setting out of its range."""
     d_min, d_max, start = settings["d_min"], settings["d_max"], settings["start"]
     rules = {

@@ -19,7 +19,7 @@ LONGEST = 32
 
 
 @dataclass
-class Series:
+class RunSeries:
     """Runs of one kind: one curve of score against d."""
 
     label: str
@@ -64,9 +64,9 @@ class Series:
         return [d for d, _ in pairs], [score for _, score in pairs]
 
 
-def gather(folders: list[Path], level: float = 0.9) -> list[Series]:
+def gather(folders: list[Path], level: float = 0.9) -> list[RunSeries]:
     """The series in some folders; a folder with runs of several kinds gives one series for each."""
-    series: list[Series] = []
+    series: list[RunSeries] = []
     for folder in folders:
         found = _series_of(folder, level)
         for one in found if len(folders) > 1 else ():
@@ -77,7 +77,7 @@ def gather(folders: list[Path], level: float = 0.9) -> list[Series]:
     return series
 
 
-def _name_by_settings(series: list[Series]) -> None:
+def _name_by_settings(series: list[RunSeries]) -> None:
     """Say in what the series differ, in place of their folders' names, where that is short and tells them all apart."""
     searched = [one.record.get("measurement") for one in series]  # without the rates that are tuned for each d
     labels = _labels([found or (one.rows or one.direct)[0] for one, found in zip(series, searched, strict=True)])
@@ -86,7 +86,7 @@ def _name_by_settings(series: list[Series]) -> None:
             one.label = label
 
 
-def _series_of(folder: Path, level: float) -> list[Series]:
+def _series_of(folder: Path, level: float) -> list[RunSeries]:
     record = _record(folder)
     groups = _grouped(read_rows(folder, stopped=True), record)
     direct, tuning, others = (groups.pop(kind, []) for kind in (DIRECT, TUNING, OTHERS))
@@ -96,7 +96,7 @@ def _series_of(folder: Path, level: float) -> list[Series]:
     }
     labels = _labels([rows[0] for rows in groups.values()])
     found = [
-        Series(label, rows[0]["config"]["task"], rows, by_task.get(rows[0]["config"]["task"], []))
+        RunSeries(label, rows[0]["config"]["task"], rows, by_task.get(rows[0]["config"]["task"], []))
         for label, rows in zip(labels, groups.values(), strict=True)
     ]
     for kind, one in zip(groups, found, strict=True):
@@ -105,7 +105,9 @@ def _series_of(folder: Path, level: float) -> list[Series]:
             one.estimate = DimensionEstimate.from_dict(record["measurement"]["estimate"])
         else:
             _estimate(one, level)
-    alone = [Series(task, task, [], rows) for task, rows in by_task.items() if not any(s.task == task for s in found)]
+    alone = [
+        RunSeries(task, task, [], rows) for task, rows in by_task.items() if not any(s.task == task for s in found)
+    ]
     return found + alone
 
 
@@ -181,7 +183,7 @@ def _words(name: str, value: Any) -> str:
     return str(value) if name in ("task", "projection") else f"{name} {value}"
 
 
-def _estimate(series: Series, level: float) -> None:
+def _estimate(series: RunSeries, level: float) -> None:
     """An estimate from rows that no search placed, where direct runs give a baseline."""
     baseline = [row["score"] for row in series.direct if row["score"] is not None]
     d, scores = series.scores()

@@ -3,11 +3,11 @@
 from html import escape
 from typing import Any
 
-from subspaces.dimension.series import Series
+from subspaces.dimension.series import RunSeries
 from subspaces.report.tables import bytes_text, command_text, mean, score_text, spread, table, time_text
 
 
-def comparison(series: list[Series]) -> str:
+def comparison(series: list[RunSeries]) -> str:
     """One line per series."""
     if len(series) < 2:
         return ""
@@ -25,7 +25,7 @@ def comparison(series: list[Series]) -> str:
     return "<h2>Compared</h2>" + table(["", "task", "D", "d_int", "interval", "D/d", "runs"], rows, "first-left")
 
 
-def tried(series: Series, named: bool) -> str:
+def tried(series: RunSeries, named: bool) -> str:
     """One line per d, and one for direct training."""
     name, rows = series.score_name, []
     tuned = bool(series.rates)
@@ -62,7 +62,7 @@ def tried(series: Series, named: bool) -> str:
     return f"<h2>{escape(title)}</h2>" + table(head, rows)
 
 
-def rates(series: Series, named: bool) -> str:
+def rates(series: RunSeries, named: bool) -> str:
     """The learning rates that were tuned, one line per rung and rate."""
     if not series.rates:
         return ""
@@ -82,7 +82,7 @@ def rates(series: Series, named: bool) -> str:
     return f"<h2>{escape(title)}</h2><p>{escape(note)}</p>" + table(head, rows)
 
 
-def all_runs(series: Series, named: bool) -> str:
+def all_runs(series: RunSeries, named: bool) -> str:
     """One line per run."""
     rows = []
     for row in sorted(
@@ -101,7 +101,7 @@ def all_runs(series: Series, named: bool) -> str:
     return f"<details open><summary>{escape(title)}</summary>{table(head, rows, 'last-left')}</details>"
 
 
-def to_do_again(series: Series, named: bool) -> str:
+def to_do_again(series: RunSeries, named: bool) -> str:
     """The command, the settings and the machine."""
     row = (series.rows or series.direct)[0]
     facts: list[tuple[str, Any]] = [

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subspaces.kernels.native_library import _check, _library
+from subspaces.kernels.native_library import _library, _raise_for
 from subspaces.kernels.native_map import NativeCall
 
 _f64, _i64, _pointer = ctypes.c_double, ctypes.c_int64, ctypes.c_void_p
@@ -102,4 +102,4 @@ class AdamMove:
             native._struct.threads = threads
             status = self._call(self._address, native._address, ready.segments._address)
         if status:
-            _check(status)
+            _raise_for(status)

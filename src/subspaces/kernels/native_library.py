@@ -103,7 +103,7 @@ def _library() -> Any:
     return library
 
 
-def _check(status: int) -> None:
+def _raise_for(status: int) -> None:
     if status == -1:
         raise MemoryError("the C kernels found no memory for their buffers; lower the number of threads.")
     if status:
@@ -130,28 +130,28 @@ def _check_vector(x: Tensor, name: str, length: int) -> None:
 def words(seed: int, stream: int, start: int, count: int) -> Int64[Tensor, "count"]:
     """`word(seed, stream, i)` for start ≤ i < start + count, as int64 in [0, 2³²)."""
     out = torch.empty(count, dtype=torch.int32)
-    _check(_library().subspaces_words(seed, stream, start, count, out.data_ptr()))
+    _raise_for(_library().subspaces_words(seed, stream, start, count, out.data_ptr()))
     return out.long() & 0xFFFFFFFF
 
 
 def signs(seed: int, stream: int, start: int, count: int) -> Int8[Tensor, "count"]:
     """`sign(seed, stream, i)`, ±1, for start ≤ i < start + count."""
     out = torch.empty(count, dtype=torch.int8)
-    _check(_library().subspaces_signs(seed, stream, start, count, out.data_ptr()))
+    _raise_for(_library().subspaces_signs(seed, stream, start, count, out.data_ptr()))
     return out
 
 
 def slots(seed: int, stream: int, start: int, count: int, n: int) -> Int64[Tensor, "count"]:
     """`slot(seed, stream, i, n)`, integers in [0, n), for start ≤ i < start + count; n < 2³¹."""
     out = torch.empty(count, dtype=torch.int64)
-    _check(_library().subspaces_slots(seed, stream, start, count, n, out.data_ptr()))
+    _raise_for(_library().subspaces_slots(seed, stream, start, count, n, out.data_ptr()))
     return out
 
 
 def permutation(seed: int, stream: int, start: int, n: int) -> Int32[Tensor, "n"]:
     """`permutation(seed, stream, start, n)`: the argsort of n keys. Cost: O(n), about 40 ns each."""
     out = torch.empty(n, dtype=torch.int32)
-    _check(_library().subspaces_permutation(seed, stream, start, n, out.data_ptr()))
+    _raise_for(_library().subspaces_permutation(seed, stream, start, n, out.data_ptr()))
     return out
 
 
@@ -159,4 +159,4 @@ def hadamard_transform_(x: Float[Tensor, "*batch m"], scale: float = 1.0, thread
     """x ← scale · H_m x in place along the last axis of a contiguous float32 tensor; m a power of two up to 2³⁰."""
     _check_vector(x, "x", x.numel())
     m = x.shape[-1]
-    _check(_library().subspaces_hadamard_transform(x.data_ptr(), x.numel() // max(m, 1), m, scale, threads))
+    _raise_for(_library().subspaces_hadamard_transform(x.data_ptr(), x.numel() // max(m, 1), m, scale, threads))

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from subspaces.kernels.native_library import (
     _DTYPES,
-    _check,
     _check_vector,
     _i32,
     _i64,
     _library,
     _pointer,
+    _raise_for,
     _u64,
     accepts,
 )
@@ -204,7 +204,7 @@ class NativeMap:
         self._struct.threads = threads
         status = self._write(self._address, segments._address, w.data_ptr(), mode)
         if status:
-            _check(status)
+            _raise_for(status)
 
     def fold_(self, out: Float[Tensor, "d"], segments: Segments, threads: int = 1) -> None:
         """out ← out + Σ_i P[rows of i]ᵀ tensors[i], the same numbers for every count of threads."""
@@ -212,7 +212,7 @@ class NativeMap:
         self._struct.threads = threads
         status = self._fold(self._address, segments._address, out.data_ptr())
         if status:
-            _check(status)
+            _raise_for(status)
 
 
 class NativeCall:

@@ -96,7 +96,7 @@ class Tables:
             if _capturing(stream):  # else what was uploaded for another stream may still be on its way
                 self._captured.append(known)
                 return known
-        _check(tensors, starts, origins, self.K)
+        _check_shapes(tensors, starts, origins, self.K)
         if len(self._plans) + len(self._kept) > _KEPT:  # pieces of ever other rows
             self._plans.clear()
             self._kept.clear()
@@ -171,7 +171,7 @@ def _capturing(stream: int | None) -> bool:
     return stream is not None and torch.cuda.is_current_stream_capturing()
 
 
-def _check(tensors: Sequence[Tensor], starts: Sequence[int], origins: Sequence[Tensor] | None, K: int) -> None:
+def _check_shapes(tensors: Sequence[Tensor], starts: Sequence[int], origins: Sequence[Tensor] | None, K: int) -> None:
     if len(tensors) != K * len(starts):
         raise ValueError(f"`tensors` must be {K} for each of the {len(starts)} starts; got {len(tensors)}.")
     if origins is not None and [o.shape for o in origins] != [t.shape for t in tensors]:

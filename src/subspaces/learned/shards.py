@@ -71,7 +71,7 @@ class JoinedTrajectory(Trajectory):
     """
 
     def __init__(self, shards: Sequence[Trajectory]):
-        _check(shards)
+        _check_same_steps(shards)
         entries = {entry[0]: entry for shard in shards for entry in shard._buffer_entries}
         super().__init__(MemoryStore(), _merged(shards), list(entries.values()), shards[0].dtype)
         self.shards = tuple(shards)
@@ -117,7 +117,7 @@ class JoinedTrajectory(Trajectory):
         return found
 
 
-def _check(shards: Sequence[Trajectory]) -> None:
+def _check_same_steps(shards: Sequence[Trajectory]) -> None:
     first = shards[0]
     for i, shard in enumerate(shards):
         if len(shard) != len(first) or shard.steps != first.steps:

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subspaces.curvature.spectrum import lanczos
-from subspaces.optim.objective import Coordinates, Objective
+from subspaces.optim.objective import BatchLoss, HasCoordinates
 
 
 def largest_curvature(
-    subspace: Coordinates, closure: Callable[[], Any], *, iterations: int = 20, seed: int = 0
+    subspace: HasCoordinates, closure: Callable[[], Any], *, iterations: int = 20, seed: int = 0
 ) -> float:
     """λ_max(PᵀHP), the largest (algebraic) eigenvalue of the Hessian in the subspace, on one batch.
 
@@ -35,7 +35,7 @@ def largest_curvature(
         raise ValueError(f"`iterations` must be at least 1; got {iterations}.")
     w = subspace.coordinates
     centre = w.detach().clone()
-    objective = Objective(subspace, closure)
+    objective = BatchLoss(subspace, closure)
     scale = 1.0 + float(centre.norm()) / centre.numel() ** 0.5
     width = scale * torch.finfo(w.dtype).eps ** (1 / 3)  # balances rounding and the third derivative
 
@@ -62,7 +62,7 @@ def largest_curvature(
 
 
 def curvature_rate(
-    subspace: Coordinates,
+    subspace: HasCoordinates,
     closure: Callable[[], Any],
     *,
     momentum: float = 0.9,

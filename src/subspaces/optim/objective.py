@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 @runtime_checkable
-class Coordinates(Protocol):
+class HasCoordinates(Protocol):
     """What the optimisers here need of a `Subspace`."""
 
     coordinates: nn.Parameter
@@ -27,7 +27,7 @@ class Protected:
         subspace: the buffers of its `model`, if it has one, are protected; its coordinates tell the device.
     """
 
-    def __init__(self, subspace: Coordinates):
+    def __init__(self, subspace: HasCoordinates):
         model = getattr(subspace, "model", None)
         self._buffers = list(model.buffers()) if isinstance(model, nn.Module) else []
         self._like = subspace.coordinates
@@ -56,7 +56,7 @@ class Protected:
             torch.cuda.set_rng_state(states[1], self._like.device)
 
 
-class Objective:
+class BatchLoss:
     """The loss of a closure, evaluated at several w within one optimiser step.
 
     A step counts as one evaluation however many trials it makes (see `Protected`), so losses of one step can be
@@ -68,7 +68,7 @@ class Objective:
             ``loss.backward()`` itself if ``loss.requires_grad``; otherwise that is done here.
     """
 
-    def __init__(self, subspace: Coordinates, closure: Callable[[], Any]):
+    def __init__(self, subspace: HasCoordinates, closure: Callable[[], Any]):
         self._closure, self._w, self._protected = closure, subspace.coordinates, Protected(subspace)
         self._pending: Tensor | None = None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from subspaces.errors import unknown_name
 from subspaces.optim.line_search import Trial, backtracking
-from subspaces.optim.objective import Coordinates, Objective
+from subspaces.optim.objective import BatchLoss, HasCoordinates
 
 MODES: dict[str, dict[str, float]] = {
     "published": {"armijo": 0.4, "shrink": 0.4},  # nblt/DLDR train_pbfgs.py (0.55 before 2021-08)
@@ -57,7 +57,7 @@ class PBFGS(torch.optim.Optimizer):
 
     def __init__(
         self,
-        subspace: Coordinates,
+        subspace: HasCoordinates,
         mode: str = "robust",
         *,
         lr: float = 1.0,
@@ -100,7 +100,7 @@ class PBFGS(torch.optim.Optimizer):
             raise TypeError("`closure` must be given: P-BFGS evaluates the loss several times in a step.")
         w = self.subspace.coordinates
         before = w.clone()
-        objective = Objective(self.subspace, closure)
+        objective = BatchLoss(self.subspace, closure)
         try:
             loss, gradient = objective.loss_and_gradient()
             if not math.isfinite(loss) or not bool(torch.isfinite(gradient).all()):
@@ -116,7 +116,7 @@ class PBFGS(torch.optim.Optimizer):
 
     # ---- the two modes
 
-    def _published(self, objective: Objective, loss: float, gradient: Tensor) -> None:
+    def _published(self, objective: BatchLoss, loss: float, gradient: Tensor) -> None:
         state = self._state()
         if "move" in state:
             y, s = gradient - state["gradient"], state["move"]
@@ -128,7 +128,7 @@ class PBFGS(torch.optim.Optimizer):
         state["gradient"], state["move"] = gradient, trial.step * direction
         self._finish(trial)
 
-    def _robust(self, objective: Objective, loss: float, gradient: Tensor) -> None:
+    def _robust(self, objective: BatchLoss, loss: float, gradient: Tensor) -> None:
         state, group = self._state(), self.param_groups[0]
         direction = -(state["inverse"] @ gradient)
         slope = float(gradient @ direction)
@@ -177,7 +177,7 @@ class PBFGS(torch.optim.Optimizer):
     # ---- common parts
 
     def _search(
-        self, objective: Objective, loss: float, slope: float, direction: Tensor, first: float, graph: bool = False
+        self, objective: BatchLoss, loss: float, slope: float, direction: Tensor, first: float, graph: bool = False
     ) -> Trial:
         """Move along the direction; leaves w at the step found. Only the first trial may keep its graph."""
         group, before = self.param_groups[0], self.subspace.coordinates.clone()

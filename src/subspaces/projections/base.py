@@ -50,6 +50,11 @@ class Projection(abc.ABC):
     needs_sizes: ClassVar[bool] = False  # built with `sizes`, the lengths of the tensors
     portable_bits: ClassVar[bool] = True  # every number is made of integers (QR is the exception)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kind" not in vars(cls) and not cls.__module__.startswith("subspaces."):
+            cls.kind = f"{cls.__module__}:{cls.__qualname__}"  # until it is registered under a name
+
     def __init__(self, d: int, D: int, seed: int = 0):
         if not isinstance(d, int) or isinstance(d, bool):
             raise TypeError(f"`d` must be an integer; got {d!r}.")
@@ -106,19 +111,19 @@ class Projection(abc.ABC):
     @final
     def __call__(self, w: Shaped[Tensor, "*batch d"]) -> Shaped[Tensor, "*batch D"]:
         """The lift w ↦ P w along the last axis. Differentiable to any order, composes with `torch.func`."""
-        self._check(w, "w", self.d)
+        self._check_vector(w, "w", self.d)
         return self._map(w, False, 0, self.D)
 
     @final
     def adjoint(self, g: Shaped[Tensor, "*batch D"]) -> Shaped[Tensor, "*batch d"]:
         """The exact transpose g ↦ Pᵀ g along the last axis. Differentiable to any order."""
-        self._check(g, "g", self.D)
+        self._check_vector(g, "g", self.D)
         return self._map(g, True, 0, self.D)
 
     @final
     def lift_rows(self, w: Shaped[Tensor, "*batch d"], start: int, stop: int) -> Shaped[Tensor, "*batch rows"]:
         """Rows [start, stop) of P w: what belongs to one tensor or one shard of it."""
-        self._check(w, "w", self.d)
+        self._check_vector(w, "w", self.d)
         if not 0 <= start <= stop <= self.D:
             raise ValueError(f"`start`, `stop` must satisfy 0 ≤ start ≤ stop ≤ {self.D}; got {start}, {stop}.")
         return self._map(w, False, start, stop)
@@ -244,7 +249,7 @@ class Projection(abc.ABC):
             self._tables[key], self._tables["rows"] = table, held + rows
         return table
 
-    def _check(self, x: Tensor, name: str, length: int) -> None:
+    def _check_vector(self, x: Tensor, name: str, length: int) -> None:
         if not x.is_floating_point():
             raise TypeError(f"`{name}` must be a floating-point tensor; got {x.dtype}.")
         if x.dim() == 0 or x.shape[-1] != length:

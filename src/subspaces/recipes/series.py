@@ -87,7 +87,7 @@ class Series:
     published: Mapping[int | None, float] = field(default_factory=dict)
     """Published score at d: accuracies in per cent."""
     train: Mapping[str, Any] = field(default_factory=dict)
-    """What differs from the task's settings, by the words of the command line (`train.config.WORDS`)."""
+    """What differs from the task's settings, by the words of the command line (`runs.run.WORDS`)."""
     direct: Mapping[str, Any] = field(default_factory=dict)
     """Further words for direct training."""
     coordinate_lr: float | None = None

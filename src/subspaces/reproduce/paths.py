@@ -13,6 +13,8 @@ class Paths:
     figures: Path
     page: Path
     runs: Path
+    tracked: bool = False
+    """Whether these are files of a checkout, which are committed."""
 
     @classmethod
     def of(cls, out: str | Path | None = None, *, smoke: bool = False) -> "Paths":
@@ -23,7 +25,8 @@ class Paths:
             smoke: never writes into the checkout's ``results/`` by itself.
         """
         if out is None and not smoke and Path("results").is_dir() and Path("docs").is_dir():
-            return cls(Path("results"), Path("docs/figures"), Path("docs/reproduction.md"), Path("runs/reproduce"))
+            results, page = Path("results"), Path("docs/reproduction.md")
+            return cls(results, Path("docs/figures"), page, Path("runs/reproduce"), tracked=True)
         folder = Path(out or ("runs/reproduce-smoke" if smoke else "reproduction"))
         return cls(folder, folder / "figures", folder / "reproduction.md", folder / "runs")
 

@@ -4,6 +4,7 @@ All runs go through `runs`, `sweep` and `measure`: done ones are read, an interr
 may work on the same folder. Rows are written series by series, so that nothing that is finished gets lost.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from subspaces.reproduce.page import write_page
 from subspaces.reproduce.paths import Paths
 from subspaces.reproduce.work import Work, write_figures
 from subspaces.runs.pools import TRAINER, Event
+from subspaces.runs.records import environment
 
 
 def reproduce(
@@ -63,12 +65,24 @@ def reproduce(
     chosen = chosen.smoked(series) if smoke else chosen
     paths = Paths.of(out, smoke=smoke)
     wanted = chosen.series if smoke else chosen.choose(series, everything=everything)
+    if paths.tracked:
+        _warn_of_changes(environment().get("git"))
     if on_start is not None:
         on_start(sum(len(one.d) * one.seeds for one in wanted))
     kind = KINDS[chosen.kind]
     rows = kind.run(Work(chosen, paths, kind, workers, trainer, on_event), wanted)
     write_page(paths)
     return rows
+
+
+def _warn_of_changes(commit: str | None) -> None:
+    """Rows of a checkout carry its commit: told before hours are spent, not found in the rows afterwards."""
+    if commit is not None and commit.endswith("-dirty"):
+        warnings.warn(
+            f"the package has changes that no commit holds; the rows will say {commit}. Commit them first, so that "
+            "others can run what you ran.",
+            stacklevel=3,
+        )
 
 
 def redraw(paths: Paths) -> Path:

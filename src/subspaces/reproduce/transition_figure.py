@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from subspaces.recipes import Recipe, Series
 from subspaces.reproduce.csv_rows import Row
 from subspaces.reproduce.transition import RUN
-from subspaces.transition import Outcome, Threshold, success_probability, threshold_curve
+from subspaces.transition import ThresholdDimension, TraceValue, success_probability, threshold_curve
 from subspaces.transition.figures import COLOURS, plot_thresholds, success_heatmap
 
 
@@ -24,13 +24,13 @@ class Drawn:
 
     title: str
     D: int
-    outcomes: list[Outcome]
+    outcomes: list[TraceValue]
     levels: list[float]
     predicted: dict[tuple[int, float], float]
     """(burn-in, level) → predicted d*; what is missing has no prediction."""
     initial: dict[int, float]
     """Burn-in → mean loss at the start."""
-    thresholds: list[Threshold]
+    thresholds: list[ThresholdDimension]
 
     @classmethod
     def of(cls, series: Series, rows: Sequence[Row]) -> "Drawn | None":
@@ -41,7 +41,7 @@ class Drawn:
         if not runs or not found:
             return None
         outcomes = [
-            Outcome(row.whole("d"), i, row.whole("burn_in"), row.number("measured", math.inf))
+            TraceValue(row.whole("d"), i, row.whole("burn_in"), row.number("measured", math.inf))
             for i, row in enumerate(runs)
         ]
         levels = sorted({row.number("level") for row in found})

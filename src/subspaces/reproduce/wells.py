@@ -7,7 +7,7 @@ from torch import Tensor
 from subspaces.recipes import Series, WellsWanted
 from subspaces.reproduce.csv_rows import COLUMNS, Row
 from subspaces.runs.records import environment
-from subspaces.transition import Threshold, TransitionSearch, theory
+from subspaces.transition import ThresholdDimension, TransitionSearch, theory
 
 WELLS_COLUMNS = (
     *COLUMNS, "fraction", "level", "R", "start_loss", "delta", "oracle_d50", "oracle_d90", "law_d90", "cone_d90",
@@ -53,7 +53,9 @@ def compute(recipe: str, series: Series) -> tuple[Computed, list[Row]]:
     return done, [_row(recipe, series, done, fraction, level, found.get(level)) for fraction, level in pairs]
 
 
-def _row(recipe: str, series: Series, done: Computed, fraction: float, level: float, measured: Threshold | None) -> Row:
+def _row(
+    recipe: str, series: Series, done: Computed, fraction: float, level: float, measured: ThresholdDimension | None
+) -> Row:
     well, wanted = done.well, done.wanted
     reached = (done.minima <= level).double().mean(0)
     cone = theory.sublevel_cone(well, level, 1024)

@@ -23,6 +23,7 @@ from subspaces.runs.settings import Recording
 from subspaces.runs.store import RESULT
 from subspaces.runs.stored import enter_stored
 from subspaces.subspace import Subspace
+from subspaces.tasks.find import session_task
 from subspaces.training.state import Fit
 from subspaces.training.step import evaluate
 
@@ -143,7 +144,8 @@ def recorded_config(folder: Path, trust: Collection[str] = ()) -> Run | None:
         return None
     for name in ("task", "projection", "optimizer"):
         value = fields.get(name)
-        if isinstance(value, str) and ":" in value and value not in trust and not _ours(value):
+        known = value in trust or session_task(str(value)) is not None  # one of this process is imported already
+        if isinstance(value, str) and ":" in value and not known and not _ours(value):
             raise ValueError(
                 f"`source` must name what is registered; got the {name} {value!r} in {folder / RESULT}, an import "
                 f"path. If you know that code and trust it, add --trust {value}."

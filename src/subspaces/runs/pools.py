@@ -63,7 +63,7 @@ class Pool(ABC):
         """Called with the progress of runs that are done in this process, where `wait` is busy until they are done."""
 
     def _reporter(self, config: Run) -> list[Callback]:
-        """What is hung into a run of this process so that its progress is told."""
+        """Callbacks that tell the progress of a run of this process."""
         tell = self.on_progress
         if tell is None:
             return []

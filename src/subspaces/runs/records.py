@@ -45,7 +45,7 @@ class Result:
     """Training loss of every step, where it was asked for."""
     environment: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
-    """Of the task that the run was made of; written when the result is stored (`train.fingerprint`)."""
+    """Of the task that the run was made of; written when the result is stored (`runs.fingerprint`)."""
 
     @property
     def score(self) -> float:

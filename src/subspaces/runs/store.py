@@ -53,7 +53,7 @@ def run_once(
         wait: while another process works on it, wait for its result (True) or return None at once (False).
         policy: whether to give it up where it is hopeless, and where to log it.
         trainer: what to call in place of ``subspaces.runs.train.train``.
-        callbacks: hung into the training.
+        callbacks: objects to call during the training.
         options: passed to the trainer (``resume``).
 
     Returns:

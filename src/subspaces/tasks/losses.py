@@ -36,6 +36,18 @@ def logits_of(outputs: Any) -> Tensor:
     return found
 
 
+def is_plain(outputs: Any, targets: Tensor) -> bool:
+    """Whether this is logits (n, C) of at least two classes with class numbers (n,), the usual case of every step."""
+    return (
+        isinstance(outputs, Tensor)
+        and outputs.ndim == 2
+        and outputs.dtype in (torch.float32, torch.float64)
+        and targets.dtype == torch.int64
+        and outputs.shape[1] > 1
+        and targets.shape == outputs.shape[:1]
+    )
+
+
 def cross_entropy(outputs: Any, targets: Tensor) -> Float[Tensor, ""]:
     """Mean cross-entropy in nats over all targets but those of -100.
 
@@ -46,6 +58,12 @@ def cross_entropy(outputs: Any, targets: Tensor) -> Float[Tensor, ""]:
     Raises:
         ValueError: shapes that do not fit, class numbers that are no integers or, on the CPU, not among 0 … C−1.
     """
+    if is_plain(outputs, targets):
+        try:
+            return F.cross_entropy(outputs, targets, ignore_index=IGNORED)
+        except IndexError:
+            check_classes(targets, outputs.shape[1])  # says which and what to do
+            raise
     logits = logits_of(outputs)
     if logits.shape == targets.shape and targets.is_floating_point() and logits.ndim > 1 and logits.shape[1] > 1:
         return F.cross_entropy(_full(logits), targets.to(_full(logits).dtype))

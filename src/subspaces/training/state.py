@@ -95,6 +95,8 @@ class Fit:
 
     def share(self) -> float:
         """The rate of the next step over the top rate."""
+        if self.schedule == "constant" and not self.warmup:
+            return 1.0
         milestones = [epoch * self.batches.per_epoch for epoch in self.milestones]
         return factor(self.schedule, self.step, self.total_steps, self.warmup, milestones)
 

@@ -14,9 +14,9 @@ from subspaces.transition.statistics import (
 
 # outcomes of runs → probabilities → thresholds
 from subspaces.transition.success import (
-    Outcome,
     SuccessTable,
-    Threshold,
+    ThresholdDimension,
+    TraceValue,
     success_probability,
     threshold_curve,
     threshold_dimension,
@@ -25,9 +25,9 @@ from subspaces.transition.success import (
 
 __all__ = [
     "Crossing",
-    "Outcome",
     "SuccessTable",
-    "Threshold",
+    "ThresholdDimension",
+    "TraceValue",
     "TransitionSearch",
     "isotonic",
     "logistic_crossing",

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subspaces.errors import unknown_name
-from subspaces.transition.success import SuccessTable, Threshold
+from subspaces.transition.success import SuccessTable, ThresholdDimension
 
 # one colour per series, told apart also in grey and by the colour-blind (Okabe & Ito 2008)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -29,7 +29,7 @@ AXES = {"level": "loss level ε", "burn_in": "burn-in steps t", "initial": "loss
 
 def success_heatmap(
     table: SuccessTable,
-    thresholds: Sequence[Threshold] = (),
+    thresholds: Sequence[ThresholdDimension] = (),
     *,
     predicted: Mapping[str, Sequence[float]] | None = None,
     D: int | None = None,
@@ -70,7 +70,7 @@ def success_heatmap(
 
 
 def plot_thresholds(
-    series: Mapping[str, Sequence[Threshold]],
+    series: Mapping[str, Sequence[ThresholdDimension]],
     *,
     x: str = "level",
     initial: Mapping[int, float] | None = None,
@@ -108,7 +108,7 @@ def plot_thresholds(
 
 def _draw_series(
     ax: Axes,
-    thresholds: Sequence[Threshold],
+    thresholds: Sequence[ThresholdDimension],
     x: str,
     initial: Mapping[int, float],
     i: int,
@@ -141,7 +141,7 @@ def _draw_series(
             )
 
 
-def _position(threshold: Threshold, x: str, initial: Mapping[int, float]) -> float:
+def _position(threshold: ThresholdDimension, x: str, initial: Mapping[int, float]) -> float:
     return initial[threshold.burn_in] if x == "initial" else float(getattr(threshold, x))
 
 

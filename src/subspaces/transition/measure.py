@@ -73,7 +73,7 @@ def measure_transition(
         >>> found = measure_transition(Run.of("digits-fc"), "demo")    # doctest: +SKIP
         >>> found.rows()[0]["d_star"]                                       # doctest: +SKIP
     """
-    _check(config)
+    _check_config(config)
     course = _Search(config, Path(out), rule or TransitionRule(), on_event)
     return course.run(workers, launcher, trainer)
 
@@ -210,7 +210,7 @@ def _place(config: Run) -> Place:
     return config.space.burn_in, config.d or 0, config.seeds.model // SEED_STEP
 
 
-def _check(config: Run) -> None:
+def _check_config(config: Run) -> None:
     if config.d is not None:
         raise ValueError(f"`d` must be left out: it is what varies; got {config.d}. Use --d-min and --d-max.")
     if config.space.burn_in:

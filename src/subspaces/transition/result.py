@@ -10,7 +10,14 @@ import numpy as np
 
 from subspaces.runs.records import Result, environment
 from subspaces.runs.run import Run
-from subspaces.transition import Outcome, SuccessTable, Threshold, success_probability, threshold_curve, trace_value
+from subspaces.transition import (
+    SuccessTable,
+    ThresholdDimension,
+    TraceValue,
+    success_probability,
+    threshold_curve,
+    trace_value,
+)
 from subspaces.transition.rule import TransitionRule
 
 FILE = "transition.json"
@@ -102,9 +109,9 @@ class Transition:
     """The runs without their d, burn-in and seeds; None where a record was read."""
     results: list[Result] = field(default_factory=list)
     """What `runs` was made of; empty where a record was read."""
-    _known: dict[tuple[str, int], list[Threshold]] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[tuple[str, int], list[ThresholdDimension]] = field(default_factory=dict, repr=False, compare=False)
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[TraceValue]:
         """Every run, reduced to the value that is compared with the levels."""
         return [_outcome(run, self.rule) for run in self.runs]
 
@@ -112,7 +119,7 @@ class Transition:
         """Burn-in times that have runs."""
         return sorted({run.burn_in for run in self.runs})
 
-    def thresholds(self, method: str = "logistic") -> list[Threshold]:
+    def thresholds(self, method: str = "logistic") -> list[ThresholdDimension]:
         """d* for every burn-in time and level."""
         rule, now = self.rule, (method, len(self.runs))
         if now not in self._known:
@@ -199,20 +206,20 @@ def reading(result: Result | TracedRun, rule: TransitionRule) -> list[float]:
     )
 
 
-def outcome_of(result: Result, rule: TransitionRule) -> Outcome:
+def outcome_of(result: Result, rule: TransitionRule) -> TraceValue:
     """A run reduced to the number that decides success at every level."""
     return _outcome(TracedRun.of(result), rule)
 
 
-def _outcome(run: TracedRun, rule: TransitionRule) -> Outcome:
+def _outcome(run: TracedRun, rule: TransitionRule) -> TraceValue:
     value = trace_value(reading(run, rule), goal=rule.direction, at=rule.at)
-    return Outcome(run.d, run.seed // SEED_STEP, run.burn_in, value)
+    return TraceValue(run.d, run.seed // SEED_STEP, run.burn_in, value)
 
 
 # ---- levels
 
 
-def pilot_levels(outcomes: Iterable[Outcome], goal: str, count: int = 5) -> tuple[float, ...]:
+def pilot_levels(outcomes: Iterable[TraceValue], goal: str, count: int = 5) -> tuple[float, ...]:
     """Levels whose thresholds lie within the range of d: what one run at each of a few d reached.
 
     The best values so far, which are monotone in d, are interpolated at ``count`` places spread evenly over 0.3 to 0.9

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from subspaces.transition.success import Outcome, Threshold, threshold_dimension, trace_value
+from subspaces.transition.success import ThresholdDimension, TraceValue, threshold_dimension, trace_value
 
 
 class TransitionSearch:
@@ -117,11 +117,11 @@ class TransitionSearch:
         return self._spent() or self._next(self._open_sets()) is None
 
     @property
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[TraceValue]:
         """All runs told, ordered by d and seed."""
-        return [Outcome(d, seed, 0, value) for (d, seed), value in sorted(self._told.items())]
+        return [TraceValue(d, seed, 0, value) for (d, seed), value in sorted(self._told.items())]
 
-    def thresholds(self, method: str = "monotone") -> list[Threshold]:
+    def thresholds(self, method: str = "monotone") -> list[ThresholdDimension]:
         """d* at every level from the runs told so far."""
         common: dict[str, Any] = {"delta": self.delta, "goal": self.goal, "confidence": self.confidence}
         return [threshold_dimension(self.outcomes, e, method=method, **common) for e in self.levels]

@@ -1,7 +1,7 @@
 """From stored loss traces to success probabilities and threshold training dimensions.
 
 A run trains d numbers from a point `burn_in` steps along a full run. Its trace of losses is reduced once to the number
-that decides success (`Outcome`, `trace_value`); P_s for every level follows without training again.
+that decides success (`TraceValue`, `trace_value`); P_s for every level follows without training again.
 After Larsen, Fort, Becker & Ganguli (ICLR 2022, arXiv 2107.05802).
 """
 
@@ -19,7 +19,7 @@ from subspaces.transition.statistics import CROSSINGS, Status, isotonic, wilson_
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TraceValue:
     """One run, reduced to the number that decides success at every level: the best or the last value of its trace."""
 
     d: int
@@ -67,7 +67,7 @@ class SuccessTable:
 
 
 @dataclass(frozen=True)
-class Threshold:
+class ThresholdDimension:
     """Threshold training dimension d*(ε, t, δ) = min {d : P_s ≥ 1 − δ} as measured.
 
     `d_star` is infinite if ``not_reached`` by the largest d, and the smallest tested d if ``always_reached``. The
@@ -93,7 +93,7 @@ class Threshold:
 
 
 def success_probability(
-    runs: Sequence[Outcome],
+    runs: Sequence[TraceValue],
     levels: Sequence[float],
     *,
     burn_in: int | None = None,
@@ -105,7 +105,7 @@ def success_probability(
     A lower bound on the probability that a subspace *contains* such a point: training may miss it.
 
     Args:
-        runs: an Outcome for every run.
+        runs: a TraceValue for every run.
         levels: ε, any order; sorted in the table.
         burn_in: which burn-in to count; may be left out where the runs hold one only.
         goal: ``below`` or ``above`` the level; reaching it exactly counts.
@@ -128,7 +128,7 @@ def success_probability(
 
 
 def threshold_dimension(
-    runs: Sequence[Outcome],
+    runs: Sequence[TraceValue],
     level: float,
     *,
     delta: float = 0.1,
@@ -136,7 +136,7 @@ def threshold_dimension(
     goal: str = "below",
     method: str = "monotone",
     confidence: float = 0.95,
-) -> Threshold:
+) -> ThresholdDimension:
     """d*(ε, t, δ): the smallest d at which a fraction 1 − δ of subspaces reach the level, with an interval.
 
     Args:
@@ -153,7 +153,7 @@ def threshold_dimension(
     chosen = _one_burn_in(_checked(runs, goal), burn_in)
     table = success_probability(chosen, [level], goal=goal)
     found = CROSSINGS[method](table.d, table.successes[0], table.runs, 1 - delta, confidence)
-    return Threshold(
+    return ThresholdDimension(
         level=float(level),
         burn_in=chosen[0].burn_in,
         delta=delta,
@@ -169,14 +169,14 @@ def threshold_dimension(
 
 
 def threshold_curve(
-    runs: Sequence[Outcome],
+    runs: Sequence[TraceValue],
     levels: Sequence[float],
     *,
     goal: str = "below",
     delta: float = 0.1,
     method: str = "monotone",
     confidence: float = 0.95,
-) -> list[Threshold]:
+) -> list[ThresholdDimension]:
     """d* at every level for every burn-in among the runs, ordered by burn-in, then level."""
     reduced = _checked(runs, goal)
     common: dict[str, Any] = {"goal": goal, "delta": delta, "method": method, "confidence": confidence}
@@ -189,7 +189,7 @@ def _check_goal(goal: str) -> None:
         raise unknown_name("goal", goal, ("below", "above"))
 
 
-def _checked(runs: Sequence[Outcome], goal: str) -> list[Outcome]:
+def _checked(runs: Sequence[TraceValue], goal: str) -> list[TraceValue]:
     _check_goal(goal)
     if not runs:
         raise ValueError("`runs` must hold at least one run; got none.")
@@ -205,7 +205,7 @@ def _checked(runs: Sequence[Outcome], goal: str) -> list[Outcome]:
     return list(runs)
 
 
-def _one_burn_in(runs: list[Outcome], burn_in: int | None) -> list[Outcome]:
+def _one_burn_in(runs: list[TraceValue], burn_in: int | None) -> list[TraceValue]:
     known = sorted({o.burn_in for o in runs})
     if burn_in is None and len(known) > 1:
         raise ValueError(f"`burn_in` must be given where the runs hold several; got runs at {known}.")

@@ -2,7 +2,7 @@
 
 # the geometry of a sub-level set: widths, and what they imply in each direction
 # curvature and its spectrum, matrix-free
-from subspaces.curvature.operators import CURVATURES, Curvature, GaussNewton, Hessian
+from subspaces.curvature.operators import CURVATURES, Curvature, GaussNewtonProduct, Hessian
 from subspaces.curvature.spectrum import Spectrum, lanczos, spectral_density, vector_measure
 from subspaces.transition.theory.geometry import (
     Cone,
@@ -43,7 +43,7 @@ __all__ = [
     "CURVATURES",
     "Cone",
     "Curvature",
-    "GaussNewton",
+    "GaussNewtonProduct",
     "Hessian",
     "MonteCarlo",
     "ProximalOptions",
