@@ -72,7 +72,7 @@ def get_task(name: str | Task | Objective) -> Any:
     """
     if not isinstance(name, str):
         return name
-    if (found := session_task(name)) is not None:
+    if name not in TASKS and (found := session_task(name)) is not None:
         return found
     if (task := published(name)) is not None:
         return task
