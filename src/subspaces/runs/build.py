@@ -37,6 +37,8 @@ def build(asked: Run, folder: Path | None = None, data_root: str | None = None) 
     warn_of_slow_autocast(run.compute.autocast, run.compute.device)
     task, settings, compute = task_of(run), run.optimizer, run.compute
     batches = _batches(run, data_root)
+    if isinstance(batches, Streamed):
+        _refuse_for_loaders(asked)
     torch.manual_seed(derived_seed("noise", run.seeds.data))
     model = task.build_model(run.seeds.model).to(compute.device, getattr(torch, compute.dtype))
     if compute.channels_last:
@@ -116,6 +118,15 @@ def _batches(run: Run, root: str | None) -> Batches:
         return Streamed(data, seed, device=compute.device, dtype=dtype)
     augment, last = bool(run.data.augment), compute.channels_last
     return InMemory(data, run.optimizer.batch_size or 1, seed, augment=augment, channels_last=last)
+
+
+def _refuse_for_loaders(asked: Run) -> None:
+    for name, value in (("batch_size", asked.optimizer.batch_size), ("augment", asked.data.augment)):
+        if value:
+            raise ValueError(
+                f"`{name}` must be left out: the data of {asked.task!r} are a DataLoader, which is used as it is; "
+                f"got {value}. Set it there."
+            )
 
 
 def _data_options(run: Run) -> DataOptions:

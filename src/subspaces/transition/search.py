@@ -20,8 +20,8 @@ class TransitionSearch:
 
     Begins with `first` dimensions spread evenly over the logarithm of d, one run each. From then on a run goes near d*
     of the level that is known worst, where it tells most about it (`transition.values`), until every level's interval
-    is as narrow as `ratio`. A level that too few runs came near, or that none of them reached, is looked for on a
-    grid first: at the grid dimension that lies inside the most such levels' intervals of `monotone_crossing` and has had the
+    is as narrow as `ratio`. A level that too few runs came near, or that none of them reached, is looked for on a grid
+    first: at the grid dimension that lies inside the most such levels' intervals of `monotone_crossing` and has had the
     fewest runs, `max_runs` at most. The proposals depend on what was told and what is pending, not on the order of
     telling or on random numbers, so a search that is made anew and told the stored runs goes on as if it had never
     stopped.
