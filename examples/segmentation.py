@@ -10,5 +10,5 @@ def network():
 
 
 if __name__ == "__main__":
-    found = ss.intrinsic_dimension(network, "data/masks.npz", target="y", score="iou", epochs=15, lr=1e-2)
+    found = ss.intrinsic_dimension(network, "data/masks.npz", target="y", classes=True, score="iou", epochs=15, lr=1e-2)
     print(found)

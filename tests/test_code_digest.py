@@ -1,6 +1,7 @@
 """What a callable does, as a digest: changed code is seen, a changed comment is not."""
 
 import functools
+import os
 import subprocess
 import sys
 
@@ -74,6 +75,29 @@ def test_closed_over_values_tensors_and_arguments_count():
     assert code_digest(functools.partial(max, 1)) != code_digest(functools.partial(max, 2))
     assert code_digest(nn.Linear) != code_digest(nn.Conv2d)
     assert code_digest(lambda: nn.Linear(3, 1)) != code_digest(lambda: nn.Linear(3, 2))
+
+
+def test_the_digest_is_the_same_in_every_process(tmp_path):
+    code = (
+        "import torch; from subspaces.tasks.code import code_digest as c; "
+        "print(c(lambda x: x in {'a', 'bb', 'ccc'}), c({'words': {'u', 'v', 'w'}}), c(torch.no_grad()(c)))"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(told) == 1
+
+
+def test_every_helper_of_many_counts():
+    def made(changed):
+        """A function of 20 helpers, of which one has another default."""
+        helpers = [lambda x, k=float(i == changed): x + k for i in range(20)]
+        return lambda x: sum(helper(x) for helper in helpers)
+
+    assert len({code_digest(made(changed)) for changed in range(20)}) == 20
 
 
 def test_things_that_refer_to_themselves_end():

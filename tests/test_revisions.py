@@ -89,13 +89,12 @@ def test_a_result_of_another_revision_is_done_again_and_kept(tmp_path):
     run_once(MNIST, tmp_path, trainer=fake_trainer.known_curve)
     assert load_result(folder).fingerprint == fingerprint(MNIST)  # pyright: ignore[reportOptionalMemberAccess]
     old = _from_before(folder)
-    text = rf"{tmp_path}: results of mnist-fc from another revision of the task \(r1, now r2-\w+\) count as not done"
-    with pytest.warns(UserWarning, match=text):
+    text = rf"mnist-fc has changed \(r1, now r2-\w+\): its results in {tmp_path} count as not done"
+    with pytest.warns(UserWarning, match=text) as caught:
         assert load_result(folder) is None
-    with pytest.warns(UserWarning, match="each old row is kept as result.json.r1"):
-        assert status(MNIST, tmp_path) == "started"
-    with pytest.warns(UserWarning, match=text):
-        (new,) = run_many([MNIST], tmp_path, 1, trainer="fake_trainer:known_curve")
+    assert "each old row is kept as result.json.r1" in str(caught[0].message)
+    assert status(MNIST, tmp_path) == "started"  # it is said once
+    (new,) = run_many([MNIST], tmp_path, 1, trainer="fake_trainer:known_curve")
     assert fake_trainer.logged(tmp_path) == [MNIST.key()] * 2
     assert load_result(folder).to_row() == new.to_row()  # pyright: ignore[reportOptionalMemberAccess]
     assert decode_row((folder / "result.json.r1").read_bytes()) == old
@@ -117,7 +116,7 @@ def test_one_line_for_a_folder_of_runs(tmp_path):
         _from_before(tmp_path / config.key())
     with pytest.warns(UserWarning, match="count as not done") as caught:
         assert [load_result(tmp_path / config.key()) for config in configs] == [None] * 3
-    assert len({(str(one.message), one.lineno) for one in caught}) == 1  # Python shows it once
+    assert len(caught) == 1
 
 
 def test_results_without_a_fingerprint_stay_where_nothing_changed(tmp_path):
@@ -133,8 +132,7 @@ def test_a_run_given_up_under_another_revision_is_not_taken_over(tmp_path, monke
     monkeypatch.setitem(TASKS, "digits-fc", dataclasses.replace(TASKS["digits-fc"], revision=2))
     with pytest.warns(UserWarning, match="count as not done"):
         assert load_result(tmp_path / config.key(), policy) is None
-    with pytest.warns(UserWarning, match="count as not done"):
-        run_once(config, tmp_path, **fields)
+    run_once(config, tmp_path, **fields)
     assert len(list((tmp_path / config.key()).glob("stopped.json*"))) == 2
 
 
@@ -144,7 +142,7 @@ def test_a_state_of_another_revision_is_not_gone_on_from(tmp_path, monkeypatch):
         train(config, folder=tmp_path, callbacks=[Interrupt(6)])
     task = dataclasses.replace(tasks.get_task(config.task), revision=2)
     monkeypatch.setitem(TASKS, config.task, task)
-    with pytest.warns(UserWarning, match=r"interrupted under another revision of digits-fc-16x1.*begins anew"):
+    with pytest.warns(UserWarning, match=r"digits-fc-16x1 has changed \(r1-.*, now r2-.*was interrupted.*anew"):
         result = train(config, folder=tmp_path)
     assert result.curves[0]["epoch"] == 1
     assert len(list(tmp_path.glob("state.safetensors.r1-*"))) == 1

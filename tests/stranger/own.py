@@ -5,8 +5,9 @@ from stranger_package.data import STRIPES
 from stranger_package.maps import Tile
 from stranger_package.methods import last_samples as method
 from stranger_package.nets import net
+from stranger_package.tasks import SIDES as task
 
-__all__ = ["Backwards", "dataset", "method", "net", "optimiser"]
+__all__ = ["Backwards", "dataset", "method", "net", "optimiser", "task"]
 
 optimiser = torch.optim.Adamax
 

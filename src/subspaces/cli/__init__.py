@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from subspaces.cli import commands, options
+from subspaces.cli import commands, options, own
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -19,18 +19,37 @@ class Command(NamedTuple):
 
     options: type
     run: Callable[[Any], int]
+    brief: bool = False
+    """Whether its help tells only the settings of runs that are often used."""
+
+    @property
+    def help(self) -> type:
+        """The options that its help tells."""
+        return options.brief(self.options) if self.brief else self.options
 
 
 COMMANDS: dict[str, Command] = {
+    "new": Command(options.New, own.run_new),
+    "check": Command(options.Check, own.run_check, brief=True),
+    "dimension": Command(options.Dimension, commands.run_dimension, brief=True),
+    "transition": Command(options.Transition, commands.run_transition, brief=True),
     "train": Command(options.Train, commands.run_train),
     "extract": Command(options.Extract, commands.run_extract),
-    "dimension": Command(options.Dimension, commands.run_dimension),
-    "transition": Command(options.Transition, commands.run_transition),
-    "compare": Command(options.Compare, commands.run_compare),
     "report": Command(options.Report, commands.run_report),
-    "reproduce": Command(options.Reproduce, commands.run_reproduce),
+    "compare": Command(options.Compare, commands.run_compare),
     "list": Command(options.List, commands.run_list),
+    "reproduce": Command(options.Reproduce, commands.run_reproduce),
 }
+"""In the order of `--help`: from a task of one's own to the published ones."""
+
+ABOUT = """Train, measure and ship neural networks in a few dimensions.
+
+Bring your own model, data or loop:
+  subspaces new task                        a commented template, own_task.py
+  subspaces check own_task.py:task          does it train, and what will a measurement cost?
+  subspaces dimension own_task.py:task      its intrinsic dimension, with an interval and a report
+
+A TASK is an object of yours, file.py:object or module:object, or a published one: subspaces dimension mnist-lenet."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,11 +60,13 @@ def main(arguments: list[str] | None = None) -> None:
     from subspaces.cli.warnings import plain_warnings
 
     plain_warnings()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    helping = not {"-h", "--help"}.isdisjoint(arguments)
     try:
         chosen = tyro.extras.subcommand_cli_from_dict(
-            {name: command.options for name, command in COMMANDS.items()},
+            {name: command.help if helping else command.options for name, command in COMMANDS.items()},
             prog="subspaces",
-            description="Train, measure and ship neural networks in a few dimensions.",
+            description=ABOUT,
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )

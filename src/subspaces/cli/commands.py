@@ -85,7 +85,7 @@ def run_dimension(options: Dimension) -> int:
     from subspaces.dimension.measure import measure_dimension
     from subspaces.dimension.terminal import SearchDisplay
 
-    config, out = options.start(options.config, "dimension")
+    config, out = options.start(options.config, "dimension", options.rule)
     with SearchDisplay(f"intrinsic dimension of {config.task}, kept in {out}") as display:
         found = measure_dimension(
             config, out, options.rule, workers=options.workers, launcher=options.launcher,
@@ -118,7 +118,7 @@ def run_transition(options: Transition) -> int:
     from subspaces.transition.measure import measure_transition
     from subspaces.transition.terminal import TransitionDisplay
 
-    config, out = options.start(options.config, "transition")
+    config, out = options.start(options.config, "transition", options.rule)
     with TransitionDisplay(f"phase transition of {config.task}, kept in {out}") as display:
         found = measure_transition(
             config, out, options.rule, workers=options.workers, launcher=options.launcher, on_event=display
@@ -127,7 +127,7 @@ def run_transition(options: Transition) -> int:
 
 
 def _show_transition(found: Any) -> None:
-    from subspaces.transition.terminal import caveats, thresholds_table
+    from subspaces.transition.terminal import caveats, remarks, thresholds_table
 
     screen = Console(highlight=False)
     wide = screen if screen.is_terminal else Console(highlight=False, width=120)
@@ -136,9 +136,11 @@ def _show_transition(found: Any) -> None:
     part = {"train": "training", "val": "validation", "test": "test"}[rule.on]
     screen.print(
         f"d*: smallest d at which {100 * (1 - rule.delta):g} % of runs from θ_t reach that {part} {rule.goal}, with "
-        f"{100 * rule.confidence:g} % interval; by a logistic and a monotone fit.",
+        f"{100 * rule.confidence:g} % interval, from the values reached; monotone: from successes alone.",
         soft_wrap=True,
     )
+    for text in remarks(found):
+        screen.print(escape(text), soft_wrap=True)
     for text in caveats(found):
         screen.print(f"[dim]prediction: {escape(text)}[/dim]", soft_wrap=True)
     screen.print(f"{len(found.results)} runs, {found.seconds:.0f} s, D = {found.D:,}. Report:")

@@ -2,21 +2,57 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from subspaces.cli.run_options import run_options
+from subspaces.cli.run_options import COMMON, run_options
 from subspaces.dimension.result import Rule, check_level
+from subspaces.runs.folders import default_folder
 from subspaces.runs.run import Run
 from subspaces.transition.rule import TransitionRule
 
 DIMENSION_RUNS = run_options(renamed={"start": "run-start"})
 """`--start` is the rule's."""
-TRANSITION_RUNS = run_options(hidden=("d", "burn_in", "record_trace", "seed_projection", "seed_model", "seed_data"))
+_SET = ("d", "seed_projection", "seed_model", "seed_data")
+TRANSITION_RUNS = run_options(hidden=(*_SET, "burn_in", "record_trace"))
 """The search sets these; `--burn-in` is the rule's."""
+CHECKED_RUNS = run_options(hidden=_SET)
+"""A check trains directly, and in a few dimensions of its own."""
+
+
+@dataclass
+class New:
+    """Write a commented template of a task of your own: model, data, loss, score; and of a loop of your own."""
+
+    what: tyro.conf.Positional[Literal["task"]]
+    """What to write."""
+    file: tyro.conf.Positional[Path] = Path("own_task.py")
+    """The new file; one that is there is never overwritten."""
+    json: bool = False
+    """Print the path as JSON."""
+
+
+@dataclass(kw_only=True)
+class Check:
+    """Look at a task before hours are spent on it: does it train, does its score rise, what will a search cost?
+
+    Trains once directly and for two epochs in a subspace. Ends with status 1 if something is wrong. All settings of
+    `subspaces train --help` are taken, too.
+    """
+
+    config: Annotated[Run, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="", constructor=CHECKED_RUNS)]
+    level: float = 0.9
+    """Share of the baseline that a search would ask for."""
+    workers: int = 2
+    """Local processes that a search would have."""
+    json: bool = False
+    """Print as JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        check_level(self.level)
 
 
 @dataclass
@@ -26,7 +62,7 @@ class Train:
     Ctrl-C leaves a run that the same command takes up again.
     """
 
-    config: Annotated[Run, tyro.conf.OmitArgPrefixes, tyro.conf.arg(constructor=run_options())]
+    config: Annotated[Run, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="", constructor=run_options())]
     out: Path | None = None
     """Folder of runs; nothing is written without it."""
     tensorboard: bool = False
@@ -73,16 +109,17 @@ class Measuring:
     launcher: Literal["local", "ray", "slurm"] = "local"
     """Where the runs are done: local processes, a Ray cluster, Slurm jobs."""
     out: Path | None = None
-    """Folder of runs and report; `runs/TASK-COMMAND` without it."""
+    """Folder of runs and report; without it `runs/TASK-COMMAND`, with 8 digits for settings that differ from the
+    task's own."""
     json: bool = False
     """Print the measurement as JSON instead of text."""
 
-    def start(self, config: Run, command: str) -> tuple[Run, Path]:
+    def start(self, config: Run, command: str, rule: Any) -> tuple[Run, Path]:
         """The runs in the protocol asked for, and the folder."""
         from subspaces.runs.protocols import quick
 
         config = quick(config) if self.quick else config
-        return config, self.out or Path("runs") / f"{config.task.replace('/', '_')}-{command}"
+        return config, self.out or default_folder(config, command, rule)
 
     def end(self, found: Any, out: Path, show: Callable[[Any], None]) -> int:
         """Write the report, show what was found and end with the path of the page."""
@@ -102,11 +139,12 @@ class Dimension(Measuring):
     """Measure the intrinsic dimension of a task: the smallest d whose expected score passes level × baseline.
 
     Prints the estimate with its interval and every d tried, and writes a report. The same command goes on where it
-    was interrupted; several processes with the same --out share the runs.
+    was interrupted; several processes with the same --out share the runs. All settings of `subspaces train --help` are
+    taken, too.
     """
 
-    config: Annotated[Run, tyro.conf.OmitArgPrefixes, tyro.conf.arg(constructor=DIMENSION_RUNS)]
     rule: tyro.conf.OmitArgPrefixes[Rule] = field(default_factory=Rule)
+    config: Annotated[Run, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="", constructor=DIMENSION_RUNS)]
     tensorboard: bool = False
     """Write event files for TensorBoard below --out, one folder per run."""
 
@@ -116,11 +154,21 @@ class Transition(Measuring):
     """Measure how the chance to reach a loss jumps from 0 to 1 with d: P_s and threshold dimensions d*(ε, t, δ).
 
     Runs are placed around the thresholds of the levels for each burn-in time; prints measured thresholds with their
-    intervals beside predicted ones, and writes a report. The same command goes on where it was interrupted.
+    intervals beside predicted ones, and writes a report. The same command goes on where it was interrupted. All
+    settings of `subspaces train --help` are taken, too.
     """
 
-    config: Annotated[Run, tyro.conf.OmitArgPrefixes, tyro.conf.arg(constructor=TRANSITION_RUNS)]
     rule: tyro.conf.OmitArgPrefixes[TransitionRule] = field(default_factory=TransitionRule)
+    config: Annotated[Run, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="", constructor=TRANSITION_RUNS)]
+
+
+def brief(command: type) -> type:
+    """The same command for its help, which tells only the settings of runs that are `COMMON`."""
+    runs: Any = tyro.conf.arg(name="", constructor=run_options(shown=COMMON))
+    config = Annotated[Run, tyro.conf.OmitArgPrefixes, runs]
+    return make_dataclass(
+        command.__name__, [("config", config)], bases=(command,), kw_only=True, namespace={"__doc__": command.__doc__}
+    )
 
 
 @dataclass

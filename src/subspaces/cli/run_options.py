@@ -19,38 +19,51 @@ PARTS: dict[str, type] = {
 }
 
 
-def run_options(renamed: Mapping[str, str] | None = None, hidden: Collection[str] = ()) -> Callable[..., Run]:
+TASK = (
+    "Your own task, or function run(d, seed) as an Objective: file.py:object, or module:object of the current folder "
+    "or an installed package. Or a published task by its name (`subspaces list tasks`), or DATASET@module:factory, "
+    "your own model on bundled images."
+)
+"""What the help says of the argument."""
+COMMON = (
+    "projection", "only", "exclude", "subspace", "optimizer", "lr", "l2", "schedule", "batch_size", "epochs", "subset",
+    "validation", "seed_split", "eval_every", "device", "threads",
+)  # fmt: skip
+"""Words that the help of the commands which search shows; all of them are in that of `train`."""
+
+
+def run_options(
+    renamed: Mapping[str, str] | None = None, hidden: Collection[str] = (), shown: Collection[str] = tuple(WORDS)
+) -> Callable[..., Run]:
     """A function whose arguments are the options of a run, for ``tyro.conf.arg(constructor=…)``.
 
     Args:
         renamed: word → name of its option, where another option of the command has the word's own.
         hidden: words that are no options, since the command sets them.
+        shown: words that are options; for a help that tells only these.
     """
-    groups = [_group(part, renamed or {}, hidden) for part in PARTS]
+    groups = [_group(part, renamed or {}, hidden, shown) for part in PARTS]
 
     def make(task: Any, subspace: Any, optimizer: Any, data: Any, seeds: Any, record: Any, compute: Any) -> Run:
-        """A run.
-
-        Args:
-            task: Name of the task; `subspaces list tasks` shows them.
-        """
         given = (subspace, optimizer, data, seeds, record, compute)
         return Run(task, *(part(**vars(values)) for part, values in zip(PARTS.values(), given, strict=True)))
 
-    make.__annotations__["task"] = tyro.conf.Positional[str]
+    make.__annotations__["task"] = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK", help=TASK)]
     for name, group in zip(PARTS, groups, strict=True):
         make.__annotations__[name] = Annotated[group, tyro.conf.OmitArgPrefixes]
     make.__defaults__ = tuple(group() for group in groups)
     return make
 
 
-def _group(part: str, renamed: Mapping[str, str], hidden: Collection[str]) -> type:
+def _group(part: str, renamed: Mapping[str, str], hidden: Collection[str], shown: Collection[str]) -> type:
     """The class of a part with the words as the names of its options; its docstrings stay their help."""
     words = {name: word for word, (home, name) in WORDS.items() if home == part}
     fields = []
     for f in dataclasses.fields(PARTS[part]):
         word = words[f.name]
         marks: list[Any] = [tyro.conf.arg(name=renamed.get(word, word))]
+        if word not in shown:
+            marks.append(tyro.conf.Suppress)
         if word in hidden:
             # a name that no other option has: `--burn-in` may be the search's own
             marks = [tyro.conf.arg(name=f"run-{word}"), tyro.conf.Fixed, tyro.conf.Suppress]

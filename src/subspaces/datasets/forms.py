@@ -68,7 +68,7 @@ def as_data(given: Any) -> Data | Loaders:
     if any(isinstance(value, _Streamed) for value in found.values()):
         return Loaders(**{name: _as_loader(value) for name, value in found.items()})
     train = found["train"]
-    none = tuple(tree_map(lambda x: x[:0], side) for side in train)
+    none = tuple(tree_map(lambda x: x[:0].clone(), side) for side in train)  # a view would travel as a whole
     splits = {name: found.get(name, none) for name in ("train", "val", "test")}
     return Data(**{f"{name}_{side}": pair[i] for name, pair in splits.items() for i, side in enumerate("xy")})
 

@@ -1,171 +1,187 @@
 """A look at a task before hours are spent on it: does it train, does its score rise, what will a search cost?"""
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from statistics import fmean, variance
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 
-from subspaces.datasets.forms import describe, number_of_examples
-from subspaces.datasets.trees import call, count
-from subspaces.dimension.rests import gain
-from subspaces.runs.build import task_of
+from subspaces.dimension.check_batch import (
+    Mistake,
+    built,
+    check_data,
+    check_loss,
+    check_model,
+    first_outputs,
+)
+from subspaces.dimension.check_lines import BASELINE, SHIFT, Line, Verdict, cost, failure
+from subspaces.dimension.check_objective import check_objective
+from subspaces.dimension.trivial import trivial_score
 from subspaces.runs.records import Result
+from subspaces.runs.resolve import largest_d, resolve
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
-from subspaces.tasks import Objective, Score, Task, get_task
+from subspaces.tasks import SCORES, Objective, Task, get_task
+from subspaces.tasks.scores import EXP_LOSS
+from subspaces.training.batches import InMemory
+from subspaces.training.callbacks import Callback
+from subspaces.training.state import Fit
+from subspaces.training.step import evaluate
 
-RUNS = 24
-"""Runs of a typical search: the median of its study (docs/decision-rule.md)."""
-Verdict = Literal["ok", "look", "wrong"]
-
-
-@dataclass(frozen=True)
-class Line:
-    """One thing that was looked at: what, how it is, and in words."""
-
-    what: str
-    verdict: Verdict
-    text: str
+MOVING = 0.01  # change of the score from the second to the last third of training, as a share of it, that is told
 
 
 def check(run: Run, *, level: float = 0.9, workers: int = 2) -> Iterator[Line]:
-    """Look at a task: a batch, the loss, the score and its direction, a trivial answer, convergence, cost.
+    """Look at a task: data, model, a batch, the loss, the score and its direction, a trivial answer, convergence, cost.
+
+    It ends with the first thing without which the next ones mean nothing.
 
     Args:
-        run: of the task, with settings if they are not those of the task; trained once, directly.
+        run: of the task, with settings if they are not those of the task; without d.
         level: share of the baseline that a search would ask for.
         workers: processes that it would have.
 
     Yields:
-        Lines as they are found; the run takes most of the time.
+        Lines as they are found.
+
+    Raises:
+        ValueError: ``run`` has a d, or settings that do not fit the task.
+
+    Cost: one direct run and two epochs in a subspace; of a function run(d, seed) two to four runs.
 
     Example:
         >>> [line.verdict for line in check(Run.of("digits-fc", epochs=2))][0]
         'ok'
     """
+    if run.d is not None:
+        raise ValueError(f"`d` must be left out: it is what a search looks for; got {run.d}. Remove it.")
     task = get_task(run.task)
     if isinstance(task, Objective):
-        yield from _check_objective(task, workers)
+        yield from check_objective(task, run, level, workers)
         return
-    data = task_of(run).load_data()
-    sizes = [f"{n:,} {name}" for name in ("train", "val", "test") if (n := number_of_examples(data, name))]
-    judged = "train" if task.judged_on == "train" else "val"
-    missing = number_of_examples(data, judged) == 0
-    yield Line(
-        "data", "wrong" if missing else "ok", f"{', '.join(sizes)}{'; no examples to judge by' if missing else ''}"
-    )
-    yield from _check_batch(task, data)
-    started = time.perf_counter()
-    result = train(run)
-    seconds = time.perf_counter() - started
-    yield from _check_training(task, result)
-    yield from _check_trivial(task, data, result, level)
-    wall = (RUNS / max(1, workers) + math.ceil(3 / max(1, workers)) * (task.baseline is None)) * seconds
-    yield Line("cost", "ok", f"{seconds:.1f} s a run; a search of {RUNS} runs on {workers} workers about {_time(wall)}")
+    try:
+        yield from _check_task(task, run, level, workers)
+    except Mistake as mistake:
+        yield mistake.line
 
 
-def _check_batch(task: Task, data: Any) -> Iterator[Line]:
-    from subspaces.datasets.forms import first_batch
+def _check_task(task: Task, run: Run, level: float, workers: int) -> Iterator[Line]:
+    yield check_model(task)
+    direct = dataclasses.replace(run, subspace=None)
+    fit = built(direct)
+    yield check_data(fit)
+    batch, outputs = first_outputs(fit)
+    yield batch
+    yield check_loss(fit, outputs)
+    before = _Before()
+    try:
+        result = train(direct, callbacks=[before])
+    except Exception as error:
+        raise Mistake(failure("training", error)) from error
+    yield _check_training(result, before)
+    yield _check_score(task, result, before)
+    yield from _check_convergence(task, result, level)
+    yield from _check_trivial(task, fit, outputs, level * (task.baseline or result.score))
+    line, inside = _check_subspace(task, run)
+    yield line
+    yield cost(result.seconds, inside, 0 if task.baseline is not None else BASELINE, max(1, workers))
 
-    model = task.build_model(0)
-    again, other = task.build_model(0), task.build_model(1)
-    same = all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    differs = any(not torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
-    seeds = "" if same and differs else "; not a function of its seed" if not same else "; the same for every seed"
-    yield Line("model", "ok" if same else "wrong" if differs else "look", f"D = {task.D:,}{seeds}")
-    inputs, targets = first_batch(data, 64)
-    outputs = call(model, inputs)
-    shown = describe(outputs) if isinstance(outputs, Tensor) else type(outputs).__name__
-    yield Line("batch", "ok", f"inputs {describe(inputs)}; targets {describe(targets)}; outputs {shown}")
-    loss = task.loss(outputs, targets)
-    if loss.ndim or not loss.requires_grad:
-        yield Line("loss", "wrong", f"must be one number that depends on the outputs; got shape {tuple(loss.shape)}")
-        return
-    loss.backward()
-    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None))
-    fine = math.isfinite(float(loss)) and math.isfinite(norm) and norm > 0
-    yield Line("loss", "ok" if fine else "wrong", f"{float(loss):.4g} at the start, its gradient of length {norm:.3g}")
+
+class _Before(Callback):
+    """Loss and score of the untrained model on the part that judges."""
+
+    loss, score = math.nan, math.nan
+
+    def start(self, fit: Fit) -> None:
+        self.loss, self.score = evaluate(fit, fit.judged_on) or (math.nan, math.nan)
+        fit.started = time.perf_counter()  # a look is no part of the run's time
 
 
-def _check_training(task: Task, result: Result) -> Iterator[Line]:
+def _check_training(result: Result, before: _Before) -> Line:
     if result.status == "diverged":
-        yield Line("training", "wrong", result.message)
-        return
-    first, last = (cast(dict[str, Any], row) for row in (result.curves[0], result.curves[-1]))
-    fell = last["train_loss"] < first["train_loss"] or len(result.curves) == 1
-    yield Line(
-        "training", "ok" if fell else "look",
-        f"training loss {first['train_loss']:.4g} → {last['train_loss']:.4g} in {last['epoch']} epochs",
-    )  # fmt: skip
-    score = result.score
+        raise Mistake(Line("training", "wrong", result.message))
+    last = cast(dict[str, Any], result.curves[-1])
+    text = f"loss {before.loss:.4g} → {last['train_loss']:.4g} in {last['epoch']} epochs"
+    if last["train_loss"] < before.loss:
+        return Line("training", "ok", text)
+    raise Mistake(Line("training", "wrong", f"{text}: it did not fall. Try another learning rate, or more epochs"))
+
+
+def _check_score(task: Task, result: Result, before: _Before) -> Line:
+    name, score = task.score_name, result.score
+    text = f"{name} {before.score:.4g} → {score:.4g}"
     if not math.isfinite(score):
-        yield Line("score", "wrong", f"{task.score_name} is {score}: nothing to judge by")
+        raise Mistake(Line("score", "wrong", f"{name} is {score}: nothing to judge by"))
+    if score < before.score:
+        declared = SCORES.get(name) is task.score or name.startswith("1/") or name == EXP_LOSS
+        why = (
+            "what is learned does not carry over to the examples that judge"
+            if declared
+            else f"is less of it better? Then give Score({name!r}, {name}, higher_is_better=False)"
+        )
+        raise Mistake(Line("score", "wrong", f"{text}: it fell while the loss fell; {why}"))
+    if score <= 0:
+        raise Mistake(Line("score", "wrong", f"{text}: {SHIFT}"))
+    if score == before.score:
+        return Line("score", "look", f"{text}: training does not change it")
+    return Line("score", "ok", text)
+
+
+def _check_convergence(task: Task, result: Result, level: float) -> Iterator[Line]:
+    """Whether the score still moves, by means over thirds of the evaluations, and whether it reaches what is asked."""
+    scores = [float(score) for row in result.curves if (score := row.get("score")) is not None]
+    if task.baseline is not None and result.score < level * task.baseline:
+        text = f"direct training reaches {result.score:.4g}, less than {100 * level:g} % of the baseline"
+        yield Line("baseline", "look", f"{text} {task.baseline:.4g}: no d can be expected to reach that")
+    third = len(scores) // 3
+    if not third:
+        yield Line("converged", "look", "cannot be told from fewer than three evaluations: train longer")
         return
-    rose = score >= float(first["score"] or -math.inf)
-    direction = "" if rose or not fell else "; it fell while the loss fell: is more of it better?"
-    positive = "" if score > 0 else "; a share of a score that is not above 0 means nothing: shift it, or take another"
-    verdict: Verdict = "ok" if not direction and not positive else "wrong"
-    yield Line("score", verdict, f"{task.score_name} {first['score']:.4g} → {score:.4g}{direction}{positive}")
-    found = gain([result])
-    if found is not None:
-        rising = found[0] > 0.005 * abs(score)
-        word = "still rising: longer training may give another answer" if rising else "no longer rising"
-        yield Line("converged", "look" if rising else "ok", f"{word} ({found[0]:+.4f} in the last third)")
+    change, noise = _change(scores[-2 * third : -third], scores[-third:])
+    verdict: Verdict = "look" if abs(change) > max(MOVING * abs(result.score), 2 * noise) else "ok"
+    word = "no longer rising" if verdict == "ok" else "still rising" if change > 0 else "falling"
+    more = {"still rising": ": longer training may give another answer", "falling": ": shorter training scores more"}
+    yield Line("converged", verdict, f"{word} ({change:+.4f} from the second to the last third){more.get(word, '')}")
 
 
-def _check_trivial(task: Task, data: Any, result: Result, level: float) -> Iterator[Line]:
+def _change(earlier: list[float], later: list[float]) -> tuple[float, float]:
+    """Difference of two means, and its standard error."""
+    spread = [variance(part) / len(part) if len(part) > 1 else 0.0 for part in (earlier, later)]
+    return fmean(later) - fmean(earlier), math.sqrt(sum(spread))
+
+
+def _check_trivial(task: Task, fit: Fit, outputs: Any, goal: float) -> Iterator[Line]:
     """What answering always the same scores: the most frequent class, or the mean."""
-    split = "train" if task.judged_on == "train" else "val"
-    targets, train_y = getattr(data, f"{split}_y", None), getattr(data, "train_y", None)
-    if not isinstance(targets, Tensor) or not isinstance(train_y, Tensor) or count(targets) == 0:
+    if not isinstance(fit.batches, InMemory) or not isinstance(outputs, Tensor):
         return
-    trivial = trivial_score(task.score, train_y, targets)
-    if trivial is None or not math.isfinite(trivial):
+    (_, train_y), (_, targets) = fit.batches.data.split("train"), fit.batches.data.split(fit.judged_on)
+    if not isinstance(targets, Tensor) or not isinstance(train_y, Tensor) or len(train_y) < 2:
         return
-    goal = level * (task.baseline or result.score)
-    low = trivial < goal
-    text = f"always the same answer scores {trivial:.4g}; {100 * level:g} % of the baseline is {goal:.4g}"
+    score = trivial_score(task, train_y, targets, outputs.shape)
+    if score is None or not math.isfinite(score):
+        return
+    text = f"always the same answer scores {score:.4g}; to be reached: {goal:.4g}"
+    low = score < goal
     yield Line("trivial", "ok" if low else "wrong", text if low else f"{text}: any d reaches it. Take another score")
 
 
-def trivial_score(score: Score, train_y: Tensor, targets: Tensor) -> float | None:
-    """The score of the constant answer learned from the training targets; None for targets of another kind."""
-    n = len(targets)
-    if train_y.is_floating_point():
-        outputs = train_y.mean(dim=0, keepdim=True).expand(n, *train_y.shape[1:])
-    elif train_y.ndim == 1 and int(train_y.min()) >= 0:
-        shares = torch.bincount(train_y, minlength=2).float() / len(train_y)
-        outputs = torch.log(shares.clamp(min=1e-9)).expand(n, -1)
-    else:
-        return None
+def _check_subspace(task: Task, run: Run) -> tuple[Line, float]:
+    """A line about two evaluations in √D dimensions, and the seconds that a whole run there would take."""
+    epochs, every = resolve(run).optimizer.epochs or 1, run.record.eval_every
+    d = min(max(1, round(math.sqrt(task.D))), largest_d(run))
     try:
-        return float(score(outputs, targets))
-    except (ValueError, TypeError, RuntimeError, IndexError):
-        return None  # a score of one's own that wants other outputs
-
-
-def _check_objective(objective: Objective, workers: int) -> Iterator[Line]:
-    run = Run.of(objective.name, d=max(1, round(math.sqrt(objective.D))))
-    yield Line("size", "ok", f"D = {objective.D:,}")
-    started = time.perf_counter()
-    first, again = train(run), train(run)
-    seconds = (time.perf_counter() - started) / 2
-    same = first.score == again.score
-    told = "the same twice" if same else f"{again.score:.6g} when asked again with the same seed"
-    yield Line("score", "ok" if same else "look", f"run({run.d}, 0) = {first.score:.6g}, {told}")
-    wall = RUNS / max(1, workers) * seconds
-    yield Line("cost", "ok", f"{seconds:.1f} s a run; a search of {RUNS} runs on {workers} workers about {_time(wall)}")
-
-
-def _time(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+        short = train(run.but(d=d if run.space.file is None else None, epochs=min(epochs, 2 * every)))
+    except Exception as error:
+        raise Mistake(failure("subspace", error)) from error
+    if short.status == "diverged":
+        return Line("subspace", "look", f"at d = {d}: {short.message}"), short.seconds
+    ends = [cast(dict[str, Any], row) for row in short.curves]
+    text = f"d = {d}, {run.space.projection}: loss {ends[-1]['train_loss']:.4g} after {ends[-1]['epoch']} epochs"
+    if len(ends) < 2:
+        return Line("subspace", "ok", text), short.seconds
+    by_epoch = (ends[1]["seconds"] - ends[0]["seconds"]) / (ends[1]["epoch"] - ends[0]["epoch"])
+    first = ends[0]["seconds"] - by_epoch * ends[0]["epoch"]
+    return Line("subspace", "ok", text), max(0.0, first) + epochs * by_epoch

@@ -167,6 +167,11 @@ class Curve:
             chance += weight * ndtr(distance / np.sqrt(variance + sd**2))
         return self.weights @ chance
 
+    @property
+    def noise_variance(self) -> Float[Array, " grid"]:
+        """σ² of every kept (q, σ), beside ``weights``."""
+        return self._noise
+
     @cached_property
     def noise_sd(self) -> float:
         """Standard deviation of one run (posterior geometric mean)."""

@@ -12,7 +12,7 @@ from subspaces.datasets import Data, DataOptions
 from subspaces.datasets.forms import Loaders, number_of_examples
 from subspaces.datasets.trees import count
 from subspaces.learned.batchnorm import refresh_batchnorm
-from subspaces.runs.fingerprint import fingerprint, is_of_today, mark
+from subspaces.runs.fingerprint import changed, fingerprint, is_of_today, mark
 from subspaces.runs.resolve import record_of, resolve
 from subspaces.runs.run import Run
 from subspaces.runs.stored import enter_stored, measured_rate, start_stored
@@ -37,6 +37,8 @@ def build(asked: Run, folder: Path | None = None, data_root: str | None = None) 
     warn_of_slow_autocast(run.compute.autocast, run.compute.device)
     task, settings, compute = task_of(run), run.optimizer, run.compute
     batches = _batches(run, data_root)
+    if isinstance(batches, Streamed):
+        _refuse_for_loaders(asked)
     torch.manual_seed(derived_seed("noise", run.seeds.data))
     model = task.build_model(run.seeds.model).to(compute.device, getattr(torch, compute.dtype))
     if compute.channels_last:
@@ -111,11 +113,20 @@ def _options(run: Run, record: Any, lr: float | None = None) -> dict[str, Any]:
 def _batches(run: Run, root: str | None) -> Batches:
     compute, seed = run.compute, run.seeds.data
     dtype = getattr(torch, compute.dtype)
-    data = _load_data(run.task, _data_options(run), root, dtype, compute.device, compute.channels_last)
+    data = _load_data(get_task(run.task), _data_options(run), root, dtype, compute.device, compute.channels_last)
     if isinstance(data, Loaders):
         return Streamed(data, seed, device=compute.device, dtype=dtype)
     augment, last = bool(run.data.augment), compute.channels_last
     return InMemory(data, run.optimizer.batch_size or 1, seed, augment=augment, channels_last=last)
+
+
+def _refuse_for_loaders(asked: Run) -> None:
+    for name, value in (("batch_size", asked.optimizer.batch_size), ("augment", asked.data.augment)):
+        if value:
+            raise ValueError(
+                f"`{name}` must be left out: the data of {asked.task!r} are a DataLoader, which is used as it is; "
+                f"got {value}. Set it there."
+            )
 
 
 def _data_options(run: Run) -> DataOptions:
@@ -127,10 +138,10 @@ def _data_options(run: Run) -> DataOptions:
 
 @functools.lru_cache(maxsize=1)
 def _load_data(
-    task: str, options: DataOptions, root: str | None, dtype: torch.dtype, device: str, channels_last: bool
+    task: Task, options: DataOptions, root: str | None, dtype: torch.dtype, device: str, channels_last: bool
 ) -> Data | Loaders:
     """The data of a task as tensors on the device, kept for the next run of this process."""
-    data = get_task(task).load_data(options, root)
+    data = task.load_data(options, root)
     return data if isinstance(data, Loaders) else placed(data, device, dtype, channels_last=channels_last)
 
 
@@ -234,8 +245,8 @@ def _kept(asked: Run, folder: Path | None) -> Kept | None:
     path = folder / STATE
     aside = path.replace(path.with_name(f"{STATE}.{mark(made)}"))
     warnings.warn(
-        f"{path}: it was interrupted under another revision of {asked.task} ({mark(made)}, now "
-        f"{fingerprint(asked)}). The run begins anew; the state is kept as {aside.name}.",
+        f"{changed(asked, made, None)} since {path} was interrupted. The run begins anew; the state is kept as "
+        f"{aside.name}.",
         stacklevel=2,
     )
     return None

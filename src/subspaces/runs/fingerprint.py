@@ -28,6 +28,40 @@ def fingerprint(config: Run) -> str:
     return _of(config.task, config.to_dict())
 
 
+def made_of(config: Run) -> dict[str, str]:
+    """Part of a person's own task (model, data, loss, score, run, settings) → 8 digits of what it is.
+
+    Kept with every result, so that a change can be told by name. Empty for a published task, whose revision tells.
+    """
+    try:
+        known = known_definition(get_task(config.task))
+        if not {"loss", "run"} & known.keys():
+            return {}
+        given = config.to_dict()
+        settings = {k: v for k, v in vars(get_task(config.task).optimizer).items() if given.get(k) is None}
+        return {name: _digest(value)[:8] for name, value in (known | {"settings": settings}).items()}
+    except Exception:  # as for the fingerprint
+        return {}
+
+
+def changed(config: Run, made: str, parts: object) -> str:
+    """In words what is another in a task than when a result was made.
+
+    Args:
+        config: of the result.
+        made: its fingerprint.
+        parts: its `made_of`.
+    """
+    old, now = parts if isinstance(parts, dict) else {}, made_of(config)
+    other = [name for name in now if old.get(name) != now[name]]
+    if old and other:
+        names = [name for name in other if name != "D"] or other
+        return f"{config.task} has changed (its {', '.join(names)})"
+    if now:
+        return f"{config.task} has changed (its code or data)"
+    return f"{config.task} has changed ({mark(made)}, now {fingerprint(config)})"
+
+
 def _of(task: str, settings: dict[str, Any]) -> str:
     left = tuple(f.name for f in dataclasses.fields(Hyper) if settings.get(f.name) is None)
     try:
@@ -40,8 +74,12 @@ def _of(task: str, settings: dict[str, Any]) -> str:
 def _fingerprint(task: Any, left: tuple[str, ...]) -> str:
     """``left``: the settings that the run leaves to the task."""
     parts = known_definition(task) | {"defaults": {name: getattr(task.optimizer, name) for name in left}}
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_name)
-    return f"r{task.revision}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
+    return f"r{task.revision}-{_digest(parts)[:10]}"
+
+
+def _digest(value: Any) -> str:
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_name)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _name(value: object) -> str:

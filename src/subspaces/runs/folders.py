@@ -8,17 +8,18 @@ from typing import Any
 
 from subspaces.runs.run import Run, folder_name
 
-BUDGET = ("max_runs", "minutes", "ratio")
+BUDGET = ("max_runs", "minutes", "ratio", "budget")
 """Fields of a rule that end a measurement sooner or later: the same folder goes on with other values."""
 
 
-def default_folder(run: Run, command: str, rule: Any) -> Path:
+def default_folder(run: Run, command: str, rule: Any, **about: Any) -> Path:
     """``runs/TASK-COMMAND`` for the settings of the task and the rule's own, else with 8 digits for what differs.
 
     Args:
         run: of the measurement, without d and seeds.
         command: what is measured.
         rule: a dataclass; fields of `BUDGET` do not count.
+        about: what a call says of a person's own task besides, such as the name of its loss.
     """
     plain = type(rule)()
     differing = {
@@ -26,7 +27,7 @@ def default_folder(run: Run, command: str, rule: Any) -> Path:
         for f in dataclasses.fields(rule)
         if f.name not in BUDGET and getattr(rule, f.name) != getattr(plain, f.name)
     }
-    settings = {word: value for word, value in run.identity().items() if word != "task"} | {"rule": differing}
+    settings = {word: value for word, value in run.identity().items() if word != "task"} | {"rule": differing} | about
     name = f"{folder_name(run.task)}-{command}"
     if len(settings) > 1 or differing:
         canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))

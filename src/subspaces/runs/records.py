@@ -46,6 +46,8 @@ class Result:
     environment: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
     """Of the task that the run was made of; written when the result is stored (`runs.fingerprint`)."""
+    made_of: dict[str, str] = field(default_factory=dict)
+    """Digests of the parts of a person's own task, so that a change is told by name; written with the fingerprint."""
 
     @property
     def score(self) -> float:

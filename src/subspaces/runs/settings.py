@@ -73,6 +73,7 @@ class SubspaceSettings:
             raise ValueError(f"`projection` must be left out with `subspace`; got {self.projection!r}. Remove one.")
         if self.start is not None and self.file is None:
             raise ValueError(f"`start` must go with `subspace`; got {self.start!r} without. Add --subspace FILE.")
+        given += ["projection"] if self.projection != SubspaceSettings.projection else []
         if self.d is None and given:
             raise ValueError(
                 f"`{given[0]}` must go with `d`; got no `d`, so all parameters are trained directly. Add --d."

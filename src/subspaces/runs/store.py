@@ -14,7 +14,7 @@ from typing import Any
 
 from subspaces.files import atomic_write
 from subspaces.runs.claims import Claim
-from subspaces.runs.fingerprint import fingerprint, mark, row_is_of_today
+from subspaces.runs.fingerprint import changed, fingerprint, made_of, mark, row_is_of_today
 from subspaces.runs.records import Result, decode_row, encode_row
 from subspaces.runs.run import Run
 from subspaces.runs.stop import PLAIN, StopPolicy
@@ -22,6 +22,8 @@ from subspaces.training.callbacks import Callback
 
 RESULT, GIVEN_UP, STATE = "result.json", "stopped.json", "state.safetensors"
 Trainer = Callable[..., Result]
+_TOLD: dict[tuple[Path, str], str] = {}
+"""Folder of runs and task → the revision whose runs it was said of that they are done again."""
 
 
 def folder_of(root: str | Path, config: Run) -> Path:
@@ -92,7 +94,7 @@ def store_result(result: Result, folder: str | Path, policy: StopPolicy = PLAIN)
     an earlier revision of the task is put aside under a name that says so.
     """
     folder = Path(folder)
-    result.fingerprint = fingerprint(result.config)
+    result.fingerprint, result.made_of = fingerprint(result.config), made_of(result.config)
     if result.status == "stopped" and policy.accept(result):
         name = result.score_name
         result.message = f"given up after {len(result.curves)} evaluations: no hope of {name} {policy.threshold:.4g}"
@@ -155,11 +157,13 @@ def _of_today(path: Path, typed: str | None) -> Result | None:
     result = Result.from_row(row)
     if row_is_of_today(row, typed):
         return result
-    # the same text from the same line for all runs of a folder: Python shows it once
+    now = fingerprint(result.config)
+    if _TOLD.get((path.parent.parent, result.config.task)) == now:  # once for all runs of a folder
+        return None
+    _TOLD[path.parent.parent, result.config.task] = now
     warnings.warn(
-        f"{path.parent.parent}: results of {result.config.task} from another revision of the task "
-        f"({mark(result.fingerprint)}, now {fingerprint(result.config)}) count as not done. They are done again; each "
-        f"old row is kept as {path.name}.{mark(result.fingerprint)}.",
+        f"{changed(result.config, result.fingerprint, result.made_of)}: its results in {path.parent.parent} count as "
+        f"not done. They are done again; each old row is kept as {path.name}.{mark(result.fingerprint)}.",
         stacklevel=1,
     )
     return None

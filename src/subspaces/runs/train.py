@@ -1,7 +1,7 @@
 """Do one run: train its task, directly or in a subspace, or ask its function for the score."""
 
+import math
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from subspaces.runs.recording import RecordTrajectory
 from subspaces.runs.records import Result, environment
 from subspaces.runs.run import Run
 from subspaces.tasks import Objective, get_task
+from subspaces.tasks.source import own_line
 from subspaces.training.callbacks import Callback
 from subspaces.training.device import check_device
 from subspaces.training.loop import run_loop, surroundings
@@ -111,13 +112,13 @@ def _answer(objective: Objective, run: Run) -> Result:
     """
     started = time.perf_counter()
     seed = run.seeds.model
-    torch.manual_seed(seed)
     try:
-        said = objective.run(run.d, seed)
+        with surroundings(torch.device("cpu")):
+            torch.manual_seed(seed)
+            said = objective.run(run.d, seed)
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(last.filename).name}, line {last.lineno}"
-        raise RuntimeError(f"run({run.d}, {seed}) raised {type(error).__name__}: {error} ({place})") from error
+        why = f"{type(error).__name__}: {error} ({own_line(error)})"
+        raise RuntimeError(f"run({run.d}, {seed}) raised {why}") from error
     seconds = time.perf_counter() - started
     told: dict[str, Any] = dict(said) if isinstance(said, Mapping) else {"score": said}
     try:
@@ -128,9 +129,9 @@ def _answer(objective: Objective, run: Run) -> Result:
             f"`run` must return a number or a dictionary with 'score'; run({run.d}, {seed}) returned {said!r}."
         ) from error
     row = dict.fromkeys(NOT_TOLD) | {"epoch": 1, "step": 1, "val_score": score, **values, "seconds": seconds}
-    failed = score is None or score != score
+    failed = score is None or not math.isfinite(score)
     return Result(
         config=run, status="diverged" if failed else "done", D=objective.D, trained=run.d or objective.D,
         curves=[row], seconds=seconds, score_name=objective.score_name,
-        message="the function returned no score" if failed else "", environment=environment(),
+        message=f"the function returned {score}, which is no score" if failed else "", environment=environment(),
     )  # fmt: skip

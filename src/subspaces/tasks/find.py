@@ -9,6 +9,9 @@ from subspaces.tasks.published import TASKS, published
 from subspaces.tasks.task import Task
 
 _SESSION: dict[str, Task | Objective] = {}
+_IMPORTED: dict[str, Task | Objective] = {}  # by import path, once in a process
+LONGEST = 80
+"""Characters of a task's name, which is part of the names of folders."""
 _DEFINITIONS: "WeakKeyDictionary[Task | Objective, dict[str, Any]]" = WeakKeyDictionary()
 
 
@@ -23,8 +26,10 @@ def register_task(task: Task | Objective, definition: dict[str, Any] | None = No
         Its name.
 
     Raises:
-        ValueError: the name of a published task.
+        ValueError: the name of a published task, an empty or a very long one.
     """
+    if not 0 < len(task.name) <= LONGEST or not task.name.isprintable():
+        raise ValueError(f"`name` must be 1 to {LONGEST} printable characters, for folders; got {task.name!r}.")
     if task.name in TASKS and TASKS[task.name] is not task:
         raise ValueError(f"`name` must not be that of a published task; got {task.name!r}. Choose another one.")
     if task.name not in TASKS:
@@ -67,14 +72,16 @@ def get_task(name: str | Task | Objective) -> Any:
     """
     if not isinstance(name, str):
         return name
-    if (found := session_task(name)) is not None:
+    if name not in TASKS and (found := session_task(name)) is not None:
         return found
     if (task := published(name)) is not None:
         return task
-    task = resolve("task", name, others=_SESSION)
-    if ":" in name:
-        _SESSION[name] = task  # imported once in a process
-    return task
+    if name not in _IMPORTED:
+        task = resolve("task", name, others=_SESSION)
+        if ":" not in name:
+            return task
+        _IMPORTED[name] = task
+    return _IMPORTED[name]
 
 
 def _accept(thing: Any, name: str, argument: str) -> Task | Objective:

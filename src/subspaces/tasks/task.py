@@ -4,6 +4,7 @@ Nothing here knows of subspaces, of runs, or of the names of published tasks (th
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -114,6 +115,13 @@ class Task:
         object.__setattr__(self, "score", found if found.higher_is_better else reciprocal(found))
         object.__setattr__(self, "loss", get_loss(self.loss))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to other processes: data as they were read, in place of what they were read from."""
+        state = dict(self.__dict__)
+        if "_raw" in state:
+            state |= {"data": state.pop("_raw"), "read": {}}
+        return state
+
     @property
     def score_name(self) -> str:
         """What the scores of its runs are."""
@@ -125,7 +133,8 @@ class Task:
     def D(self) -> int:
         """Native dimension: number of trainable parameters, counted without allocating them where that is possible."""
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # weights that are loaded cannot go there, and are not needed
                 return count_parameters(self.model())
         except (NotImplementedError, RuntimeError):  # a factory that reads or computes weights
             return count_parameters(self.build_model(0))
@@ -189,6 +198,11 @@ class Task:
                     f"`{f.name}` must be left out: the data of {self.name!r} are a DataLoader, which is used as it is. "
                     "Give tensors or a Dataset without random changes."
                 )
+        if self.judged_on == "val" and data.val is None:
+            raise ValueError(
+                f"`data` must bring validation batches where a DataLoader is used as it is; got none in {self.name!r}. "
+                "Give {'train': loader, 'validation': …}, or judged_on='train'."
+            )
         return data
 
     @cached_property
@@ -197,7 +211,11 @@ class Task:
         given = self.data() if callable(self.data) and not hasattr(self.data, "__getitem__") else self.data
         if isinstance(given, str | Path):
             found = read_examples(given, **self.read)
-            given = {"train": (found.inputs, found.targets), "test": found.test}
+            return as_data({"train": (found.inputs, found.targets), "test": found.test})
+        if self.read:
+            raise ValueError(
+                f"`{min(self.read)}` must go with data from a file or folder; got {type(given).__name__}. Leave it out."
+            )
         return as_data(given)
 
     # ---- what it is

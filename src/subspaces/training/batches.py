@@ -63,6 +63,9 @@ class InMemory(Batches):
         self, data: Data, size: int, seed: int = 0, *, augment: bool = False, channels_last: bool = False
     ) -> None:
         self.data, self.seed, self.augment, self.channels_last = data, seed, augment, channels_last
+        if augment and not (isinstance(data.train_x, Tensor) and data.train_x.ndim == 4):
+            got = tuple(data.train_x.shape) if isinstance(data.train_x, Tensor) else type(data.train_x).__name__
+            raise ValueError(f"`augment` must have images (n, C, H, W); got inputs {got}. Leave it out.")
         self.examples_per_epoch = count(data.train_x)
         self.size = min(size, self.examples_per_epoch)
         self.per_epoch = self.examples_per_epoch // self.size

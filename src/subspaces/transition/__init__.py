@@ -11,8 +11,6 @@ from subspaces.transition.statistics import (
     monotone_crossing,
     wilson_interval,
 )
-
-# outcomes of runs → probabilities → thresholds
 from subspaces.transition.success import (
     SuccessTable,
     ThresholdDimension,
@@ -23,12 +21,17 @@ from subspaces.transition.success import (
     trace_value,
 )
 
+# outcomes of runs → probabilities → thresholds
+# the same from the values themselves
+from subspaces.transition.values import ValueFit, value_fit
+
 __all__ = [
     "Crossing",
     "SuccessTable",
     "ThresholdDimension",
     "TraceValue",
     "TransitionSearch",
+    "ValueFit",
     "isotonic",
     "logistic_crossing",
     "monotone_crossing",
@@ -36,5 +39,6 @@ __all__ = [
     "threshold_curve",
     "threshold_dimension",
     "trace_value",
+    "value_fit",
     "wilson_interval",
 ]

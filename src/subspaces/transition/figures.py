@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from subspaces.errors import unknown_name
 from subspaces.transition.success import SuccessTable, ThresholdDimension
+from subspaces.transition.values import ValueFit
 
 # one colour per series, told apart also in grey and by the colour-blind (Okabe & Ito 2008)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -66,6 +67,34 @@ def success_heatmap(
     if D is not None:
         scale = (lambda x: np.asarray(x) / D), (lambda x: np.asarray(x) * D)
         ax.secondary_xaxis("top", functions=scale).set_xlabel(f"d/D, D = {D:,}")
+    return figure
+
+
+def plot_probability(
+    fits: Mapping[float, ValueFit], table: SuccessTable, *, level_name: str = "loss level ε", ax: Axes | None = None
+) -> Figure:
+    """P_s over d at some levels: from the values with its interval, and the fractions of runs that reached the level.
+
+    Args:
+        fits: level → `value_fit` of it; one line each.
+        table: from `success_probability`, with these levels among its own: a dot per d, larger where there are more
+            runs.
+        level_name: title of the legend.
+        ax: axes to draw into; a new figure by default.
+    """
+    figure, ax = _axes(ax)
+    for i, (level, fit) in enumerate(sorted(fits.items())):
+        colour = COLOURS[i % len(COLOURS)]
+        d = np.geomspace(fit.d[0] / 1.3, fit.d[-1] * 1.3, 161)
+        low, high = fit.band(d)
+        ax.plot(d, fit.probability(d), color=colour, linewidth=1.4, label=f"{level:g}")
+        ax.fill_between(d, low, high, color=colour, alpha=0.15, linewidth=0)
+        row = int(np.abs(table.levels - level).argmin())
+        near = (table.d >= d[0]) & (table.d <= d[-1])
+        sizes = 14 * table.runs[near]
+        ax.scatter(table.d[near], table.probability[row, near], s=sizes, color=colour, alpha=0.5, linewidths=0)
+    ax.set(xscale="log", xlabel="training dimension d", ylabel="success probability", ylim=(-0.04, 1.04))
+    ax.legend(title=level_name, fontsize="small", title_fontsize="small")
     return figure
 
 

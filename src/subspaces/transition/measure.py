@@ -114,17 +114,17 @@ class _Search(Measurement):
         rule = self.rule
         search = TransitionSearch(
             self.levels or (1.0,), *self.range, delta=rule.delta, points_per_octave=rule.points_per_octave,
-            first=rule.first, max_runs=rule.runs, budget=rule.budget, goal=rule.direction, at=rule.at,
+            first=rule.first, max_runs=rule.runs, ratio=rule.ratio, budget=rule.budget, goal=rule.direction, at=rule.at,
             confidence=rule.confidence,
         )  # fmt: skip
         for (burn_in, d, i), result in self.results.items():
             if burn_in == t:
-                search.tell(d, i, outcome_of(result, rule).value)
+                search.tell(d, i - rule.first_seed, outcome_of(result, rule).value)
         return search
 
     def _pilot(self) -> None:
         """One run at each d of the first round, by which the levels are chosen."""
-        places = [(t, d, 0) for t in self.rule.burn_in for d in self._search(t).first]
+        places = [(t, d, self.rule.first_seed) for t in self.rule.burn_in for d in self._search(t).first]
         found = self.finish(self._at(*place) for place in places)
         self.levels = pilot_levels([outcome_of(run, self.rule) for run in found.values()], self.rule.direction)
 
@@ -134,7 +134,8 @@ class _Search(Measurement):
             # the burn-in time with the fewest runs first, so that a budget of time is spent evenly
             for t in sorted(self.searches, key=self._runs_at):
                 if asked := self.searches[t].ask(1):
-                    self.submit(self._at(t, *asked[0]))
+                    d, i = asked[0]
+                    self.submit(self._at(t, d, i + self.rule.first_seed))
                     break
             else:
                 break
@@ -150,7 +151,7 @@ class _Search(Measurement):
             t, d, i = place = _place(event.config)
             self.results[place] = event.result
             if t in self.searches:
-                self.searches[t].tell(d, i, outcome_of(event.result, self.rule).value)
+                self.searches[t].tell(d, i - self.rule.first_seed, outcome_of(event.result, self.rule).value)
             if time.monotonic() - self.written > WRITE_EVERY:
                 self._write()
         self.on_event(event, self.measurement())
@@ -158,8 +159,8 @@ class _Search(Measurement):
     def _recall(self) -> None:
         """The results on the disk that belong to this measurement, and the predictions of an earlier call."""
         for result in self.stored():
-            t, d, _ = place = _place(result.config)
-            wanted = t in self.rule.burn_in and self.range[0] <= d <= self.range[1]
+            t, d, i = place = _place(result.config)
+            wanted = t in self.rule.burn_in and self.range[0] <= d <= self.range[1] and i >= self.rule.first_seed
             if wanted and result.config.key() == self._at(*place).key():
                 self.results[place] = result
         self.known = self.recall().get(self.entry, {})

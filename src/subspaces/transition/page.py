@@ -11,10 +11,10 @@ from subspaces.report.page import Card, Part
 from subspaces.report.rows import left_out, listed, read_record, read_rows, settings
 from subspaces.report.tables import command_text, figure, table, unbroken
 from subspaces.runs.listing import RUNS
-from subspaces.transition.page_figures import draw_heatmap, draw_start, draw_thresholds, draw_traces
+from subspaces.transition.page_figures import draw_heatmap, draw_probability, draw_start, draw_thresholds, draw_traces
 from subspaces.transition.result import FILE, Prediction, TracedRun, Transition
 from subspaces.transition.rule import TransitionRule
-from subspaces.transition.terminal import caveats, number, with_interval
+from subspaces.transition.terminal import caveats, number, predicted, remarks, with_interval
 
 VARIED = ("d", "burn_in", "seed_projection", "seed_model", "seed_data", "device", "threads")
 """Settings in which the runs of one measurement differ."""
@@ -35,7 +35,7 @@ def section(folders: Sequence[Path], drawings: Path | None, *, level: float) -> 
         return parts[0] if parts else None
     return Part(
         title=f"{len(parts)} phase transitions compared",
-        lead="Threshold dimensions, also as fractions of the number of parameters.",
+        lead="ThresholdDimension dimensions, also as fractions of the number of parameters.",
         cards=(),
         figures=_compared([loaded[0] for loaded in found.values()], drawings)
         + "".join(f"<h2>{escape(part.title)}</h2><p>{part.lead}</p>{part.figures}{part.tables}" for part in parts),
@@ -50,7 +50,7 @@ def _compared(found: Sequence[Transition], drawings: Path | None) -> str:
     names = [one.task for one in found]
     labels = [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
     svg = save(draw_thresholds(dict(zip(labels, found, strict=True)), fraction=True), drawings, "transition-compared")
-    return figure(svg, "Threshold dimensions as fractions of the number of parameters.")
+    return figure(svg, "ThresholdDimension dimensions as fractions of the number of parameters.")
 
 
 def _part(found: Transition, command: str | None, drawings: Path | None, prefix: str) -> Part:
@@ -66,7 +66,12 @@ def _part(found: Transition, command: str | None, drawings: Path | None, prefix:
 
 
 def _figures(found: Transition, drawings: Path, prefix: str) -> str:
-    shown = [(f"heatmap-{t}", draw_heatmap(found, t), _heatmap_words(found, t)) for t in found.burn_ins()]
+    shown = [
+        (f"probability-{t}", drawn, _probability_words(found, t))
+        for t in found.burn_ins()
+        if (drawn := draw_probability(found, t)) is not None
+    ]
+    shown += [(f"heatmap-{t}", draw_heatmap(found, t), _heatmap_words(found, t)) for t in found.burn_ins()]
     shown.append(("thresholds", draw_thresholds({found.task: found}), _THRESHOLDS))
     if len(found.burn_ins()) > 1:
         shown.append(("start", draw_start(found), _START))
@@ -132,11 +137,23 @@ _THRESHOLDS = (
     "Measured threshold dimension d* with its interval, one line per start; an arrow marks a level that no d reached "
     "(up) or every d (down). Dashed, in the same colour: predicted along the proximal path, where it predicts any."
 )
+METHOD = (
+    "d* from the values that runs reached, ln(value) being a smooth curve of ln d with scatter; the monotone fit "
+    "counts successes only and assumes nothing else."
+)
 _START = "The same thresholds against burn-in time and against the loss where the subspace is laid: one line per level."
 
 _TRACES = (
     "Every run, coloured by d. Dashed: the levels. P_s is the share of the runs of one d that pass below (or above)."
 )
+
+
+def _probability_words(found: Transition, t: int) -> str:
+    start = "random starts" if t == 0 else f"starts after {t:,} steps of direct training"
+    return (
+        f"Chance that a run from {start} reaches a level, from the values that the runs reached (line, with its "
+        f"{100 * found.rule.confidence:g} % interval), and the fraction that did at each d (dots, larger for more)."
+    )
 
 
 def _heatmap_words(found: Transition, t: int) -> str:
@@ -187,9 +204,9 @@ def _table(found: Transition) -> str:
     for row in found.rows():
         cells = [f"{row['burn_in']:,}", number(row["start_loss"]), number(row["level"]), with_interval(row)]
         cells += [number(row["d_star_of_D"]), with_interval(row, "monotone")]
-        cells += [number(row["predicted"], 0), number(row["predicted_bound"], 0)] if found.predictions else []
+        cells += [predicted(row), number(row["predicted_bound"], 0)] if found.predictions else []
         body.append([*cells, str(row["runs"])])
-    notes = [_judged(rule)]
+    notes = [_judged(rule), *remarks(found)]
     notes += [f"Predictions: {text}" for text in caveats(found)]
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
     return f"<h2>Thresholds</h2>{table([*head, 'runs'], body)}<ul>{listed}</ul>"
@@ -201,9 +218,8 @@ def _judged(rule: TransitionRule) -> str:
     if (rule.goal, rule.on) == ("loss", "train"):
         return (
             f"A run reaches ε if the mean loss of the batches of {rule.window} consecutive steps is at most ε {when}. "
-            "P_s from training is a lower bound on the share of subspaces that contain such a point. d* by the "
-            "logistic fit in log d; the monotone fit assumes no shape."
+            "P_s from training is a lower bound on the share of subspaces that contain such a point. " + METHOD
         )
     part = "over the steps of an epoch" if rule.on == "train" else "after an epoch"
     when = "any" if rule.at == "best" else "the last"
-    return f"A run succeeds if its {rule.level_name} {part} reaches the level in {when} epoch. d* by the logistic fit."
+    return f"A run succeeds if its {rule.level_name} {part} reaches the level in {when} epoch. {METHOD}"

@@ -10,8 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from subspaces.report.figures import SHADES, STYLE
-from subspaces.transition.figures import plot_thresholds, success_heatmap
+from subspaces.report.figures import SHADES, STYLE, integer_ticks
+from subspaces.transition.figures import plot_probability, plot_thresholds, success_heatmap
 from subspaces.transition.result import Prediction, Transition, dense_levels, reading
 
 
@@ -33,6 +33,19 @@ def draw_heatmap(found: Transition, t: int) -> Figure:
             ax=axes,
         )  # fmt: skip
         axes.collections[0].set_rasterized(True)  # else viewers show seams between the cells
+    return figure
+
+
+def draw_probability(found: Transition, t: int) -> Figure | None:
+    """P_s over d at every level, from the values that runs reached; None where no level has enough runs near it."""
+    fits = {level: fit for level in found.levels if (fit := found.fit(t, level)) is not None}
+    if not fits:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.2, 3.8), layout="constrained")
+        axes = figure.subplots()
+        plot_probability(fits, found.table(t), level_name=found.rule.level_name, ax=axes)
+        integer_ticks(axes)
     return figure
 
 

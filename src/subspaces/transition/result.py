@@ -19,6 +19,8 @@ from subspaces.transition import (
     trace_value,
 )
 from subspaces.transition.rule import TransitionRule
+from subspaces.transition.success import VALUES
+from subspaces.transition.values import ValueFit, value_fit
 
 FILE = "transition.json"
 """Name of the record of a measurement in its folder."""
@@ -119,7 +121,7 @@ class Transition:
         """Burn-in times that have runs."""
         return sorted({run.burn_in for run in self.runs})
 
-    def thresholds(self, method: str = "logistic") -> list[ThresholdDimension]:
+    def thresholds(self, method: str = VALUES) -> list[ThresholdDimension]:
         """d* for every burn-in time and level."""
         rule, now = self.rule, (method, len(self.runs))
         if now not in self._known:
@@ -128,6 +130,14 @@ class Transition:
                 confidence=rule.confidence,
             )  # fmt: skip
         return self._known[now]
+
+    def fit(self, burn_in: int, level: float) -> ValueFit | None:
+        """What the values of a burn-in time's runs say of a level; None where too few came near it."""
+        runs, rule = [run for run in self.outcomes() if run.burn_in == burn_in], self.rule
+        return value_fit(
+            [run.d for run in runs], [run.value for run in runs], level, delta=rule.delta, goal=rule.direction,
+            confidence=rule.confidence,
+        )  # fmt: skip
 
     def table(self, burn_in: int, levels: Sequence[float] | None = None) -> SuccessTable:
         """P_s of one burn-in time, at the levels of the rule or at others: no run is needed for them."""
@@ -144,7 +154,11 @@ class Transition:
         return {t: float(np.mean(values)) for t, values in sorted(first.items())}
 
     def rows(self) -> list[dict[str, Any]]:
-        """One record per burn-in time and level: measured by both methods, predicted, d*/D (None: unknown)."""
+        """One record per burn-in time and level: measured from values and from counts, predicted, d*/D (None: unknown).
+
+        ``agrees`` is whether the two intervals have a point in common; ``ruled_out`` whether the prediction lies
+        outside what the runs leave possible.
+        """
         monotone = {(t.burn_in, t.level): t for t in self.thresholds("monotone")}
         initial, rows = self.initial(), []
         for found in self.thresholds():
@@ -156,7 +170,9 @@ class Transition:
                 "status": found.status, "d_star": _null(found.d_star), "low": found.lower, "high": _null(found.upper),
                 "d_star_of_D": _null(found.d_star / self.D),
                 "monotone": _null(plain.d_star), "monotone_low": plain.lower, "monotone_high": _null(plain.upper),
+                "method": found.method, "agrees": found.agrees(plain),
                 "predicted": _null(predicted), "predicted_bound": _null(bound),
+                "ruled_out": not found.lower < predicted <= found.upper if math.isfinite(predicted) else None,
                 "runs": found.runs, "d_min": found.tested[0], "d_max": found.tested[-1],
             })  # fmt: skip
         return rows

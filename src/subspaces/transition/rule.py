@@ -35,7 +35,11 @@ class TransitionRule:
     first: int = 7
     """Dimensions of the first round."""
     runs: int = 5
-    """Most runs at one d."""
+    """Most runs at one d of the first grid."""
+    ratio: float = 1.1
+    """Wanted width high/low of each interval for d*; the search ends when all are as narrow."""
+    first_seed: int = 0
+    """Number of the first run at each d; measurements with first seeds 100 apart share no run and no seed."""
     budget: int = 40
     """Most runs for one burn-in time."""
     minutes: float | None = None
@@ -55,6 +59,10 @@ class TransitionRule:
             raise ValueError(f"`burn_in` must be different numbers of steps, at least 0; got {self.burn_in}.")
         if not all(math.isfinite(level) for level in self.levels):
             raise ValueError(f"`levels` must be finite numbers; got {self.levels}.")
+        if self.first_seed < 0 or not self.ratio > 1:
+            raise ValueError(
+                f"`first_seed` must be at least 0 and `ratio` above 1; got {self.first_seed} and {self.ratio}."
+            )
         for name in ("delta", "confidence"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be between 0 and 1; got {getattr(self, name)}.")

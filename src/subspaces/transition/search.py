@@ -6,28 +6,34 @@ from typing import Any
 
 import numpy as np
 
-from subspaces.transition.success import ThresholdDimension, TraceValue, threshold_dimension, trace_value
+from subspaces.transition.success import VALUES, ThresholdDimension, TraceValue, threshold_dimension, trace_value
+from subspaces.transition.values import ValueFit, value_fit
+
+OPEN = 3.0
+"""ln of the ratio at which an interval counts whose end is open."""
+PATIENCE = 8
+"""Times ``max_runs``: runs near one level after which it is left as it is."""
 
 
 class TransitionSearch:
     """Chooses (d, seed) to train so that d*(ε) of several levels is soon known: ask, run, tell.
 
-    Begins with `first` dimensions spread evenly over the logarithm of d, one run each. From then on a run goes to the
-    grid dimension that lies inside the most levels' intervals for d* and has had the fewest runs. The proposals
-    depend on what was told and what is pending, not on the order of telling or on random numbers, so a search that
-    is made anew and told the stored runs goes on as if it had never stopped. Runs at d off the grid count too.
-
-    The intervals are those of `threshold_dimension(method="monotone")`. For δ = 0.1 two failures at d rule out
-    d* ≤ d, while it takes 29 successes and no failure at or below d to rule out d* > d, so the upper end is the dear
-    one: with `max_runs` of 10 it settles a few grid points above the threshold.
+    Begins with `first` dimensions spread evenly over the logarithm of d, one run each. From then on a run goes near d*
+    of the level that is known worst, where it tells most about it (`transition.values`), until every level's interval
+    is as narrow as `ratio`. A level that too few runs came near, or that none of them reached, is looked for on a grid
+    first: at the grid dimension that lies inside the most such levels' intervals of `monotone_crossing` and has had the
+    fewest runs, `max_runs` at most. The proposals depend on what was told and what is pending, not on the order of
+    telling or on random numbers, so a search that is made anew and told the stored runs goes on as if it had never
+    stopped.
 
     Args:
         levels: ε, losses to be reached (or accuracies with goal ``above``).
         d_min, d_max: range of d.
         delta: δ of d* = min {d : P_s ≥ 1 − δ}.
-        points_per_octave: grid dimensions per doubling of d; the resolution of the answer.
+        points_per_octave: grid dimensions per doubling of d.
         first: dimensions in the first round.
-        max_runs: most runs at one d.
+        max_runs: most runs at one d of the grid.
+        ratio: wanted width upper / lower of an interval for d*, > 1.
         budget: most runs in all; None for no limit.
         goal, at: how a trace is judged, as in `trace_value`.
         confidence: of the intervals.
@@ -55,6 +61,7 @@ class TransitionSearch:
         points_per_octave: int = 4,
         first: int = 7,
         max_runs: int = 10,
+        ratio: float = 1.1,
         budget: int | None = None,
         goal: str = "below",
         at: str = "best",
@@ -69,11 +76,13 @@ class TransitionSearch:
                 "`points_per_octave`, `first`, `max_runs` and `budget` must be at least 1; "
                 f"got {points_per_octave}, {first}, {max_runs}, {budget}."
             )
+        if not ratio > 1:
+            raise ValueError(f"`ratio` must be above 1, such as 1.1; got {ratio}.")
         trace_value([0.0], goal=goal, at=at)  # a mistyped goal is refused now, not after the first run
         self.levels, self.delta, self.confidence = tuple(sorted(levels)), delta, confidence
         self.goal: str = goal
         self.at: str = at
-        self.max_runs, self.budget = max_runs, budget
+        self.max_runs, self.budget, self.ratio = max_runs, budget, ratio
         octaves = math.log2(d_max / d_min)
         self.grid = _log_grid(d_min, d_max, max(2, round(octaves * points_per_octave) + 1))
         spread = np.linspace(0, len(self.grid) - 1, min(first, len(self.grid)))
@@ -84,9 +93,9 @@ class TransitionSearch:
     def ask(self, n: int = 1) -> list[tuple[int, int]]:
         """Up to `n` runs (d, seed) worth making now, all different and none pending; fewer or none when done."""
         chosen: list[tuple[int, int]] = []
-        open_sets = self._open_sets()
+        fits = self._fits()
         while len(chosen) < n and not self._spent():
-            d = self._next(open_sets)
+            d = self._next(fits)
             if d is None:
                 break
             taken = {seed for x, seed in (*self._told, *self._pending) if x == d}
@@ -114,14 +123,14 @@ class TransitionSearch:
     @property
     def done(self) -> bool:
         """No run is worth making or allowed any more, those pending counted as made."""
-        return self._spent() or self._next(self._open_sets()) is None
+        return self._spent() or self._next(self._fits()) is None
 
     @property
     def outcomes(self) -> list[TraceValue]:
         """All runs told, ordered by d and seed."""
         return [TraceValue(d, seed, 0, value) for (d, seed), value in sorted(self._told.items())]
 
-    def thresholds(self, method: str = "monotone") -> list[ThresholdDimension]:
+    def thresholds(self, method: str = VALUES) -> list[ThresholdDimension]:
         """d* at every level from the runs told so far."""
         common: dict[str, Any] = {"delta": self.delta, "goal": self.goal, "confidence": self.confidence}
         return [threshold_dimension(self.outcomes, e, method=method, **common) for e in self.levels]
@@ -129,20 +138,52 @@ class TransitionSearch:
     def _spent(self) -> bool:
         return self.budget is not None and len(self._told) + len(self._pending) >= self.budget
 
-    def _open_sets(self) -> list[tuple[float, float]]:
-        """For each level the interval (lower, upper] in which its d* may lie."""
-        return [(t.lower, t.upper) for t in self.thresholds()] if self._told else []
+    def _fits(self) -> dict[float, ValueFit | None]:
+        """What the values say of each level; None where too few runs came near it."""
+        runs = self.outcomes
+        d, values = [run.d for run in runs], [run.value for run in runs]
+        common: dict[str, Any] = {"delta": self.delta, "goal": self.goal, "confidence": self.confidence}
+        return {level: value_fit(d, values, level, **common) if runs else None for level in self.levels}
 
-    def _next(self, open_sets: list[tuple[float, float]]) -> int | None:
+    def _next(self, fits: dict[float, ValueFit | None]) -> int | None:
         counts = dict.fromkeys(self.grid, 0)
         for d, _ in (*self._told, *self._pending):
             counts[d] = counts.get(d, 0) + 1
         for d in self.first:
             if counts[d] == 0:
                 return d
+        lost = [level for level, fit in fits.items() if fit is None or fit.crossing.status != "reached"]
+        looked_for = self._on_the_grid(lost, counts) if lost and self._told else None
+        return self._near(fits) if looked_for is None else looked_for
+
+    def _near(self, fits: dict[float, ValueFit | None]) -> int | None:
+        """Near d* of the level that is known worst, runs that are going on near it counted; None when all are known."""
+        pending = sorted(d for d, _ in self._pending)
+        worst: tuple[float, ValueFit] | None = None
+        for fit in fits.values():
+            if (
+                fit is None
+                or math.isinf(fit.ratio)
+                or fit.ratio <= self.ratio
+                or self._tried(fit) >= PATIENCE * self.max_runs
+            ):
+                continue
+            going_on = sum(fit.is_near(d) for d in pending)
+            width = min(math.log(fit.ratio), OPEN) / (1 + going_on)
+            worst = (width, fit) if worst is None or width > worst[0] else worst
+        return None if worst is None else min(worst[1].next_d(pending), self.grid[-1])
+
+    def _tried(self, fit: ValueFit) -> int:
+        """Runs near a level, those that are going on too."""
+        return sum(fit.is_near(d) for d, _ in (*self._told, *self._pending))
+
+    def _on_the_grid(self, levels: Sequence[float], counts: dict[int, int]) -> int | None:
+        """The grid dimension inside the most intervals in which d* of these levels may lie, with the fewest runs."""
+        common: dict[str, Any] = {"delta": self.delta, "goal": self.goal, "confidence": self.confidence}
+        found = [threshold_dimension(self.outcomes, e, method="monotone", **common) for e in levels]
         best: tuple[float, float, int] | None = None
         for d in self.grid:
-            inside = [(low, high) for low, high in open_sets if low < d <= high]
+            inside = [(t.lower, t.upper) for t in found if t.lower < d <= t.upper]
             if not inside or counts[d] >= self.max_runs:
                 continue
             middle = np.mean([_log_middle(low, high, self.grid) for low, high in inside])

@@ -16,6 +16,11 @@ from numpy import ndarray
 
 from subspaces.errors import unknown_name
 from subspaces.transition.statistics import CROSSINGS, Status, isotonic, wilson_interval
+from subspaces.transition.values import value_fit
+
+VALUES = "values"
+METHODS = (VALUES, *CROSSINGS)
+"""Ways to read a threshold from runs."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,10 @@ class ThresholdDimension:
     runs: int
     tested: tuple[int, ...]
 
+    def agrees(self, other: "ThresholdDimension") -> bool:
+        """Whether the intervals of two ways to read the same runs have a point in common."""
+        return self.lower < other.upper and other.lower < self.upper
+
     def row(self) -> dict[str, Any]:
         """A JSON-able record: infinite numbers become None."""
         fields = asdict(self) | {"tested": list(self.tested)}
@@ -134,7 +143,7 @@ def threshold_dimension(
     delta: float = 0.1,
     burn_in: int | None = None,
     goal: str = "below",
-    method: str = "monotone",
+    method: str = "values",
     confidence: float = 0.95,
 ) -> ThresholdDimension:
     """d*(ε, t, δ): the smallest d at which a fraction 1 − δ of subspaces reach the level, with an interval.
@@ -142,17 +151,26 @@ def threshold_dimension(
     Args:
         runs, level, burn_in, goal: as in `success_probability`.
         delta: δ; Larsen et al. draw about 0.1.
-        method: ``monotone`` assumes that P_s rises with d and nothing else, and answers with a tested d;
-            ``logistic`` takes logit P_s as linear in log d and interpolates.
+        method: ``values`` takes ln(value) as a smooth curve in ln d with scatter, see `transition.values`; where too
+            few runs are near the level for an interval with two ends, the logistic fit answers. ``logistic`` takes
+            logit P_s as linear in log d and interpolates. ``monotone`` assumes that P_s rises with d and nothing else,
+            and answers with a tested d: the check of the others.
         confidence: of the interval.
     """
-    if method not in CROSSINGS:
-        raise unknown_name("method", method, CROSSINGS)
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
     if not 0 < delta < 1:
         raise ValueError(f"`delta` must be between 0 and 1; got {delta}.")
     chosen = _one_burn_in(_checked(runs, goal), burn_in)
     table = success_probability(chosen, [level], goal=goal)
-    found = CROSSINGS[method](table.d, table.successes[0], table.runs, 1 - delta, confidence)
+    found = None
+    if method == VALUES:
+        values = [run.value for run in chosen]
+        fitted = value_fit([run.d for run in chosen], values, level, delta=delta, goal=goal, confidence=confidence)
+        closed = fitted is not None and math.isfinite(fitted.ratio)
+        found, method = (fitted.crossing, method) if fitted is not None and closed else (None, "logistic")
+    if found is None:
+        found = CROSSINGS[method](table.d, table.successes[0], table.runs, 1 - delta, confidence)
     return ThresholdDimension(
         level=float(level),
         burn_in=chosen[0].burn_in,
@@ -174,7 +192,7 @@ def threshold_curve(
     *,
     goal: str = "below",
     delta: float = 0.1,
-    method: str = "monotone",
+    method: str = "values",
     confidence: float = 0.95,
 ) -> list[ThresholdDimension]:
     """d* at every level for every burn-in among the runs, ordered by burn-in, then level."""

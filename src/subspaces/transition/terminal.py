@@ -89,9 +89,34 @@ def thresholds_table(found: Transition) -> Table:
         cells = [f"{row['burn_in']:,}", number(row["start_loss"]), number(row["level"])]
         cells += [with_interval(row), number(row["d_star_of_D"]), with_interval(row, "monotone")]
         if found.predictions:
-            cells += [number(row["predicted"], 0), number(row["predicted_bound"], 0)]
+            cells += [predicted(row), number(row["predicted_bound"], 0)]
         table.add_row(*cells)
     return table
+
+
+def predicted(row: dict[str, Any]) -> str:
+    """A predicted threshold; in brackets where the runs have ruled it out."""
+    told = number(row["predicted"], 0)
+    return f"({told})" if row["ruled_out"] else told
+
+
+def remarks(found: Transition) -> list[str]:
+    """What to know of the measured thresholds: levels out of reach and what to change, and fits that disagree."""
+    rows, told = found.rows(), []
+    if missed := [row for row in rows if row["status"] == "not_reached"]:
+        levels = ", ".join(sorted({number(row["level"]) for row in missed}))
+        best = min if found.rule.goal == "loss" else max
+        reached = best(run.value for run in found.outcomes() if math.isfinite(run.value))
+        told.append(
+            f"No d up to {missed[0]['d_max']:,} reaches {levels} (best value of any run: {number(reached)}): train "
+            "longer or at another rate (--epochs, --lr), allow more dimensions (--d-max), or take an easier level."
+        )
+    if differ := [row for row in rows if not row["agrees"]]:
+        levels = ", ".join(sorted({number(row["level"]) for row in differ}))
+        told.append(f"At {levels} the counts of successes speak against d*: look at the figures before it is believed.")
+    if any(row["ruled_out"] for row in rows):
+        told.append("Predictions in brackets lie outside the measured interval.")
+    return told
 
 
 def caveats(found: Transition) -> list[str]:
