@@ -298,3 +298,38 @@ def test_figure(tmp_path):
     assert len(way.get_xdata()) == 12
     assert float(way.get_xdata()[0]) == 0.0
     trajectory_figure(samples, dldr(samples, 1))
+
+
+def _recorded(model):
+    recorder = TrajectoryRecorder(model, every=1)
+    x = torch.randn(20, model[0].in_features, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(8):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        recorder.step()
+    return recorder
+
+
+def test_a_basis_refuses_a_model_whose_layers_lie_elsewhere():
+    """Of as many parameters: it would move other layers than those that it was learned from."""
+    basis = dldr(_recorded(nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 6))), 3)
+    other = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))
+    with pytest.raises(ValueError, match=r"learned from a model like this one; .*0\.weight is \(\(6, 4\)"):
+        Subspace(other, projection=basis)
+
+
+@pytest.mark.parametrize("method", [dldr, twa])
+def test_a_subspace_of_a_basis_starts_where_the_basis_was_learned_from(method):
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 6))
+    recorder = _recorded(model)
+    basis = method(recorder, 3)
+    trained = {name: p.detach().clone() for name, p in model.named_parameters()}
+    subspace = Subspace(model, projection=basis)
+    for name, tensor in subspace.origin.items():
+        assert torch.equal(tensor, basis.origin[name])
+    assert not all(torch.equal(tensor, trained[name]) for name, tensor in subspace.origin.items())
+    other = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 6))
+    here = Subspace(other, projection=basis, origin=trained)
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in here.origin.items())

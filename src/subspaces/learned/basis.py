@@ -11,6 +11,9 @@ from subspaces.learned.basis_file import BASIS, header_of, prefixed, read
 from subspaces.learned.samples import Sample
 from subspaces.projections import Basis
 
+AT_MEAN = "twa"
+"""The method whose subspaces start at the mean of their samples."""
+
 
 class LearnedBasis(Basis):
     """An orthonormal `Basis` that knows where it comes from.
@@ -51,10 +54,24 @@ class LearnedBasis(Basis):
 
     @property
     def origin(self) -> Sample:
-        """The first sample by name, buffers included: ``Subspace(model, projection=basis, origin=basis.origin)``."""
-        if self.start is None or self.layout is None:
+        """Where training in it begins, by name, buffers included; a `Subspace` of this basis starts here by itself.
+
+        The first sample; for trainable weight averaging the mean of the checkpoints (Li et al. 2022).
+        """
+        if self.own_origin is None:
             raise RuntimeError("`origin` must be recorded to be known; this basis was made from bare vectors.")
-        return Sample(self.start, self.layout, self.buffers, 0)
+        return self.own_origin
+
+    @property
+    def own_origin(self) -> Sample | None:
+        """`origin`, or None where it is not known."""
+        point = self.mean if self.at_mean else self.start
+        return None if point is None or self.layout is None else Sample(point, self.layout, self.buffers, 0)
+
+    @property
+    def at_mean(self) -> bool:
+        """Whether training in it begins at the mean of the samples."""
+        return self.method == AT_MEAN and self.mean is not None
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the basis to a safetensors file that `load_basis` maps. Whole or not at all."""

@@ -57,11 +57,9 @@ def load_subspace(path: str | os.PathLike, d: int | None = None) -> Stored:
     basis = load_basis(path)
     if basis.layout is None or basis.start is None:
         raise ValueError(f"`subspace` must have an origin; {path} has none. Extract it from a recorded run.")
-    origin, end = basis.origin, None if basis.end is None else basis.end[:d]
-    if basis.method == "twa" and basis.mean is not None:
-        origin, end = Sample(basis.mean.clone(), basis.layout, basis.buffers, 0), None
+    end = None if basis.end is None or basis.at_mean else basis.end[:d]  # of the first sample
     rows = basis.rows if d is None else basis.rows[:d]
-    return Stored(Basis(rows.T, orthonormal=False), origin, basis.method, end)
+    return Stored(Basis(rows.T, orthonormal=False), basis.origin, basis.method, end)
 
 
 def stored_sizes(path: str | os.PathLike) -> _Sizes:

@@ -23,7 +23,7 @@ from subspaces.runs.settings import Recording
 from subspaces.runs.store import RESULT
 from subspaces.runs.stored import enter_stored
 from subspaces.subspace import Subspace
-from subspaces.tasks.find import session_task
+from subspaces.tasks.find import is_known
 from subspaces.training.state import Fit
 from subspaces.training.step import evaluate
 
@@ -144,7 +144,7 @@ def recorded_config(folder: Path, trust: Collection[str] = ()) -> Run | None:
         return None
     for name in ("task", "projection", "optimizer"):
         value = fields.get(name)
-        known = value in trust or session_task(str(value)) is not None  # one of this process is imported already
+        known = value in trust or is_known(str(value))  # what this process has is imported already
         if isinstance(value, str) and ":" in value and not known and not _ours(value):
             raise ValueError(
                 f"`source` must name what is registered; got the {name} {value!r} in {folder / RESULT}, an import "
@@ -177,7 +177,7 @@ def orthonormality(basis: LearnedBasis) -> float:
 
 
 def _origin(basis: LearnedBasis) -> Any:
-    return basis.mean if basis.method == "twa" else basis.start
+    return basis.mean if basis.at_mean else basis.start
 
 
 def _start_at_initialisation(basis: LearnedBasis, config: Run | None, root: str | None) -> None:

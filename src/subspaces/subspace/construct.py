@@ -32,6 +32,7 @@ def projection_for(
             raise ValueError(
                 f"`projection` must have D = {layout.D}, the number of trainable parameters; got D = {projection.D}."
             )
+        _refuse_other_layout(getattr(projection, "layout", None), layout)
         if d not in (None, projection.d + scales) or options or blocks:
             raise ValueError(f"`d`, `blocks` and options belong to the projection object; got d={d}, {options}.")
         return adopt(projection)
@@ -46,6 +47,16 @@ def projection_for(
         return make_projection(kind, d - scales, layout.D, seed, sizes=layout.sizes, **options)
     groups = list(layout.groups(blocks).values())
     return make_blocks(kind, d - scales, groups, seed, allocation=allocation, **options)
+
+
+def _refuse_other_layout(learned: Layout | None, layout: Layout) -> None:
+    """A basis that was learned from one model would move other layers of another one of as many parameters."""
+    if learned is None or (learned.names, learned.shapes) == (layout.names, layout.shapes):
+        return
+    raise ValueError(
+        f"`projection` must be learned from a model like this one; it is of another: {learned.difference(layout)}. "
+        "Take the model that it was recorded from, or the same `only` and `exclude`."
+    )
 
 
 def by_layout_names(

@@ -54,7 +54,8 @@ class Subspace:
             linear layers without forming their weight gradients. What a class of your own needs: docs/extending.md.
         seed: of the projection.
         only, exclude: name patterns (`fnmatch`) of what is projected. The rest is left to you: freeze or train it.
-        origin: θ₀ as tensors by name (such as a state dict); None takes the model as it is.
+        origin: θ₀ as tensors by name (such as a state dict); None takes the model as it is, or for a learned basis the
+            point that it was learned from, with its buffers.
         blocks: compartments, "layer", "tensor" or "type": each group gets its own P and its share of d.
         allocation: how `blocks` share d: "size", "sqrt" or "even".
         layer_scale: SAID (Aghajanyan et al. 2020): θ_i = θ₀_i + λ_i (P w)_i, one λ per layer, trained and counted in d.
@@ -131,6 +132,8 @@ class Subspace:
             self.store_origin, self._layer_scale = store_origin, layer_scale
             self.places = places_of(self.model, parameters.values())
             check_free(self.model, self.places)
+            if origin is None:
+                origin = getattr(made, "own_origin", None)
             if origin is not None:
                 self._load_origin(origin, parameters)
             self.coordinates = make_coordinates(list(parameters.values()), made.d, scales)

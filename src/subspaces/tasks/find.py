@@ -51,6 +51,11 @@ def session_task(name: str) -> Task | Objective | None:
     return _SESSION.get(name)
 
 
+def is_known(name: str) -> bool:
+    """Whether this process has a task of a name or import path already, so that having it runs nothing."""
+    return name in _SESSION or name in _IMPORTED
+
+
 def get_task(name: str | Task | Objective) -> Any:
     """The task of a name.
 
