@@ -71,7 +71,8 @@ def test_thresholds_agree_with_the_beta_law(wells):
     for row in found.rows():
         truth = exact(row["burn_in"], row["level"])
         assert row["low"] < truth <= (row["high"] or math.inf)
-        assert abs(math.log2(row["d_star"] / truth)) <= 2 / WELL.points_per_octave
+        near_start = row["level"] > 0.7 * fake_wells.start_loss(row["burn_in"])  # values are skewed and intervals wide
+        assert abs(math.log2(row["d_star"] / truth)) <= (4 if near_start else 2) / WELL.points_per_octave
         assert row["d_star_of_D"] == row["d_star"] / 55210
 
 
@@ -86,10 +87,10 @@ def test_start_losses_and_seeds(wells):
 
 
 def test_budget_is_shared_evenly(tmp_path):
-    found = measure(tmp_path, dataclasses.replace(WELL, budget=8))
+    found = measure(tmp_path, dataclasses.replace(WELL, budget=8, ratio=1.0001))
     assert [sum(r.config.space.burn_in == t for r in found.results) for t in (0, 20)] == [8, 8]
     events = []
-    measure(tmp_path / "b", dataclasses.replace(WELL, budget=4), on_event=lambda e, f: events.append(e))
+    measure(tmp_path / "b", dataclasses.replace(WELL, budget=4, ratio=1.0001), on_event=lambda e, f: events.append(e))
     assert [e.config.space.burn_in for e in events if e is not None] == [0, 20] * 4
 
 
@@ -123,7 +124,7 @@ def test_damaged_records_cost_nothing_but_themselves(tmp_path):
 
 
 def test_runs_of_other_kinds_are_not_mixed_in(tmp_path):
-    rule = dataclasses.replace(WELL, budget=4)
+    rule = dataclasses.replace(WELL, budget=4, ratio=1.0001)
     measure(tmp_path, rule, Run.of("digits-fc", projection="sparse"))
     assert {r.config.space.projection for r in measure(tmp_path, rule).results} == {"hadamard"}
 

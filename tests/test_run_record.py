@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fake_trainer
 import pytest
+import safetensors.torch
 from training import Interrupt, curves
 
 from subspaces.cli.run_options import PARTS
@@ -15,6 +16,7 @@ from subspaces.runs.settings import Compute, DataSettings, OptimizerSettings, Re
 from subspaces.runs.store import folder_of, load_result, run_once, status
 from subspaces.runs.sweep import run_many
 from subspaces.runs.train import train
+from subspaces.training.state import read_state
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "runs_v1.json").read_text())
 OWN = Run.of("digits@subspaces.models:fc", d=20, epochs=2, lr=0.003, subset=320)
@@ -115,12 +117,12 @@ def test_a_run_begun_under_its_former_name_goes_on(tmp_path):
     former = tmp_path / OWN.former_key()
     with pytest.raises(KeyboardInterrupt):
         train(OWN, folder=former, callbacks=[Interrupt(3)])
-    state = former / "state.safetensors"
-    body = state.read_bytes()
-    length = int.from_bytes(body[:8], "little")
-    header = body[8 : 8 + length].replace(OWN.key().encode(), OWN.former_key().encode())  # as version 1 wrote it
-    assert len(header) == length
-    state.write_bytes(body[:8] + header + body[8 + length :])
+    kept = read_state(former)
+    assert kept is not None
+    tensors, scalars = kept
+    scalars["key"] = OWN.former_key()  # as version 1 wrote it
+    as_it_was = safetensors.torch.save(tensors, {"state": json.dumps(scalars)})
+    (former / "state.safetensors").write_bytes(as_it_was)
     taken = []
     result = run_once(OWN, tmp_path, callbacks=[Counting(taken)])
     assert result is not None

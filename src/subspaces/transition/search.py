@@ -161,12 +161,9 @@ class TransitionSearch:
         pending = sorted(d for d, _ in self._pending)
         worst: tuple[float, ValueFit] | None = None
         for fit in fits.values():
-            if (
-                fit is None
-                or math.isinf(fit.ratio)
-                or fit.ratio <= self.ratio
-                or self._tried(fit) >= PATIENCE * self.max_runs
-            ):
+            if fit is None or fit.crossing.status != "reached" or fit.ratio <= self.ratio:
+                continue
+            if self._tried(fit) >= PATIENCE * self.max_runs:
                 continue
             going_on = sum(fit.is_near(d) for d in pending)
             width = min(math.log(fit.ratio), OPEN) / (1 + going_on)
