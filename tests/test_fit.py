@@ -114,6 +114,11 @@ def test_a_loader_that_augments_is_drawn_anew_in_every_epoch_the_same_in_every_c
     assert len(set(losses[0])) == 3
 
 
+def test_a_loader_keeps_its_own_batches():
+    with pytest.raises(ValueError, match="`batch_size` must be left out with a DataLoader, which has its own; got 16"):
+        fit(network(), DataLoader(Jittered(), batch_size=32), "mse", batch_size=16)
+
+
 class Stop(Callback):
     def __init__(self, at):
         self.at = at
@@ -128,10 +133,11 @@ def test_an_interrupted_training_goes_on_to_the_bit(tmp_path, streamed):
     def data():
         return {"train": DataLoader(Jittered(), batch_size=32, shuffle=True)} if streamed else (X, Y)
 
-    whole = fit(network(), data(), "mse", epochs=4, lr=0.01, batch_size=32)
+    size = {} if streamed else {"batch_size": 32}
+    whole = fit(network(), data(), "mse", epochs=4, lr=0.01, **size)
     with pytest.raises(KeyboardInterrupt, match="step 5 of 12"):
-        fit(network(), data(), "mse", epochs=4, lr=0.01, batch_size=32, folder=tmp_path, callbacks=[Stop(5)])
-    again = fit(network(3), data(), "mse", epochs=4, lr=0.01, batch_size=32, folder=tmp_path)
+        fit(network(), data(), "mse", epochs=4, lr=0.01, folder=tmp_path, **size, callbacks=[Stop(5)])
+    again = fit(network(3), data(), "mse", epochs=4, lr=0.01, folder=tmp_path, **size)
     assert [row["train_loss"] for row in again.curves] == [row["train_loss"] for row in whole.curves]
 
 

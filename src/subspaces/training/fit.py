@@ -23,6 +23,9 @@ from subspaces.training.loop import run_loop, surroundings
 from subspaces.training.state import Fit, load_state, read_state
 from subspaces.training.step import closure_of
 
+BATCH = 128
+"""Examples per step where nothing is said."""
+
 
 @dataclass
 class Fitted:
@@ -65,7 +68,7 @@ def fit(
     *,
     lr: float | None = None,
     epochs: int = 10,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     score: Any = None,
     schedule: str = "constant",
     warmup: int = 0,
@@ -91,8 +94,8 @@ def fit(
         loss: a name of `LOSSES`, or (outputs, targets) → mean loss of a batch.
         optimizer: a name, an optimiser that was made with the model's parameters, or a class to make it with ``lr``.
         lr: top learning rate; 1e-3 without it. Not with an optimiser that has its own.
-        epochs, batch_size: passes over the training part, and examples per step; a last batch that is not full is left
-            out.
+        epochs, batch_size: passes over the training part, and examples per step (128 without it); a last batch that is
+            not full is left out. A DataLoader that is iterated has its own size.
         score: a name of `SCORES`, a `Score`, or (outputs, targets) → number, computed on all outputs.
         schedule, warmup, milestones: course of the rate: constant, cosine, onecycle or step; steps of a linear rise;
             epochs after which ``step`` falls to a tenth.
@@ -118,7 +121,7 @@ def fit(
         True
     """
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("eval_every", eval_every)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1; got {value}.")
     device, dtype = _place_of(model)
     made, closure = _optimizer(model, optimizer, lr)
@@ -156,15 +159,17 @@ def _place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 def _batches(
-    given: Any, size: int, seed: int, validation: int | float, device: torch.device, dtype: torch.dtype
+    given: Any, size: int | None, seed: int, validation: int | float, device: torch.device, dtype: torch.dtype
 ) -> Batches:
     data = as_data(given)
     if isinstance(data, Loaders):
         if validation:
             raise ValueError("`validation` must be left out with a DataLoader that is iterated. Give its own loader.")
+        if size is not None:
+            raise ValueError(f"`batch_size` must be left out with a DataLoader, which has its own; got {size}.")
         return Streamed(data, seed, device=device, dtype=dtype)
     split = split_validation(data, DataOptions(validation=validation, seed=seed), 0)
-    return InMemory(placed(split, device, dtype), size, seed)
+    return InMemory(placed(split, device, dtype), BATCH if size is None else size, seed)
 
 
 def placed(data: Data, device: torch.device | str, dtype: torch.dtype, *, channels_last: bool = False) -> Data:
