@@ -71,8 +71,7 @@ def test_thresholds_agree_with_the_beta_law(wells):
     for row in found.rows():
         truth = exact(row["burn_in"], row["level"])
         assert row["low"] < truth <= (row["high"] or math.inf)
-        near_start = row["level"] > 0.7 * fake_wells.start_loss(row["burn_in"])  # values are skewed and intervals wide
-        assert abs(math.log2(row["d_star"] / truth)) <= (4 if near_start else 2) / WELL.points_per_octave
+        assert abs(math.log2(row["d_star"] / truth)) <= 2 / WELL.points_per_octave
         assert row["d_star_of_D"] == row["d_star"] / 55210
 
 

@@ -11,7 +11,7 @@ from subspaces.transition.values import ValueFit, value_fit
 
 OPEN = 3.0
 """ln of the ratio at which an interval counts whose end is open."""
-PATIENCE = 8
+PATIENCE = 6
 """Times ``max_runs``: runs near one level after which it is left as it is."""
 
 

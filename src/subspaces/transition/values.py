@@ -22,6 +22,9 @@ SCALE = 10.0
 factor of e in d; both may be several times larger or smaller."""
 REACH = 2.0
 """Runs whose ln(value) differs by up to so much from that of the level, a factor of 7, are near it."""
+START = math.log(1.5)
+"""A level within this of the worst value of all runs, as a rule that of the start, is left to counts: there the values
+are skewed, since none lies above the start's own loss, and their scatter grows with d."""
 FEWEST = 5
 """Runs below which nothing is fitted."""
 POINTS = 241
@@ -118,11 +121,14 @@ def value_fit(
         confidence: of the interval.
 
     Returns:
-        The fit; None with fewer than `FEWEST` runs near the level, or all of them at one d.
+        The fit; None with fewer than `FEWEST` runs near the level, all of them at one d, or a level that is close to the
+        worst value of all runs (`START`).
 
     Cost: a few milliseconds.
     """
     x, y, aim = _logs(d, values, level, goal)
+    if y.size == 0 or y.max() - aim < START:
+        return None
     x, y = _near(x, y, aim)
     if x.size < FEWEST or np.unique(x).size < 2:
         return None
