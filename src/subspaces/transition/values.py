@@ -121,8 +121,8 @@ def value_fit(
         confidence: of the interval.
 
     Returns:
-        The fit; None with fewer than `FEWEST` runs near the level, all of them at one d, or a level that is close to the
-        worst value of all runs (`START`).
+        The fit; None with fewer than `FEWEST` runs near the level, all of them at one d, or a level that is close to
+        the worst value of all runs (`START`).
 
     Cost: a few milliseconds.
     """
