@@ -179,3 +179,10 @@ def test_mistakes_in_an_own_file_are_told_with_their_line(folder):
     status, _, err = subspaces_(folder, "dimension", "own.py:tsak")
     assert status == 2
     assert "Did you mean 'task'?" in err
+
+
+def test_one_run_of_a_loop_of_ones_own_is_shown_without_the_losses_that_it_does_not_tell(folder):
+    status, out, err = subspaces_(folder, "train", "own.py:objective", "--d", "3")
+    assert status == 0, err
+    assert "3 of D = 100" in out
+    assert "0.1000" in out

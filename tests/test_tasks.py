@@ -10,7 +10,7 @@ from torch import nn
 
 from subspaces.datasets import DATASETS, DataOptions
 from subspaces.models import load_weights
-from subspaces.tasks import TASKS, Hyper, get_task, image_task
+from subspaces.tasks import TASKS, Hyper, Task, get_task, image_task
 
 REQUIRED = [
     "digits-fc",
@@ -192,3 +192,12 @@ def test_public_resnet20_reaches_its_published_accuracy_on_cifar10():
     # 91.73 % on all 10,000; on 500 images three standard errors are 3.7 %
     assert score == pytest.approx(0.9173, abs=0.037)
     assert DATASETS["cifar10"].shape == tuple(data.test_x.shape[1:])
+
+
+def test_parameters_of_a_factory_that_computes_with_its_weights_are_counted():
+    def network():
+        layer = nn.Linear(3, 2)
+        assert layer.weight.detach().numpy().shape == (2, 3)  # not to be had where nothing is allocated
+        return layer
+
+    assert Task("computed", network, (torch.zeros(8, 3), torch.zeros(8, dtype=torch.int64))).D == 8

@@ -52,9 +52,9 @@ def _print_result(result: Any, out: Path | None) -> None:
     table.add_row("trained numbers", f"{result.trained:,} of D = {result.D:,}")
     for name, key in (("training", "train"), ("validation", "val"), ("test", "test")):
         if last.get(f"{key}_score") is not None:
-            table.add_row(
-                f"{name} {result.score_name}", f"{last[f'{key}_score']:.4f}", f"loss {last[f'{key}_loss']:.4f}"
-            )
+            loss = last.get(f"{key}_loss")  # a person's own function need not tell one
+            told = "" if loss is None else f"loss {loss:.4f}"
+            table.add_row(f"{name} {result.score_name}", f"{last[f'{key}_score']:.4f}", told)
     table.add_row("time", f"{result.seconds:.1f} s, {last['step']:,} steps")
     screen.print(table)
     if out is not None:
