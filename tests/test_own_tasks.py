@@ -186,3 +186,10 @@ def test_one_run_of_a_loop_of_ones_own_is_shown_without_the_losses_that_it_does_
     assert status == 0, err
     assert "3 of D = 100" in out
     assert "0.1000" in out
+
+
+def test_a_transition_of_a_loop_of_ones_own_is_refused_before_any_run(folder):
+    status, _, err = subspaces_(folder, "transition", "own.py:objective")
+    assert status == 2
+    assert "`task` must be trained by the library" in err
+    assert not list(folder.rglob("result.json"))

@@ -14,7 +14,7 @@ from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.records import Result
 from subspaces.runs.run import Run
-from subspaces.tasks import get_task
+from subspaces.tasks import Objective, get_task
 from subspaces.transition import TransitionSearch
 from subspaces.transition.result import (
     FILE,
@@ -212,6 +212,11 @@ def _place(config: Run) -> Place:
 
 
 def _check_config(config: Run) -> None:
+    if isinstance(get_task(config.task), Objective):
+        raise ValueError(
+            f"`task` must be trained by the library, whose runs keep the loss of every step; {config.task} is a function "
+            "run(d, seed). Write it as a Task, or measure its dimension."
+        )
     if config.d is not None:
         raise ValueError(f"`d` must be left out: it is what varies; got {config.d}. Use --d-min and --d-max.")
     if config.space.burn_in:
