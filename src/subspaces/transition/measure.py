@@ -214,8 +214,8 @@ def _place(config: Run) -> Place:
 def _check_config(config: Run) -> None:
     if isinstance(get_task(config.task), Objective):
         raise ValueError(
-            f"`task` must be trained by the library, whose runs keep the loss of every step; {config.task} is a function "
-            "run(d, seed). Write it as a Task, or measure its dimension."
+            f"`task` must be trained by the library, whose runs keep the loss of every step; {config.task} is a "
+            "function run(d, seed). Write it as a Task, or measure its dimension."
         )
     if config.d is not None:
         raise ValueError(f"`d` must be left out: it is what varies; got {config.d}. Use --d-min and --d-max.")
