@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.errors import unknown_name
-from subspaces.recipes.series import Kind, Series, Smoke, TransitionWanted, Wanted, WellsWanted
+from subspaces.recipes.series import Kind, PublishedRule, Series, Smoke, TransitionWanted, Wanted, WellsWanted
 
-__all__ = ["RECIPES", "Recipe", "Series", "Smoke", "TransitionWanted", "Wanted", "WellsWanted", "load_recipe"]
+__all__ = [
+    "RECIPES", "PublishedRule", "Recipe", "Series", "Smoke", "TransitionWanted", "Wanted", "WellsWanted", "load_recipe",
+]  # fmt: skip
 
 FOLDER = Path(__file__).parent
 RECIPES: dict[str, Path] = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
@@ -147,12 +149,13 @@ def _series(table: dict[str, Any], common: dict[str, Any]) -> Series:
     fields = {"title": table.get("name", ""), **table}
     fields["train"] = _tuples({**common, **table.get("train", {})})
     fields["d"] = tuple(_dimension(d, where) for d in table.get("d", ()))
-    fields["published"] = {_dimension(d, where): float(v) for d, v in table.get("published", {}).items()}
+    for key in ("published", "published_best"):
+        fields[key] = {_dimension(d, where): float(v) for d, v in table.get(key, {}).items()}
     if isinstance(table.get("dimension"), dict):
         wanted = dict(table["dimension"])
         wanted["baseline"] = str(wanted.get("baseline", Wanted.baseline))
         fields["dimension"] = _filled(Wanted, wanted, f"dimension of {where}")
-    for key, cls in (("transition", TransitionWanted), ("wells", WellsWanted)):
+    for key, cls in (("rule", PublishedRule), ("transition", TransitionWanted), ("wells", WellsWanted)):
         if isinstance(table.get(key), dict):
             fields[key] = _filled(cls, _tuples(table[key]), f"{key} of {where}")
     series = _filled(Series, fields, where)
@@ -163,9 +166,12 @@ def _series(table: dict[str, Any], common: dict[str, Any]) -> Series:
         raise ValueError(f"{where}: `d`, `dimension`, `source` must be left out with `{series.kind}`. Remove them.")
     if series.source and (None in series.d or series.dimension):
         raise ValueError(f'{where}: `d` must be numbers, without `dimension`, with `source`; got "direct". Remove it.')
-    if missing := [_typed(d) for d in series.published if d not in series.d]:
+    if missing := [_typed(d) for d in (*series.published, *series.published_best) if d not in series.d]:
         raise ValueError(f"{where}: `published` must be at d of the series; got {missing} besides. Add them to `d`.")
+    if (series.published_best or series.rule) and not series.evaluates_every_epoch:
+        raise ValueError(f"{where}: `eval_every` must be 1 in `train` for a best epoch. Set it.")
     known = {*map(_typed, series.published), f"d_int{100 * series.dimension.level:g}" if series.dimension else ""}
+    known |= {"d_int, best epoch"} if series.rule else set()
     if strange := sorted(set(series.missed) - known):
         raise ValueError(f"{where}: `missed` must be of published numbers, by d or quantity; got {strange}.")
     if series.coordinate_lr is not None and (series.dimension or "lr" in series.train):

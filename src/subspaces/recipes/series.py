@@ -28,6 +28,17 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class PublishedRule:
+    """The rule that many published intrinsic dimensions were read by: the smallest d of a list whose best epoch on the
+    test set passes a score. Test images choose here, so the number is beside ours and never in place of it."""
+
+    passes: float
+    """Score to pass; an accuracy in per cent."""
+    published: int | None = None
+    """What the paper read by the same rule."""
+
+
+@dataclass(frozen=True)
 class TransitionWanted:
     """Threshold dimensions d*(ε, t) to measure: the burn-in times t, the levels ε and how many runs may be spent."""
 
@@ -86,12 +97,17 @@ class Series:
     """Runs at each d. Run i at d has the seeds 1,000,000·i + d (direct: i), so no two runs share theirs."""
     published: Mapping[int | None, float] = field(default_factory=dict)
     """Published score at d: accuracies in per cent."""
+    published_best: Mapping[int | None, float] = field(default_factory=dict)
+    """Published score at d in its best epoch on the test set; the series must evaluate every epoch."""
     train: Mapping[str, Any] = field(default_factory=dict)
     """What differs from the task's settings, by the words of the command line (`runs.run.WORDS`)."""
     direct: Mapping[str, Any] = field(default_factory=dict)
     """Further words for direct training."""
     coordinate_lr: float | None = None
     """Rate of the coordinates themselves, as in a published code, in place of a native `lr`."""
+    entries: Literal["unit", "1/d"] = "unit"
+    """What the columns of P are in the code that `coordinate_lr` is taken from: of norm 1, or of entries with variance
+    1/d, of norm √(D/d): a step of SGD is D/d times as long there as on ours."""
     source: str = ""
     """Name of a series that records its runs: run i here trains in the subspace learned from run i there."""
     basis: Literal["dldr", "lottery", "ticket", "imp"] = "dldr"
@@ -103,6 +119,7 @@ class Series:
     """Of a series with a source: the score after training, the share of the variance that d directions hold, or the
     score of the last iterate projected on the subspace, without training in it."""
     dimension: Wanted | None = None
+    rule: PublishedRule | None = None
     transition: TransitionWanted | None = None
     wells: WellsWanted | None = None
     panel: str = ""
@@ -117,6 +134,11 @@ class Series:
     def kind(self) -> Kind:
         """What is done with the series."""
         return "transition" if self.transition else "wells" if self.wells else "table"
+
+    @property
+    def evaluates_every_epoch(self) -> bool:
+        """Whether the best epoch of its runs is known."""
+        return self.train.get("eval_every", 1) == 1
 
     def config(self, d: int | None, i: int = 0) -> Run:
         """Run number i at dimension d (None: direct); with `coordinate_lr`, its `lr` is still to be filled in."""

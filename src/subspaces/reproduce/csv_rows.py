@@ -9,10 +9,12 @@ from typing import Any
 
 from subspaces.files import atomic_write
 
+LATER = ("best", "published_best")
+"""Columns that files of earlier versions lack: empty there."""
 COLUMNS: tuple[str, ...] = (
     "recipe", "series", "task", "quantity", "part", "D", "projection", "d", "runs", "diverged", "measured", "sd", "low",
     "high", "published", "difference", "verdict", "outcome", "literal", "threshold", "seconds", "frozen", "column_norm",
-    "settings", "config", "processor", "cores", "accelerator", "python", "torch", "commit",
+    "settings", "config", "processor", "cores", "accelerator", "python", "torch", "commit", *LATER,
 )  # fmt: skip
 
 
@@ -48,12 +50,12 @@ def read_rows(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if missing := set(COLUMNS) - set(reader.fieldnames or ()):
+        if missing := set(COLUMNS) - set(LATER) - set(reader.fieldnames or ()):
             raise ValueError(
                 f"{path} must have the columns of a reproduction; it lacks {', '.join(sorted(missing))}. "
                 "Move it away and run the recipe again; finished runs are kept."
             )
-        return [Row(row) for row in reader if None not in row.values()]
+        return [Row(dict.fromkeys(LATER, "") | row) for row in reader if None not in row.values()]
 
 
 def store_rows(

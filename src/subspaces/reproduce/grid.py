@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from subspaces.dimension.measure import RUNS, IntrinsicDimension, Rule, measure_dimension
 from subspaces.recipes import Series, Wanted
 from subspaces.reproduce.csv_rows import Row
-from subspaces.reproduce.rows import config_of, dimension_row, score_row
+from subspaces.reproduce.rows import config_of, dimension_row, rule_row, score_row
 from subspaces.reproduce.work import Work
 from subspaces.runs.pools import Event
 from subspaces.runs.records import Result
@@ -59,10 +59,12 @@ def _grid(series: Series) -> Grid:
 
 
 def _rows(work: Work, series: Series, configs: Grid, done: dict[str, Result]) -> list[Row]:
-    return [
-        score_row(work.recipe.name, series, d, [done[configs[d, i].key()] for i in range(series.seeds)])
-        for d in series.d
-    ]
+    name = work.recipe.name
+    results = {d: [done[configs[d, i].key()] for i in range(series.seeds)] for d in series.d}
+    rows = [score_row(name, series, d, found) for d, found in results.items()]
+    if series.rule:
+        rows.append(rule_row(name, series, series.rule, rows, results[series.d[0]][0]))
+    return rows
 
 
 def _measure(work: Work, series: Series, wanted: Wanted) -> Row:

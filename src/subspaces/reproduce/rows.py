@@ -10,7 +10,7 @@ from scipy import stats
 
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.measure import IntrinsicDimension
-from subspaces.recipes import Series, Wanted
+from subspaces.recipes import PublishedRule, Series, Wanted
 from subspaces.reproduce.csv_rows import COLUMNS, Row
 from subspaces.runs.records import Result, environment
 from subspaces.runs.resolve import resolve
@@ -129,7 +129,9 @@ def config_of(series: Series, d: int | None, i: int = 0) -> Run:
     config = series.config(d, i)
     if series.coordinate_lr is None or d is None:
         return config
-    native = series.coordinate_lr / facts(series.config(d)).rate
+    known = facts(series.config(d))
+    longer = known.D / d if series.entries == "1/d" else 1.0  # w' = w/s on columns of norm s; a step on θ is s² as long
+    native = series.coordinate_lr * longer / known.rate
     return config.but(lr=float(f"{native:.6g}"))
 
 
@@ -166,6 +168,28 @@ def score_row(recipe: str, series: Series, d: int | None, results: Sequence[Resu
         difference=_text(difference, digits), verdict=verdict, diverged=lost, outcome="diverged" if lost else "",
         seconds=f"{statistics.fmean(r.seconds for r in results):.1f}",
         frozen=f"{known.frozen:.4f}", column_norm=f"{known.column_norm:.4g}",
+        best=_text(best_of(results, scale), digits) if series.evaluates_every_epoch else "",
+        published_best=f"{series.published_best[d]:g}" if d in series.published_best else "",
+    )  # fmt: skip
+
+
+def best_of(results: Sequence[Result], scale: float = 1.0) -> float:
+    """Mean over runs of the test score of each one's best epoch: chosen on the test set, as many papers do."""
+    curves = [[float(c["test_score"]) for c in r.curves if c.get("test_score") is not None] for r in results]
+    return scale * statistics.fmean(max(filter(math.isfinite, scores), default=math.nan) for scores in curves)
+
+
+def rule_row(recipe: str, series: Series, rule: PublishedRule, rows: Sequence[Row], result: Result) -> Row:
+    """The row of the published rule over the rows of a series: the smallest d whose best epoch passes."""
+    passed = [row.whole("d") for row in rows if row["d"] != "direct" and row.number("best") >= rule.passes]
+    found, wanted = min(passed, default=None), rule.published
+    verdict = "" if wanted is None else "matched" if found is not None and found <= wanted else "not reached"
+    return row_of(
+        recipe, series, result, "d_int, best epoch", part="test", D=rows[0].whole("D"), d="",
+        runs=sum(row.whole("runs") for row in rows), diverged=sum(row.whole("diverged") for row in rows),
+        measured=found, published=wanted, difference=None if found is None or wanted is None else found - wanted,
+        verdict=verdict, outcome="" if found else "none passed", threshold=f"{rule.passes / 100:.4f}",
+        seconds=f"{sum(row.number('seconds') * row.whole('runs') for row in rows):.1f}",
     )  # fmt: skip
 
 

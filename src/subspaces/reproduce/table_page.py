@@ -11,6 +11,8 @@ def results(recipe: Recipe, rows: list[Row]) -> str:
     """Measured beside published, one line per row."""
     scaled = any(row.number("frozen", 0.0) or abs(row.number("column_norm", 1.0) - 1) > 1e-6 for row in rows)
     head = ["series", "", "d", "measured", "95 % interval", "published", "difference", "", "runs"]
+    best = any(row["best"] and row["published_best"] for row in rows)
+    head += ["best epoch", "published"] if best else []
     head += ["frozen", "column norm"] if scaled else []
     lines, order = [], [one.name for one in recipe.series]
     ordered = sorted((row for row in rows if row["series"] in order), key=lambda row: order.index(row["series"]))
@@ -24,10 +26,12 @@ def results(recipe: Recipe, rows: list[Row]) -> str:
             count(row["published"]),
         ]
         shown += [signed(row["difference"]), _emphasis(row["verdict"]), row["runs"]]
+        if best:
+            shown += [row["best"], count(row["published_best"])] if row["published_best"] else ["", ""]
         if scaled:
             shown += [f"{100 * row.number('frozen'):.1f} %" if row["frozen"] else "", row["column_norm"]]
         lines.append(shown)
-    return table(head, lines, "llrrrrrlr" + "rr" * scaled)
+    return table(head, lines, "llrrrrrlr" + "rr" * best + "rr" * scaled)
 
 
 def _measured(row: Row) -> str:
