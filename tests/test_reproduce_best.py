@@ -60,7 +60,7 @@ def test_the_best_epoch_is_each_run_s_own():
 def test_rows_hold_the_best_epoch_and_the_smallest_d_that_passes(tmp_path):
     recipe = _recipe(tmp_path)
     rows = reproduce(recipe, out=tmp_path / "out", workers=1)
-    done = {row["config"]["space"]["d"]: row for row in load_rows(tmp_path / "out" / "runs" / "tiny")}
+    done = {row["config"]["d"]: row for row in load_rows(tmp_path / "out" / "runs" / "tiny")}
     by_d = {row["d"]: row for row in rows}
     for d in (10, 40, 80):
         best = max(point["test_score"] for point in done[d]["curves"])

@@ -175,7 +175,7 @@ def score_row(recipe: str, series: Series, d: int | None, results: Sequence[Resu
 
 def best_of(results: Sequence[Result], scale: float = 1.0) -> float:
     """Mean over runs of the test score of each one's best epoch: chosen on the test set, as many papers do."""
-    curves = [[float(c["test_score"]) for c in r.curves if c.get("test_score") is not None] for r in results]
+    curves = [[float(s) for c in r.curves if (s := c.get("test_score")) is not None] for r in results]
     return scale * statistics.fmean(max(filter(math.isfinite, scores), default=math.nan) for scores in curves)
 
 
