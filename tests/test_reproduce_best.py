@@ -22,7 +22,7 @@ claim = "A few dimensions do."
 protocol = "Small."
 
 [train]
-epochs = 6
+epochs = 12
 subset = 400
 
 [[series]]
@@ -34,13 +34,13 @@ seeds = 1
 published = { 10 = 99 }
 published_best = { 10 = 99.5, 80 = 30 }
 rule = { passes = PASSES, published = 10 }
-coordinate_lr = 0.1
+coordinate_lr = 0.01
 entries = "1/d"
 train = { projection = "hadamard", optimizer = "sgd", schedule = "constant", momentum = 0.0 }
 """
 
 
-def _recipe(folder: Path, passes: float = 50.0, text: str = RECIPE) -> Path:
+def _recipe(folder: Path, passes: float = 20.0, text: str = RECIPE) -> Path:
     path = folder / "tiny.toml"
     path.write_text(text.replace("PASSES", str(passes)))
     return path
@@ -66,8 +66,9 @@ def test_rows_hold_the_best_epoch_and_the_smallest_d_that_passes(tmp_path):
         best = max(point["test_score"] for point in done[d]["curves"])
         assert float(by_d[d]["best"]) == pytest.approx(100 * best, abs=0.01)
         assert float(by_d[d]["best"]) >= float(by_d[d]["measured"])
-    passing = [d for d in (10, 40, 80) if float(by_d[d]["best"]) >= 50]
-    assert by_d[""]["measured"] == (passing[0] if passing else "")
+    passing = [d for d in (10, 40, 80) if float(by_d[d]["best"]) >= 20]
+    assert passing
+    assert by_d[""]["measured"] == passing[0]
     assert by_d[""]["quantity"] == "d_int, best epoch"
     assert (by_d[10]["published_best"], by_d[40]["published_best"]) == ("99.5", "")
 
@@ -91,7 +92,7 @@ def test_a_rate_on_entries_of_variance_1_over_d_makes_the_same_steps_on_ours():
 
 @pytest.mark.parametrize("fault", ["eval_every = 2", "eval_every = 1000"])
 def test_a_best_epoch_needs_every_epoch(tmp_path, fault):
-    path = _recipe(tmp_path, text=RECIPE.replace("epochs = 6", f"epochs = 6\n{fault}"))
+    path = _recipe(tmp_path, text=RECIPE.replace("epochs = 12", f"epochs = 12\n{fault}"))
     with pytest.raises(ValueError, match="`eval_every` must be 1"):
         load_recipe(path)
 

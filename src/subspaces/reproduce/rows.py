@@ -168,7 +168,7 @@ def score_row(recipe: str, series: Series, d: int | None, results: Sequence[Resu
         difference=_text(difference, digits), verdict=verdict, diverged=lost, outcome="diverged" if lost else "",
         seconds=f"{statistics.fmean(r.seconds for r in results):.1f}",
         frozen=f"{known.frozen:.4f}", column_norm=f"{known.column_norm:.4g}",
-        best=_text(best_of(results, scale), digits) if series.evaluates_every_epoch else "",
+        best=_text(best_of(results, scale), digits) if series.evaluates_every_epoch and not lost else "",
         published_best=f"{series.published_best[d]:g}" if d in series.published_best else "",
     )  # fmt: skip
 
