@@ -14,7 +14,7 @@ from subspaces.learned.affine import (
     trajectory_figure,
 )
 from subspaces.learned.bases import dldr, gradient_pca, hessian_subspace, load_basis, lottery_subspace, twa
-from subspaces.learned.frequent_directions import FrequentDirections, frequent_directions
+from subspaces.learned.sketch import FrequentDirections, frequent_directions
 from subspaces.learned.trajectory import TrajectoryRecorder
 from subspaces.subspace import Subspace
 

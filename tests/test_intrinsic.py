@@ -196,7 +196,7 @@ WRONG = [
     (ramp, {"name": ""}, "`name` must be 1 to 80 printable characters"),
     (ramp, {"name": "x" * 99}, "`name` must be 1 to 80 printable characters"),
     (ramp, {"name": "mnist-fc"}, "`name` must not be that of a published task"),
-    (ramp, {"epohcs": 3}, "Did you mean 'epochs'"),
+    (ramp, {"epohcs": 3}, "Did you mean `epochs`"),
     (lambda d: 1.0, {}, r"`run` must take d and seed"),
     (network, {"data": (X, Y), "D": 41, "loss": "mse"}, "`D` must be left out with `data`"),
     (network, {"data": (X, Y), "loss": "msee"}, "Did you mean 'mse'"),

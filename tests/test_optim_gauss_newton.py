@@ -172,7 +172,7 @@ def test_refusals():
     for name, value in (("damping", -1.0), ("ema", 1.0), ("tries", 0), ("chunk", 0)):
         with pytest.raises(ValueError, match=f"`{name}`"):
             GaussNewton(problem, **{name: value})
-    with pytest.raises(TypeError, match="`closure` must be given"):
+    with pytest.raises(TypeError, match="`closure` must be a function"):
         GaussNewton(problem).step()
     with pytest.raises(ValueError, match="like the outputs"):
         GaussNewton(problem, "squared_error").step(lambda: (None, torch.zeros(3)))

@@ -197,7 +197,7 @@ def _patterns(
     argument: str, given: str | Sequence[str] | None, names: list[str], frozen: list[str]
 ) -> Callable[[str], bool] | None:
     """Whether a name matches one of the patterns; None without patterns. Linear in the number of names."""
-    if not given:
+    if given is None or (not given and not isinstance(given, str)):
         return None
     patterns = [given] if isinstance(given, str) else list(given)
     known = set(names)

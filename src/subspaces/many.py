@@ -11,6 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from subspaces.batched_linear import map_linears_
+from subspaces.errors import checked
 from subspaces.layout import layout_of, select
 from subspaces.optim.records import OptimizerRecord
 from subspaces.optim.watched import watch
@@ -49,6 +50,7 @@ class ManySubspaces:
         torch.Size([2, 3])
     """
 
+    @checked
     def __init__(
         self,
         models: Sequence[nn.Module],

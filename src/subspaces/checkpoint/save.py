@@ -1,5 +1,6 @@
 """Writing a checkpoint."""
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from subspaces.checkpoint.container import write
 from subspaces.checkpoint.parts import buffers_of, chosen, unchanged_digest
-from subspaces.errors import unknown_name
+from subspaces.errors import shown, unknown_name
 from subspaces.projections import Basis, Coordinates, Orthonormal, Projection
 from subspaces.spread import whole
 
@@ -49,6 +50,14 @@ def save(
     """
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
+    if Path(path).is_dir():
+        raise ValueError(f"`path` must be a file; got {str(path)!r}, which is a folder. Add a name to it.")
+    try:
+        json.dumps(extra, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`extra` must be values of JSON; got {shown(extra)} ({error}). Turn them into text."
+        ) from error
     w = subspace.coordinates.detach().cpu().contiguous()
     if not bool(torch.isfinite(w).all()):
         raise ValueError("`coordinates` must be finite to be saved; got NaN or infinity. The training diverged.")
@@ -78,11 +87,16 @@ def save(
 def _beside(subspace: Any, also: str | Sequence[str] | None) -> dict[str, Tensor]:
     trained = subspace.beside_at_start.trained(subspace.model)
     kept = chosen(trained, also)
+    if also and not kept:
+        raise ValueError(
+            f"`also` must match what was trained beside the subspace, {', '.join(trained) or 'which is nothing'}; "
+            f"got {shown(also)}. Leave it out to keep all of it."
+        )
     if lost := [name for name in trained if name not in kept]:
         warnings.warn(
             f"what was trained beside the subspace is not in the file: {', '.join(lost[:4])}"
             f"{', …' if len(lost) > 4 else ''}. `also` names what is to be kept; None keeps all of it.",
-            stacklevel=4,
+            stacklevel=5,
         )
     return kept
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from subspaces.errors import unknown_name
+from subspaces.errors import checked, shown, unknown_name
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -34,6 +34,7 @@ class Curvature(abc.ABC):
         ValueError: no trainable parameter, no data, or a name that the model does not have.
     """
 
+    @checked
     def __init__(self, model: nn.Module, loss_fn: Loss, data: Any, names: Iterable[str] | None = None) -> None:
         self.model, self.loss_fn, self.data = model, loss_fn, _batches(data)
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -49,8 +50,8 @@ class Curvature(abc.ABC):
 
     def __call__(self, vector: Float[Tensor, "D"]) -> Float[Tensor, "D"]:
         """The matrix times a vector, (D,) → (D,), averaged over all of the data."""
-        if vector.shape != (self.D,):
-            raise ValueError(f"`vector` must have shape ({self.D},); got {tuple(vector.shape)}.")
+        if not isinstance(vector, Tensor) or vector.shape != (self.D,):
+            raise ValueError(f"`vector` must be a tensor of shape ({self.D},); got {shown(vector)}. Flatten or cut it.")
         direction = self._unflatten(vector.to(self.device, self.dtype))
         return self._mean(lambda inputs, targets: self._product(inputs, targets, direction))
 

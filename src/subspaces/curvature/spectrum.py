@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subspaces.errors import at_least, checked
+
 Operator = Callable[[Tensor], Tensor]
 
 
@@ -57,6 +59,7 @@ class Spectrum:
         return float((self.weights * function(self.values)).sum())
 
 
+@checked
 def lanczos(
     operator: Operator, start: Float[Tensor, "D"], steps: int
 ) -> tuple[Float[Tensor, "m"], Float[Tensor, "m m"], Float[Tensor, "m D"]]:
@@ -73,8 +76,9 @@ def lanczos(
         RuntimeError: a product that is not finite.
     """
     norm = float(torch.linalg.vector_norm(start))
-    if steps < 1 or not math.isfinite(norm) or norm == 0.0:
-        raise ValueError(f"`steps` must be at least 1 and `start` finite and not zero; got {steps} and norm {norm}.")
+    at_least(1, steps=steps)
+    if not math.isfinite(norm) or norm == 0.0:
+        raise ValueError(f"`start` must be finite and not zero; got norm {norm}. Draw one: torch.randn(D).")
     basis, diagonal, off = start.new_zeros(min(steps, len(start)), len(start)), [], []
     basis[0], scale, eps = start / norm, 0.0, torch.finfo(start.dtype).eps
     for j in range(len(basis)):
@@ -96,12 +100,14 @@ def lanczos(
     return values, vectors, basis[:m]
 
 
+@checked
 def vector_measure(operator: Operator, vector: Float[Tensor, "D"], steps: int = 64) -> Spectrum:
     """The spectral measure of a vector, Σ_i ⟨u_i, v⟩² δ(λ_i), by `steps`-point Gauss quadrature; sums to ‖v‖²."""
     values, vectors, _ = lanczos(operator, vector, steps)
     return Spectrum(values, vectors[0] ** 2 * float(vector.double() @ vector.double()))
 
 
+@checked
 def spectral_density(
     operator: Operator,
     D: int,
@@ -132,10 +138,10 @@ def spectral_density(
     Returns:
         The measure; its weights sum to D.
     """
-    if D < 1 or probes < 1 or not 0 <= leading <= D or (leading > steps // 3 and steps < D):
+    at_least(1, D=D, probes=probes, steps=steps)
+    if not 0 <= leading <= D or (leading > steps // 3 and steps < D):
         raise ValueError(
-            f"`D`, `probes` must be positive and `leading` at most min(D, steps/3); got D={D}, probes={probes}, "
-            f"leading={leading}, steps={steps}. Raise `steps`."
+            f"`leading` must be in 0 … min(D, steps/3); got {leading} with D={D}, steps={steps}. Raise `steps`."
         )
     generator = torch.Generator().manual_seed(seed)
 

@@ -20,7 +20,7 @@ from subspaces.datasets.augment import augment
 from subspaces.datasets.files import data_root
 from subspaces.datasets.options import Data, DataOptions, Normalise, apply_options, split_validation
 from subspaces.datasets.sources import CIFAR10, CIFAR100, Arrays, read_digits, read_mnist_like, read_toy
-from subspaces.errors import unknown_name
+from subspaces.errors import checked, unknown_name
 from subspaces.registry import register, resolve, table
 
 __all__ = [
@@ -85,6 +85,7 @@ for _dataset in (
     register("dataset", _dataset.name, _dataset)
 
 
+@checked
 def get_dataset(name: str) -> Dataset:
     """The data set of a name.
 
@@ -107,6 +108,7 @@ def get_dataset(name: str) -> Dataset:
     return Dataset(name, (3, size, size), len(folder.find_classes(name)), *IMAGENET, 0, read)
 
 
+@checked
 def load_data(
     name: str,
     options: DataOptions | None = None,

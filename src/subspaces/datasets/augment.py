@@ -5,7 +5,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from subspaces.errors import checked
 
+
+@checked
 def augment(
     x: Float[Tensor, "n c h w"], generator: torch.Generator | None = None, crop: int = 4, flip: bool = True
 ) -> Float[Tensor, "n c h w"]:

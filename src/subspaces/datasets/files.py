@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from subspaces.datasets.download import DownloadError, download
+from subspaces.errors import checked
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def cache_root() -> Path:
     return Path(base) / "subspaces"
 
 
+@checked
 def data_root(root: str | Path | None = None) -> Path:
     """The argument, else the environment variable SUBSPACES_DATA, else the cache."""
     return Path(root or os.environ.get("SUBSPACES_DATA") or cache_root()).expanduser()

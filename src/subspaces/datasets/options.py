@@ -9,6 +9,7 @@ from jaxtyping import Int64, Num
 from torch import Tensor
 
 from subspaces.datasets.trees import Tree, count, take, tree_map
+from subspaces.errors import at_least, checked, within
 
 Normalise = Literal["dataset", "imagenet", "none"]
 
@@ -41,6 +42,7 @@ class Data:
         return getattr(self, f"{name}_x"), getattr(self, f"{name}_y")
 
 
+@checked
 @dataclass(frozen=True)
 class DataOptions:
     """Changes to a data set, in the order in which they are made.
@@ -69,12 +71,9 @@ class DataOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("shuffle_labels", "label_noise"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise ValueError(f"`{name}` must be a fraction between 0 and 1; got {value!r}.")
-        if self.subset is not None and (isinstance(self.subset, bool) or self.subset < 1):
-            raise ValueError(f"`subset` must be a positive number of training examples; got {self.subset!r}.")
+        within("shuffle_labels", self.shuffle_labels, 0, 1)
+        within("label_noise", self.label_noise, 0, 1)
+        at_least(1, subset=self.subset)
         held = self.validation
         if held is not None and (held < 0 or (isinstance(held, float) and not held < 1)):
             raise ValueError(

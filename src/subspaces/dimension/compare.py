@@ -4,9 +4,11 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.measure import FILE
+from subspaces.errors import checked, shown
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,19 @@ class Comparison:
         return f"{self.first.d_int:,} / {self.second.d_int:,} = {self.ratio:.3g} {interval}: {verdict}{notes}."
 
 
-def compare(first: DimensionEstimate, second: DimensionEstimate) -> Comparison:
+@checked
+def compare(first: Any, second: Any) -> Comparison:
     """The ratio of two dimensions that were measured independently.
 
     The distances from each estimate to its ends, on a logarithmic scale, are added in squares: the first's lower with
     the second's upper one for the lower end of the ratio. An open end leaves that side of the ratio open.
 
+    Args:
+        first, second: estimates, or measurements that have one (`IntrinsicDimension`).
+
     Raises:
         ValueError: one of the two has no d_int.
+        TypeError: something else.
 
     Example:
         >>> from subspaces.dimension.search import search
@@ -51,7 +58,10 @@ def compare(first: DimensionEstimate, second: DimensionEstimate) -> Comparison:
         >>> compare(*found).differ
         True
     """
+    first, second = getattr(first, "estimate", first), getattr(second, "estimate", second)
     for name, found in (("first", first), ("second", second)):
+        if not isinstance(found, DimensionEstimate):
+            raise TypeError(f"`{name}` must be an intrinsic dimension; got {shown(found)}. Measure one first.")
         if found.d_int is None:
             raise ValueError(f"`{name}` must have a d_int; got the outcome {found.outcome}. Measure it with more runs.")
     a, b = first.d_int or 1, second.d_int or 1
@@ -69,6 +79,7 @@ def _log(high: int | None, low: int | None) -> float:
     return math.log(high / low) if high and low else math.inf
 
 
+@checked
 def read_estimate(folder: str | Path) -> DimensionEstimate:
     """The estimate of a measurement's folder.
 

@@ -11,10 +11,11 @@ from torch import nn
 
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import IntrinsicDimension, Rule
-from subspaces.errors import unknown_name
+from subspaces.errors import check_folder, checked, no_argument, shown
 from subspaces.registry import name_of
 from subspaces.runs.folders import default_folder
 from subspaces.runs.run import WORDS, Run
+from subspaces.runs.sweep import check_workers
 from subspaces.tasks import Objective, Task, get_task, register_task
 from subspaces.tasks.readers import read_examples
 
@@ -25,6 +26,7 @@ _PLACES = {"device", "threads"}
 """Words of a run that any task takes: where it is computed."""
 
 
+@checked
 def intrinsic_dimension(
     what: str | Task | Objective | Callable[..., Any],
     data: Any = None,
@@ -96,8 +98,11 @@ def intrinsic_dimension(
     rules = {key: settings.pop(key) for key in sorted(_RULE & settings.keys())}
     about = {"data": data, "D": D, "loss": loss, "score": score, "name": name, "judged_on": judged_on}
     about |= {key: settings.pop(key) for key in sorted(_READ & settings.keys())}
-    for key in settings:
-        raise unknown_name("argument", key, {*_WORDS, *_RULE, *_READ})
+    for key, value in settings.items():
+        known = [*inspect.signature(intrinsic_dimension).parameters, *sorted({*_WORDS, *_RULE, *_READ})]
+        raise ValueError(no_argument(key, value, "intrinsic_dimension", known))
+    check_folder("out", out)
+    check_workers(workers, launcher)
     about = {key: value for key, value in about.items() if value is not None}
     task = _task(what, about, words)
     run = Run.of(task if isinstance(task, str) else register_task(task), **_named(words))
@@ -118,7 +123,9 @@ def _task(what: Any, about: dict[str, Any], words: dict[str, Any]) -> str | Task
     """The task that the arguments describe; a name is checked and stays a name."""
     if isinstance(what, str | Task | Objective):
         for key in about:
-            raise ValueError(f"`{key}` must be left out with a task, which has its own; got {what!r} too.")
+            raise ValueError(
+                f"`{key}` must be left out with a task, which has its own; got {shown(about[key])}. Remove it."
+            )
         if isinstance(get_task(what), Objective):
             _refuse_words(words)
         return what
@@ -136,11 +143,14 @@ def _own_loop(
     """run(d, seed) -> score."""
     if D is None:
         raise ValueError(
-            "`D` must be given with a function run(d, seed): the number of parameters, the largest d. Or give `data` "
-            "with a function that makes a model."
+            "`D` must be given with a function run(d, seed), the number of parameters, the largest d; got nothing. "
+            "Or give `data` with a function that makes a model."
         )
-    for key in other:
-        raise ValueError(f"`{key}` must be left out with a function run(d, seed), which trains by itself.")
+    for key, value in other.items():
+        raise ValueError(
+            f"`{key}` must be left out with a function run(d, seed), which trains by itself; got {shown(value)}. "
+            "Put it into the function."
+        )
     if not isinstance(score or "", str):
         raise TypeError(f"`score` must be the name of what run(d, seed) returns; got {type(score).__name__}.")
     _refuse_words(words)
@@ -153,14 +163,17 @@ def _with_data(
 ) -> Task:  # fmt: skip
     """A function that makes a model, and data."""
     if D is not None:
-        raise ValueError(f"`D` must be left out with `data`: it is counted; got {D}.")
+        raise ValueError(f"`D` must be left out with `data`: it is counted; got {D}. Remove it.")
     loss = "cross_entropy" if loss is None else loss
     return Task(_name_of(model) if name is None else name, model, data, loss, score, judged_on=judged_on, read=read)
 
 
 def _refuse_words(words: dict[str, Any]) -> None:
     if given := sorted(words.keys() - _PLACES):
-        raise ValueError(f"`{given[0]}` must be left out with a function run(d, seed), which trains by itself.")
+        raise ValueError(
+            f"`{given[0]}` must be left out with a function run(d, seed), which trains by itself; "
+            f"got {shown(words[given[0]])}. Put it into the function."
+        )
 
 
 def _plain(value: Any) -> bool:

@@ -13,18 +13,21 @@ from typing import Any
 from subspaces.dimension.rates import Do, Rates, is_trial
 from subspaces.dimension.result import FILE, IntrinsicDimension, Rule, sampling_noise
 from subspaces.dimension.search import ThresholdSearch
+from subspaces.errors import check_folder, checked
 from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.records import Result
 from subspaces.runs.resolve import largest_d
 from subspaces.runs.run import Run
 from subspaces.runs.stop import PLAIN, StopPolicy
+from subspaces.runs.sweep import check_workers
 from subspaces.tasks import get_task
 from subspaces.training.callbacks import TensorBoard
 
 __all__ = ["FILE", "RUNS", "IntrinsicDimension", "Rule", "measure_dimension"]
 
 
+@checked
 def measure_dimension(
     config: Run,
     out: str | Path,
@@ -63,6 +66,8 @@ def measure_dimension(
         >>> found.estimate.d_int                                            # doctest: +SKIP
     """
     rule = rule or Rule()
+    check_folder("out", out)
+    check_workers(workers, launcher)
     _check_config(config)
     logs = str(Path(out) / "tensorboard") if tensorboard else None
     if logs is not None:
@@ -135,6 +140,8 @@ class _Search(Measurement):
         rule = self.rule
         largest = largest_d(self.config)
         d_max = min(rule.d_max or largest, largest)
+        if rule.d_min > d_max:
+            raise ValueError(f"`d_min` must be at most {d_max}, the largest d; got {rule.d_min}. Choose a smaller one.")
         return ThresholdSearch(
             baseline,
             level=rule.level,
@@ -245,10 +252,12 @@ def _direct(config: Run) -> Run:
 def _check_config(config: Run) -> None:
     if config.d is not None:
         raise ValueError(
-            f"`d` must be left out: it is what is searched for; got {config.d}. Use --start for the first d."
+            f"`d` must be left out: it is what is searched for; got {config.d}. Use `start` for the first d."
         )
     seeds = (config.seeds.projection, config.seeds.model, config.seeds.data)
     if any(seeds):
-        raise ValueError(f"`seed_*` must be left out: every run has its own; got {seeds}. Use --first-seed.")
+        raise ValueError(f"`seed_*` must be left out: every run has its own; got {seeds}. Use `first_seed`.")
     if config.data.validation == 0 and get_task(config.task).judged_on == "val":
-        raise ValueError("`validation` must be at least 1: the search chooses by the validation split; got 0.")
+        raise ValueError(
+            "`validation` must be at least 1: the search chooses by the validation split; got 0. Such as 100."
+        )

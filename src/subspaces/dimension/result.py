@@ -9,6 +9,7 @@ from typing import Any
 
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.fidelity import TUNING_SEED, RateChoice
+from subspaces.errors import at_least, checked, shown, within
 from subspaces.runs.listing import listed
 from subspaces.runs.records import Result, environment
 from subspaces.runs.run import Run
@@ -17,6 +18,7 @@ FILE = "measurement.json"
 """Name of the record of a measurement in its folder."""
 
 
+@checked
 @dataclass(frozen=True)
 class Rule:
     """What is decided before the first run."""
@@ -59,23 +61,34 @@ class Rule:
 
     def __post_init__(self) -> None:
         check_level(self.level)
+        at_least(1, baseline_runs=self.baseline_runs, max_runs=self.max_runs, ahead=self.ahead, start=self.start)
+        within("ratio", self.ratio, 1, math.inf, ends="()", advice="Such as 1.25.")
+        within("confidence", self.confidence, 0, 1, ends="()", advice="Such as 0.95.")
+        within("minutes", self.minutes, 0, math.inf, ends="()", advice="Leave it out for no limit.")
+        at_least(1, d_min=self.d_min, d_max=self.d_max)
+        if self.d_max is not None and self.d_min > self.d_max:
+            raise ValueError(f"`d_min` must be at most `d_max`; got {self.d_min} and {self.d_max}. Exchange them.")
         if self.baseline not in ("auto", "global", "local"):
             try:
-                float(self.baseline)
-            except ValueError as error:
+                known = math.isfinite(float(self.baseline))
+            except ValueError:
+                known = False
+            if not known:
                 raise ValueError(
-                    f"`baseline` must be auto, global, local or a number; got {self.baseline!r}."
-                ) from error
-        if self.baseline_runs < 1:
-            raise ValueError(f"`baseline_runs` must be at least 1; got {self.baseline_runs}.")
-        if self.ahead < 1:
-            raise ValueError(f"`ahead` must be at least 1; got {self.ahead}.")
+                    f"`baseline` must be auto, global, local or a number; got {shown(self.baseline)}. Such as 0.98."
+                )
+        if not all(map(math.isfinite, self.baseline_scores)):
+            raise ValueError(
+                f"`baseline` must be finite scores; got {shown(self.baseline_scores)}. Leave failed runs out."
+            )
         if not 0 <= self.first_seed < TUNING_SEED // 2:
-            raise ValueError(f"`first_seed` must be in [0, {TUNING_SEED // 2:,}); got {self.first_seed}.")
+            raise ValueError(
+                f"`first_seed` must be in [0, {TUNING_SEED // 2:,}); got {shown(self.first_seed)}. Such as 100."
+            )
         if self.rates and not self.tune_lr:
             raise ValueError(f"`rates` must go with `tune_lr`; got {self.rates} without. Add --tune-lr.")
         if not all(0 < rate < float("inf") for rate in self.rates):
-            raise ValueError(f"`rates` must be positive and finite; got {self.rates}.")
+            raise ValueError(f"`rates` must be positive and finite; got {self.rates}. Such as 1e-3.")
 
 
 def check_level(level: float) -> None:

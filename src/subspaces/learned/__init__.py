@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from subspaces.learned.bases import dldr, gradient_pca, lottery_subspace, twa
     from subspaces.learned.basis import LearnedBasis, load_basis
     from subspaces.learned.batchnorm import refresh_batchnorm
-    from subspaces.learned.frequent_directions import frequent_directions
     from subspaces.learned.samples import Trajectory
+    from subspaces.learned.sketch import frequent_directions
     from subspaces.learned.stored import load_subspace, save_ticket
     from subspaces.learned.tickets import magnitude_ticket
     from subspaces.learned.trajectory import TrajectoryRecorder
@@ -21,7 +21,7 @@ _HOMES = {
     "Trajectory": "samples",
     "TrajectoryRecorder": "trajectory",
     "dldr": "bases",
-    "frequent_directions": "frequent_directions",
+    "frequent_directions": "sketch",
     "gradient_pca": "bases",
     "load_basis": "basis",
     "load_subspace": "stored",

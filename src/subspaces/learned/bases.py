@@ -20,7 +20,7 @@ from torch import Tensor
 
 from subspaces.container import MappedFile
 from subspaces.curvature.spectrum import lanczos
-from subspaces.errors import unknown_name
+from subspaces.errors import at_least, checked, unknown_name
 from subspaces.learned import gram
 from subspaces.learned.basis import LearnedBasis, load_basis
 from subspaces.learned.basis_file import BASIS, header_of, prefixed
@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 
+@checked
 def dldr(
     samples: Any,
     d: int | float,
@@ -81,6 +82,7 @@ def dldr(
     return _principal_basis("dldr", source, gram.centre, d, limit, path, dtype, reduce)
 
 
+@checked
 def lottery_subspace(
     samples: Any,
     d: int | float,
@@ -104,8 +106,7 @@ def lottery_subspace(
     Source: Larsen, Fort, Becker, Ganguli (arXiv 2107.05802), lottery subspaces.
     """
     source = gram.as_samples(samples)
-    if stride < 1:
-        raise ValueError(f"`stride` must be at least 1; got {stride}.")
+    at_least(1, stride=stride)
     count = (len(source) - 1) // stride
 
     def difference(block: Tensor) -> Tensor:
@@ -115,6 +116,7 @@ def lottery_subspace(
     return _principal_basis("lottery_subspace", source, difference, d, limit, path, dtype, reduce)
 
 
+@checked
 def twa(
     samples: Any,
     d: int | float | None = None,
@@ -139,6 +141,7 @@ def twa(
     return _principal_basis("twa", source, gram.unchanged, d, limit, path, dtype, reduce)
 
 
+@checked
 def gradient_pca(
     gradients: Any,
     d: int | float,
@@ -167,6 +170,7 @@ def gradient_pca(
     return basis
 
 
+@checked
 def hessian_subspace(
     product: Callable[[Tensor], Tensor],
     d: int,
@@ -243,7 +247,7 @@ def _principal_basis(
     reduce: gram.Reduce | None,
 ) -> LearnedBasis:
     if dtype not in (torch.float32, torch.float64, torch.bfloat16):
-        raise ValueError(f"`dtype` must be float32, float64 or bfloat16; got {dtype}.")
+        raise ValueError(f"`dtype` must be float32, float64 or bfloat16; got {dtype}. Such as torch.float32.")
     if limit[0] < 1:
         raise ValueError(f"`samples` must be enough for one direction; got {len(samples)}. Record more samples.")
     _check_dimension(d, limit)  # before the expensive pass
@@ -281,8 +285,6 @@ def _principal_basis(
 def _check_dimension(d: int | float | None, limit: tuple[int, str]) -> None:
     if d is None:
         return
-    if isinstance(d, bool) or not isinstance(d, int | float):
-        raise TypeError(f"`d` must be an integer or a variance ratio; got {d!r}.")
     if isinstance(d, float) and not 0.0 < d <= 1.0:
         raise ValueError(
             f"`d` must be a variance ratio in (0, 1] when it is a float; got {d}. Use an integer for a size."

@@ -6,6 +6,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from subspaces.container import write_large
+from subspaces.errors import checked
 from subspaces.layout import Layout
 from subspaces.learned.basis_file import BASIS, header_of, prefixed, read
 from subspaces.learned.samples import Sample
@@ -85,6 +86,7 @@ class LearnedBasis(Basis):
         return f"LearnedBasis({self.method!r}, d={self.d}, D={self.D}, ratio={held:.4f}, {self.rows.dtype})"
 
 
+@checked
 def load_basis(path: str | os.PathLike) -> LearnedBasis:
     """A basis saved by `LearnedBasis.save` or written by ``dldr(..., path=...)``, memory-mapped.
 

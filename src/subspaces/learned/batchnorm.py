@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from subspaces.datasets.trees import call
-from subspaces.errors import unknown_name
+from subspaces.errors import at_least, checked, unknown_name
 
 POLICIES = ("re-estimate", "keep", "reset")
 
 
+@checked
 def refresh_batchnorm(
     model: nn.Module, batches: Iterable[Any] | None = None, *, policy: str = "re-estimate", limit: int | None = None
 ) -> int:
@@ -47,8 +48,9 @@ def refresh_batchnorm(
         for layer in layers:
             layer.reset_running_stats()  # type: ignore[operator]
         return len(layers)
-    if batches is None or (limit is not None and limit < 1):
-        raise ValueError(f"`batches` must be given and `limit` at least 1 to re-estimate; got {batches!r}, {limit}.")
+    at_least(1, limit=limit)
+    if batches is None:
+        raise ValueError("`batches` must be given to re-estimate; got None. Give inputs, such as a DataLoader.")
     _re_estimate(model, layers, itertools.islice(batches, limit))
     return len(layers)
 

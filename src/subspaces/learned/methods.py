@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from subspaces.learned.bases import dldr, gradient_pca, lottery_subspace, twa
 from subspaces.learned.basis import LearnedBasis
-from subspaces.learned.frequent_directions import frequent_directions
 from subspaces.learned.samples import Trajectory
+from subspaces.learned.sketch import frequent_directions
 from subspaces.registry import path_of, register, table
 
 __all__ = ["METHODS", "Method"]

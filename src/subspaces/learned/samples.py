@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from subspaces.errors import unknown_name
+from subspaces.errors import shown, unknown_name
 from subspaces.layout import Layout
 from subspaces.learned.trajectory_file import FileStore
 from subspaces.learned.trajectory_store import Store, unpack
@@ -78,6 +78,8 @@ class Trajectory:
         return len(self._store)
 
     def __getitem__(self, index: int) -> Sample:
+        if not isinstance(index, int):
+            raise TypeError(f"`index` must be an integer; got {shown(index)}. Such as trajectory[0].")
         if not -len(self) <= index < len(self):
             raise IndexError(f"`index` must be below {len(self)}, the number of samples; got {index}.")
         index %= len(self)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from subspaces.container import write_large
+from subspaces.errors import checked
 from subspaces.learned.basis import load_basis
 from subspaces.learned.basis_file import TICKET, header_of, kind_of, read
 from subspaces.learned.samples import Sample
@@ -32,6 +33,7 @@ class _Sizes:
     D: int
 
 
+@checked
 def load_subspace(path: str | os.PathLike, d: int | None = None) -> Stored:
     """The subspace in a file of `LearnedBasis.save` or `save_ticket`, ready for ``Subspace(model, …)``.
 
@@ -67,6 +69,7 @@ def stored_sizes(path: str | os.PathLike) -> _Sizes:
     return _Sizes(*kind_of(path)[1:])
 
 
+@checked
 def save_ticket(path: str | os.PathLike, ticket: Ticket) -> Path:
     """Write a ticket, whole or not at all: its rows (8d bytes) and its origin (4D bytes).
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from subspaces.errors import unknown_name
+from subspaces.errors import at_least, checked, shown, unknown_name, within
 from subspaces.layout import Layout
 from subspaces.learned.samples import Sample
 from subspaces.projections import Coordinates
@@ -48,6 +48,7 @@ class Ticket:
         return (math.lgamma(D + 1) - math.lgamma(d + 1) - math.lgamma(D - d + 1)) / math.log(2)
 
 
+@checked
 def magnitude_ticket(
     trained: Any, rewind: Any, keep: int | float, *, pruned: str = "zero", among: Tensor | None = None
 ) -> Ticket:
@@ -71,17 +72,22 @@ def magnitude_ticket(
         raise unknown_name("pruned", pruned, ("zero", "rewind"))
     final, start = _flat(trained, "trained"), _flat(rewind, "rewind")
     if final.shape != start.shape:
-        raise ValueError(f"`trained` and `rewind` must have one length; got {len(final)} and {len(start)}.")
+        raise ValueError(
+            f"`trained` and `rewind` must have one length; got {len(final)} and {len(start)}. Record both."
+        )
     rows = torch.arange(len(final)) if among is None else among
     count = round(keep * len(final)) if isinstance(keep, float) else keep
     if not 1 <= count <= len(rows) or (isinstance(keep, float) and keep > 1):
-        raise ValueError(f"`keep` must be 1…{len(rows)} weights or a fraction of all {len(final)}; got {keep}.")
+        raise ValueError(
+            f"`keep` must be 1…{len(rows)} weights or a fraction of all {len(final)}; got {keep}. Such as 0.1."
+        )
     order = final[rows].abs().argsort(descending=True, stable=True)
     kept = rows[order[:count]].sort().values
     origin = start.clone() if pruned == "rewind" else torch.zeros_like(start).index_copy(0, kept, start[kept])
     return Ticket(kept, origin, _layout(rewind))
 
 
+@checked
 def iterative_magnitude_tickets(
     train: Callable[[Ticket], Any], rewind: Any, *, rounds: int, rate: float = 0.2, pruned: str = "zero"
 ) -> list[Ticket]:
@@ -100,8 +106,8 @@ def iterative_magnitude_tickets(
 
     Source: Frankle and Carbin (arXiv 1803.03635); Frankle et al. (arXiv 1912.05671) for the rewinding.
     """
-    if rounds < 1 or not 0 < rate < 1:
-        raise ValueError(f"`rounds` must be at least 1 and `rate` in (0, 1); got {rounds} and {rate}.")
+    at_least(1, rounds=rounds)
+    within("rate", rate, 0, 1, ends="()", advice="Such as 0.2.")
     D = len(_flat(rewind, "rewind"))
     ticket = Ticket(torch.arange(D), _flat(rewind, "rewind").clone(), _layout(rewind))
     tickets: list[Ticket] = []
@@ -115,7 +121,10 @@ def iterative_magnitude_tickets(
 def _flat(point: Any, name: str) -> Tensor:
     vector = getattr(point, "vector", point)
     if not isinstance(vector, Tensor) or vector.ndim != 1 or not bool(torch.isfinite(vector).all()):
-        raise ValueError(f"`{name}` must be a flat vector of finite numbers or a recorded sample; got {type(point)}.")
+        raise ValueError(
+            f"`{name}` must be a flat vector of finite numbers or a recorded sample; got {shown(point)}."
+            " Such as recorder[-1]."
+        )
     return vector.detach().cpu()
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from subspaces.errors import unknown_name
+from subspaces.errors import checked, unknown_name
 from subspaces.layout import Layout, layout_of, select
 from subspaces.learned.samples import Sample, Trajectory
 from subspaces.learned.trajectory_file import FileStore
@@ -49,6 +49,7 @@ class TrajectoryRecorder(Trajectory):
         (3, [0, 2, 4])
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -185,7 +186,7 @@ def normalisation_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 def _check_options(every: str | int, dtype: torch.dtype, source: str) -> None:
     if isinstance(every, bool) or not (every == "epoch" or (isinstance(every, int) and every >= 1)):
-        raise ValueError(f"`every` must be 'epoch' or a number of steps ≥ 1; got {every!r}.")
+        raise ValueError(f"`every` must be 'epoch' or a number of steps ≥ 1; got {every!r}. Such as 10.")
     if dtype not in _DTYPES:
         raise ValueError(f"`dtype` must be float32, bfloat16 or float64; got {dtype}.")
     if source not in ("weights", "gradients"):

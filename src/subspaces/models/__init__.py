@@ -4,6 +4,7 @@
 same and also takes `package.module:factory` and `file.py:factory`. Every D is asserted in the tests.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from subspaces.errors import checked, no_argument
 from subspaces.models.conv import conv
 from subspaces.models.fc import fc
 from subspaces.models.fc_lenet import fc_lenet, fc_tied_lenet
@@ -79,6 +81,7 @@ for _name, _model in _PUBLISHED.items():
     register("model", _name, _model)
 
 
+@checked
 def make_model(name: str, **options: Any) -> nn.Module:
     """Build a model by its name in MODELS or by its import path.
 
@@ -95,17 +98,28 @@ def make_model(name: str, **options: Any) -> nn.Module:
         RuntimeError: if the module that the path leads to has a mistake.
         TypeError: if the factory does not return an nn.Module.
     """
-    model = resolve("model", name)(**options)
+    factory = resolve("model", name)
+    try:
+        known = inspect.signature(factory).parameters.values()
+    except ValueError:  # built in: it has no signature to look at
+        known = ()
+    if known and not any(p.kind == p.VAR_KEYWORD for p in known):
+        for option, value in options.items():
+            if option not in (names := [p.name for p in known]):
+                raise TypeError(no_argument(option, value, f"the model {name}", names, "option"))
+    model = factory(**options)
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must name a factory of nn.Module; {name!r} returned {type(model).__name__}.")
     return model
 
 
+@checked
 def count_parameters(model: nn.Module) -> int:
     """Native dimension D: the number of trainable parameters, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+@checked
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     """Load a public weights file (`torch.save` of tensors) into the model, without running any pickled code.
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from subspaces.errors import unknown_name
+from subspaces.errors import checked, unknown_name
 
 Scheme = Literal["he", "torch-default", "glorot"]
 Draw = Callable[[torch.Generator, tuple[int, ...], int, int], Tensor]
@@ -41,6 +41,7 @@ def _glorot(generator: torch.Generator, shape: tuple[int, ...], fan_in: int, fan
 SCHEMES: dict[str, Draw] = {"he": _he, "torch-default": _torch_default, "glorot": _glorot}
 
 
+@checked
 def initialise(model: nn.Module, seed: int, scheme: str = "he") -> nn.Module:
     """Draw all weights anew, the same numbers on every machine.
 

@@ -1,12 +1,15 @@
 """Adam whose step on the coordinates of a subspace is one native call: w moves and the model is rewritten."""
 
 import importlib
+import inspect
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from subspaces.errors import checked, no_argument, within
 from subspaces.optim.watched import GLOBAL_HOOKS, check, ready_write, stepped, trained_by, watched_by
 from subspaces.projections import backends
 from subspaces.projections.backends import AdamMove
@@ -44,6 +47,7 @@ class Adam(torch.optim.Adam):
     writes_model = True
     """The hooks of subspaces leave rewriting the model to `step`."""
 
+    @checked
     def __init__(
         self,
         params: Iterable[Any],
@@ -53,6 +57,7 @@ class Adam(torch.optim.Adam):
         weight_decay: float = 0.0,
         **options: Any,
     ):
+        params = _checked_options(list(params), lr, betas, eps, weight_decay, options)
         self._moves: dict[int, AdamMove] = {}
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
 
@@ -143,6 +148,23 @@ class Adam(torch.optim.Adam):
                 return None
             self._moves[id(parameter)] = move
         return move if move.fits(parameter, gradient) else None
+
+
+def _checked_options(
+    params: list[Any], lr: Any, betas: tuple[float, float], eps: float, weight_decay: float, options: dict[str, Any]
+) -> list[Any]:
+    """What torch would refuse in other words."""
+    if not params:
+        raise ValueError("`params` must have at least one tensor; got none. Give subspace.parameters().")
+    for name, value in {"lr": lr, "eps": eps, "weight_decay": weight_decay}.items():
+        within(name, value, 0, math.inf, ends="[)")
+    for beta in betas:
+        within("betas", beta, 0, 1, ends="[)", advice="Such as (0.9, 0.999).")
+    known = [name for name in inspect.signature(torch.optim.Adam.__init__).parameters if name != "self"]
+    for name, value in options.items():
+        if name not in known:
+            raise TypeError(no_argument(name, value, "Adam", known))
+    return params
 
 
 def _init_state(state: dict[str, Any], parameter: Tensor) -> None:

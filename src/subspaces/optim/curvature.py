@@ -8,9 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subspaces.curvature.spectrum import lanczos
+from subspaces.errors import at_least, checked, within
 from subspaces.optim.objective import BatchLoss, HasCoordinates
 
 
+@checked
 def largest_curvature(
     subspace: HasCoordinates, closure: Callable[[], Any], *, iterations: int = 20, seed: int = 0
 ) -> float:
@@ -31,8 +33,7 @@ def largest_curvature(
         ValueError: iterations < 1.
         RuntimeError: a gradient that is not finite.
     """
-    if iterations < 1:
-        raise ValueError(f"`iterations` must be at least 1; got {iterations}.")
+    at_least(1, iterations=iterations)
     w = subspace.coordinates
     centre = w.detach().clone()
     objective = BatchLoss(subspace, closure)
@@ -61,6 +62,7 @@ def largest_curvature(
     return float(values.max())
 
 
+@checked
 def curvature_rate(
     subspace: HasCoordinates,
     closure: Callable[[], Any],
@@ -86,8 +88,8 @@ def curvature_rate(
         >>> lr = curvature_rate(subspace, lambda: loss_fn(model(x), y))              # doctest: +SKIP
         >>> optimizer = torch.optim.SGD(subspace.parameters(), lr, momentum=0.9)     # doctest: +SKIP
     """
-    if not 0 <= momentum < 1 or not 0 < safety < 1:
-        raise ValueError(f"`momentum` must be in [0, 1) and `safety` in (0, 1); got {momentum} and {safety}.")
+    within("momentum", momentum, 0, 1, ends="[)", advice="Such as 0.9.")
+    within("safety", safety, 0, 1, ends="()", advice="Such as 0.5.")
     top = largest_curvature(subspace, closure, iterations=iterations)
     if not top > 0:
         raise RuntimeError(f"`closure` must curve up in the subspace; λ_max is {top:.3g}. Use another batch or point.")

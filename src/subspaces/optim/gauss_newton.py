@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional
 
-from subspaces.errors import unknown_name
+from subspaces.errors import at_least, checked, shown, unknown_name, within
 from subspaces.optim.objective import Protected
 
 LOSSES = ("cross_entropy", "squared_error")
@@ -77,6 +77,7 @@ class GaussNewton(torch.optim.Optimizer):
 
     takes_closure = "batch"  # what a loop gives to `step`
 
+    @checked
     def __init__(
         self,
         subspace: FunctionalCoordinates,
@@ -92,10 +93,9 @@ class GaussNewton(torch.optim.Optimizer):
             raise unknown_name("loss", loss, LOSSES)
         if jacobian not in JACOBIANS:
             raise unknown_name("jacobian", jacobian, JACOBIANS)
-        if damping < 0 or not 0 <= ema < 1:
-            raise ValueError(f"`damping` must be ≥ 0 and `ema` in [0, 1); got {damping} and {ema}.")
-        if tries < 1 or chunk < 1:
-            raise ValueError(f"`tries` and `chunk` must be at least 1; got {tries} and {chunk}.")
+        within("damping", damping, 0, math.inf, ends="[)", advice="Such as 1e-3.")
+        within("ema", ema, 0, 1, ends="[)", advice="0 switches it off.")
+        at_least(1, tries=tries, chunk=chunk)
         self.subspace, self.loss, self.tries = subspace, loss, tries
         self.jacobian, self.chunk = jacobian, chunk
         super().__init__([subspace.coordinates], {"lr": 1.0, "damping": damping, "ema": ema})
@@ -112,9 +112,14 @@ class GaussNewton(torch.optim.Optimizer):
         Returns:
             The loss before the step.
         """
-        if closure is None:
-            raise TypeError("`closure` must be given: it returns the batch (inputs, targets).")
-        inputs, targets = closure()
+        batch = closure() if callable(closure) else None
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            got = f"one that returns {shown(batch)}" if callable(closure) else shown(closure)
+            raise TypeError(
+                f"`closure` must be a function that returns the batch (inputs, targets); got {got}. "
+                "Give step(lambda: (x, y))."
+            )
+        inputs, targets = batch
         arguments = inputs if isinstance(inputs, tuple) else (inputs,)
         w = self.subspace.coordinates
         guard = Protected(self.subspace)

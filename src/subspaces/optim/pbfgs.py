@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subspaces.errors import unknown_name
+from subspaces.errors import at_least, checked, shown, unknown_name, within
 from subspaces.optim.line_search import Trial, backtracking
 from subspaces.optim.objective import BatchLoss, HasCoordinates
 
@@ -55,6 +55,7 @@ class PBFGS(torch.optim.Optimizer):
 
     takes_closure = "loss"  # what a loop gives to `step`
 
+    @checked
     def __init__(
         self,
         subspace: HasCoordinates,
@@ -70,16 +71,17 @@ class PBFGS(torch.optim.Optimizer):
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES)
         if mode == "published" and (pair_every, damping) != (10, 0.2):
-            raise ValueError("`pair_every` and `damping` must be left alone in mode 'published'.")
+            raise ValueError(
+                f"`pair_every` and `damping` must be left out in mode 'published'; got {pair_every} and {damping}. "
+                "Remove them, or take mode='robust'."
+            )
         armijo = MODES[mode]["armijo"] if armijo is None else armijo
         shrink = MODES[mode]["shrink"] if shrink is None else shrink
-        for name, value in (("armijo", armijo), ("shrink", shrink)):
-            if not 0 < value < 1:
-                raise ValueError(f"`{name}` must be in (0, 1); got {value}.")
-        if not 0 <= damping < 1:
-            raise ValueError(f"`damping` must be in [0, 1); got {damping}.")
-        if not lr > 0 or tries < 1 or pair_every < 1:
-            raise ValueError(f"`lr`, `tries`, `pair_every` must be positive; got {lr}, {tries}, {pair_every}.")
+        within("armijo", armijo, 0, 1, ends="()")
+        within("shrink", shrink, 0, 1, ends="()")
+        within("damping", damping, 0, 1, ends="[)")
+        within("lr", lr, 0, math.inf, ends="()", advice="Such as 1.")
+        at_least(1, tries=tries, pair_every=pair_every)
         self.subspace, self.mode = subspace, mode
         options = {"armijo": armijo, "shrink": shrink, "tries": tries}
         super().__init__([subspace.coordinates], {"lr": lr, "pair_every": pair_every, "damping": damping, **options})
@@ -96,8 +98,11 @@ class PBFGS(torch.optim.Optimizer):
         Returns:
             The loss before the step.
         """
-        if closure is None:
-            raise TypeError("`closure` must be given: P-BFGS evaluates the loss several times in a step.")
+        if not callable(closure):
+            raise TypeError(
+                f"`closure` must be a function that returns the loss, which P-BFGS evaluates several times in a step; "
+                f"got {shown(closure)}. Give step(lambda: loss_fn(model(x), y))."
+            )
         w = self.subspace.coordinates
         before = w.clone()
         objective = BatchLoss(self.subspace, closure)

@@ -124,7 +124,7 @@ def _before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs
     for synced in trained:
         check(synced)
     closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-    if not trained or closure is None:
+    if not trained or not callable(closure):
         return None
 
     def synced_closure() -> Any:

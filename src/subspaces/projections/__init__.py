@@ -1,8 +1,11 @@
 """Fixed linear maps R^d → R^D. One class per kind, one contract for all; `PROJECTIONS` is what the registry holds."""
 
+import difflib
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from subspaces.errors import checked, no_argument, shown
 from subspaces.projections import backends, operators
 from subspaces.projections.backends.native import Native
 from subspaces.projections.backends.reference import REFERENCE
@@ -65,6 +68,7 @@ for _cls in (
 _GIVEN_DATA = ("sha256", "through")  # options that name data which a seed cannot rebuild
 
 
+@checked
 def make_projection(
     kind: str | type[Projection],
     d: int,
@@ -88,16 +92,31 @@ def make_projection(
         TypeError: an option that the kind does not have, or a class that is no projection.
     """
     cls: Any = resolve("projection", kind)
+    if sizes is not None and sum(sizes) != D:
+        raise ValueError(f"`sizes` must add up to D = {D}; got {shown(list(sizes))}. Give the length of every tensor.")
     if cls.needs_sizes and sizes is not None:
         options["sizes"] = list(sizes)
-    try:
-        return cls(d, D, seed, **options)
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        raise TypeError(f"`projection` {cls.kind!r} has no such option: {error}. See help({cls.__name__}).") from error
+    _refuse_other_options(cls, options)
+    return cls(d, D, seed, **options)
 
 
+_OF_SUBSPACE = ("only", "exclude", "origin", "blocks", "allocation", "layer_scale", "gradients", "store_origin", "seed")
+"""What may have been meant by an option that a kind does not have."""
+
+
+def _refuse_other_options(cls: type[Projection], options: dict[str, Any]) -> None:
+    """Options that a kind does not have are told by their names, with the nearest one."""
+    known = inspect.signature(cls.__init__).parameters.values()
+    if any(p.kind == p.VAR_KEYWORD for p in known):
+        return
+    own = [p.name for p in known if p.name not in ("self", "d", "D", "seed", "sizes")]
+    for name, value in options.items():
+        if name not in own and name != "sizes":
+            near = difflib.get_close_matches(name, [*own, *_OF_SUBSPACE], n=1)
+            raise TypeError(no_argument(name, value, f"the projection {cls.kind}", near or own, "option"))
+
+
+@checked
 def make_blocks(
     kind: str | type[Projection],
     d: int,
@@ -117,6 +136,7 @@ def make_blocks(
     return Blocks(parts, merged, seed)
 
 
+@checked
 def from_spec(spec: dict[str, Any], allow: Allowed = ()) -> Projection:
     """Rebuild a projection from its `spec`, which may come from a file: nothing that it names is imported.
 
@@ -128,6 +148,8 @@ def from_spec(spec: dict[str, Any], allow: Allowed = ()) -> Projection:
         ValueError: for another spec version, a kind that is not known here (with what to do), or one that needs data
             (`basis`, given `coordinates`).
     """
+    if missing := [name for name in ("kind", "d", "D", "seed", "options") if name not in spec and "version" in spec]:
+        raise ValueError(f"`spec` must have {missing[0]!r}; got {', '.join(map(str, spec))}. Give a whole one.")
     if spec.get("version") != SPEC_VERSION:
         raise ValueError(
             f"`spec` must be of version {SPEC_VERSION}; got {spec.get('version')!r}. "

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from subspaces.kernels.random_bits import check_seed
+from subspaces.errors import checked, shown
 from subspaces.projections import backends, operators
 
 SPEC_VERSION = 1  # docs/projection-spec.md
@@ -52,17 +52,19 @@ class Projection(abc.ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "__init__" in vars(cls) and cls.__module__.startswith("subspaces."):
+            cls.__init__ = checked(cls.__init__)
         if "kind" not in vars(cls) and not cls.__module__.startswith("subspaces."):
             cls.kind = f"{cls.__module__}:{cls.__qualname__}"  # until it is registered under a name
 
+    @checked
     def __init__(self, d: int, D: int, seed: int = 0):
-        if not isinstance(d, int) or isinstance(d, bool):
-            raise TypeError(f"`d` must be an integer; got {d!r}.")
         if D < 1:
             raise ValueError(f"`D` must be at least 1; got {D}. The model has no parameter to project.")
         if not 1 <= d <= D:
-            raise ValueError(f"`d` must be between 1 and D = {D}; got {d}. Choose a smaller subspace.")
-        self.d, self.D, self.seed = d, int(D), check_seed(seed)
+            advice = "Choose a smaller subspace." if d > D else "Give 1 or more."
+            raise ValueError(f"`d` must be between 1 and D = {D}; got {d}. {advice}")
+        self.d, self.D, self.seed = d, D, seed
         self._tables: dict[Any, Any] = {}
         self.forms: dict[str, Any] = {}  # of backends
         self._identity = operators.register(self)
@@ -124,19 +126,24 @@ class Projection(abc.ABC):
     def lift_rows(self, w: Shaped[Tensor, "*batch d"], start: int, stop: int) -> Shaped[Tensor, "*batch rows"]:
         """Rows [start, stop) of P w: what belongs to one tensor or one shard of it."""
         self._check_vector(w, "w", self.d)
-        if not 0 <= start <= stop <= self.D:
-            raise ValueError(f"`start`, `stop` must satisfy 0 ≤ start ≤ stop ≤ {self.D}; got {start}, {stop}.")
+        if not (isinstance(start, int) and isinstance(stop, int)) or not 0 <= start <= stop <= self.D:
+            raise ValueError(
+                f"`start`, `stop` must be 0 ≤ start ≤ stop ≤ {self.D}; got {start!r}, {stop!r}. Exchange or cut them."
+            )
         return self._map(w, False, start, stop)
 
     @final
     def adjoint_rows(self, g: Shaped[Tensor, "*batch rows"], start: int) -> Shaped[Tensor, "*batch d"]:
         """P[start : start + n]ᵀ g for n given rows of a gradient; the parts of all rows add up to `adjoint`."""
-        stop = start + g.shape[-1]
+        rows = g.shape[-1] if isinstance(g, Tensor) and g.dim() else 0
+        self._check_vector(g, "g", rows)
+        stop = start + rows
         if not 0 <= start <= stop <= self.D:
-            raise ValueError(f"`start` must leave room for {g.shape[-1]} rows in {self.D}; got {start}.")
+            raise ValueError(f"`start` must leave room for {rows} rows in {self.D}; got {start}. Give fewer rows.")
         return self._map(g, True, start, stop)
 
     @final
+    @checked
     def to_dense(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
         """P as a (D, d) matrix, for inspection and tests. Memory: D·d numbers."""
         return self(torch.eye(self.d, dtype=dtype, device=device)).T.contiguous()
@@ -250,7 +257,12 @@ class Projection(abc.ABC):
         return table
 
     def _check_vector(self, x: Tensor, name: str, length: int) -> None:
-        if not x.is_floating_point():
-            raise TypeError(f"`{name}` must be a floating-point tensor; got {x.dtype}.")
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else shown(x)
+            raise TypeError(
+                f"`{name}` must be a floating-point tensor; got {got}. Make one: torch.as_tensor(…).float()."
+            )
         if x.dim() == 0 or x.shape[-1] != length:
-            raise ValueError(f"`{name}` must have {length} numbers on its last axis; got {tuple(x.shape)}.")
+            raise ValueError(
+                f"`{name}` must have {length} numbers on its last axis; got {tuple(x.shape)}. Reshape or cut it."
+            )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subspaces.errors import at_least, within
 from subspaces.kernels.hadamard import hadamard_transform, next_power_of_two
 from subspaces.kernels.random_bits import (
     BERNOULLI,
@@ -43,8 +44,8 @@ class FastJL(Projection):
 
     def __init__(self, d: int, D: int, seed: int = 0, points: int = _GARGIULO_POINTS, c: float = 1.0):
         super().__init__(d, D, seed)
-        if points < 2 or not c > 0:
-            raise ValueError(f"`points` must be at least 2 and `c` positive; got {points}, {c}.")
+        at_least(2, points=points)
+        within("c", c, 0, math.inf, ends="()", advice="1 is the published one.")
         self.points, self.c = points, c
         self.L = next_power_of_two(D)
         self.per_column = min(self.L, max(1, round(c * math.log(points) ** 2)))
@@ -118,7 +119,9 @@ class FastJLPublished(Projection):
         super().__init__(d, D, seed)
         self.sizes = [D] if sizes is None else [int(n) for n in sizes]
         if sum(self.sizes) != D or min(self.sizes) < 1:
-            raise ValueError(f"`sizes` must be positive and add up to D = {D}; got {self.sizes}.")
+            raise ValueError(
+                f"`sizes` must be positive and add up to D = {D}; got {self.sizes}. Leave it out for one tensor."
+            )
         log_d = math.log(d)
         self.q = 1.0 if d == 1 else min(2 * math.log(_GARGIULO_POINTS) ** 2 / log_d**3, 1.0)
         self.K = math.sqrt(d) if d <= 6000 else log_d

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from subspaces.errors import unknown_name
+from subspaces.errors import shown, unknown_name
 from subspaces.registry.import_path import find_imported, import_object, path_of
 
 __all__ = ["import_object", "name_of", "names", "path_of", "register", "resolve", "table"]
@@ -100,7 +100,9 @@ def register(kind: str, name: str, thing: Any = _ABSENT) -> Any:
         return lambda decorated: register(kind, name, decorated)
     held = _kind(kind)
     if not isinstance(name, str) or not name or ":" in name:
-        raise ValueError(f"`name` must be a text without ':', which marks import paths; got {name!r}.")
+        raise ValueError(
+            f"`name` must be a text without ':', which marks import paths; got {shown(name)}. Such as 'mine'."
+        )
     importlib.import_module(held.home)  # so that what the library brings is there first
     if name in held.given and not _same(held.given[name], thing):
         raise ValueError(
@@ -209,4 +211,4 @@ def _same(held: Any, thing: Any) -> bool:
 
 
 def _told(thing: Any) -> str:
-    return path_of(thing) if hasattr(thing, "__qualname__") else repr(thing)
+    return path_of(thing) if hasattr(thing, "__qualname__") else shown(thing)

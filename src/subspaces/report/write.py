@@ -8,6 +8,7 @@ import importlib
 from pathlib import Path
 from typing import cast
 
+from subspaces.errors import check_folder, checked, within
 from subspaces.files import atomic_write
 from subspaces.report.page import Part, Section, render
 
@@ -16,6 +17,7 @@ SECTIONS = ("subspaces.transition.page", "subspaces.dimension.page")
 """Modules of the wings, each a `Section`. The first that claims a folder draws it; later ones only list its runs."""
 
 
+@checked
 def write_report(folders: str | Path | list[str | Path], out: str | Path | None = None, *, level: float = 0.9) -> Path:
     """Write ``report.html`` and the figures (PNG and SVG) about folders of runs.
 
@@ -31,14 +33,19 @@ def write_report(folders: str | Path | list[str | Path], out: str | Path | None 
         FileNotFoundError: a folder is missing, or there is no finished run in any.
     """
     paths = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+    within("level", level, 0, 1, ends="()", advice="Such as 0.9.")
+    check_folder("out", out)
+    if not paths:
+        raise ValueError("`folders` must name at least one folder; got none. Such as runs/digits-fc-dimension.")
     for path in paths:
         if not path.is_dir():
-            raise FileNotFoundError(f"`dir` must be a folder with runs; got {path}, which is not there.")
+            how = "a file" if path.exists() else "which is not there"
+            raise FileNotFoundError(f"`folders` must be folders with runs; got {path}, {how}. See what is in runs/.")
     target = Path(out) if out is not None else paths[0]
     heads, parts = _parts(paths, target / "figures", level)
     if not heads:
         raise FileNotFoundError(
-            f"`dir` must hold finished runs; got none in {', '.join(map(str, paths))}. "
+            f"`folders` must hold finished runs; got none in {', '.join(map(str, paths))}. "
             "Make some: subspaces dimension digits-fc --out DIR"
         )
     atomic_write(target / PAGE_NAME, render(heads, parts).encode())

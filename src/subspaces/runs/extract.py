@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from subspaces.errors import at_least, checked
 from subspaces.learned.affine import distance_to_affine, projected_coordinates, trajectory_figure
 from subspaces.learned.basis import LearnedBasis
 from subspaces.learned.methods import METHODS, Method
@@ -62,6 +63,7 @@ class Extraction:
         return dataclasses.asdict(self) | {"basis": str(self.basis), "figure": str(self.figure)}
 
 
+@checked
 def extract(
     source: str | Path,
     method: str = "dldr",
@@ -92,6 +94,7 @@ def extract(
 
     Source: Li et al. (arXiv 2103.11154), §3.2; see `subspaces.learned.bases` for the others.
     """
+    at_least(1, samples=samples, every=every)
     learner: Method = resolve("method", method)
     path = trajectory_path(source)
     config = recorded_config(path.parent, trust)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from subspaces.errors import unknown_name
+from subspaces.errors import checked, no_argument, shown
 from subspaces.runs.settings import (
     Compute,
     DataSettings,
@@ -81,6 +81,7 @@ UNHASHED = ("device", "threads")
 NO_SUBSPACE = SubspaceSettings()
 
 
+@checked
 @dataclass(frozen=True)
 class Run:
     """Everything that decides the numbers of one run: task, subspace, optimiser, data, seeds, record.
@@ -122,7 +123,7 @@ class Run:
         changed: dict[str, dict[str, Any]] = {}
         for word, value in words.items():
             if word not in WORDS:
-                raise unknown_name("option", word, WORDS)
+                raise ValueError(no_argument(word, value, "a run", WORDS, "option"))
             part, name = WORDS[word]
             changed.setdefault(part, {})[name] = one_spelling(_FIELDS[word], value)
         parts = {part: dataclasses.replace(self.part(part), **new) for part, new in changed.items() if part}
@@ -181,6 +182,8 @@ class Run:
     @classmethod
     def from_dict(cls, words: dict[str, Any]) -> "Run":
         """The run written by ``to_dict``; words of later versions that this one lacks are refused."""
+        if not isinstance(words, dict):
+            raise TypeError(f"`words` must be a dictionary as `to_dict` makes it; got {shown(words)}. See help(Run).")
         if unknown := sorted(set(words) - set(WORDS)):
             raise ValueError(
                 f"`config` must have fields that this version knows; got {', '.join(unknown)}. "

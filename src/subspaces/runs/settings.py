@@ -6,14 +6,18 @@ A part is checked twice: when it is made, for values that nothing could run, and
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from subspaces.errors import at_least, check_fields, within
 
 if TYPE_CHECKING:
     from subspaces.optim.records import OptimizerRecord
 
 Schedule = Literal["constant", "cosine", "onecycle", "step"]
+MOST_THREADS = 1024
+"""More than any one run can use; torch itself dies of a million."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,9 @@ class SubspaceSettings:
     """Steps between new random bases, each laid through the present point (Gressmann et al. 2020); 0 keeps one."""
 
     def __post_init__(self) -> None:
-        _normalise(self)
-        _at_least(1, d=self.d)
-        _at_least(0, burn_in=self.burn_in, redraw_every=self.redraw_every)
-        _one_of(("origin", "projected"), start=self.start)
+        _check(self, file="subspace")
+        at_least(1, d=self.d)
+        at_least(0, burn_in=self.burn_in, redraw_every=self.redraw_every)
         self.options()
 
     def options(self) -> dict[str, Any]:
@@ -120,21 +123,16 @@ class OptimizerSettings:
     (default of pbfgs and gauss-newton)."""
 
     def __post_init__(self) -> None:
-        _normalise(self)
-        _at_least(1, batch_size=self.batch_size, epochs=self.epochs)
-        _at_least(0, l2=self.l2, warmup=self.warmup)
-        for name, value in {"momentum": self.momentum, "beta2": self.beta2}.items():
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"`{name}` must be in [0, 1); got {value}.")
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise ValueError(f"`lr` must be positive and finite; got {self.lr}.")
+        _check(self, name="optimizer")
+        at_least(1, batch_size=self.batch_size, epochs=self.epochs)
+        at_least(0, warmup=self.warmup)
+        within("l2", self.l2, 0, math.inf, ends="[)", advice="Such as 1e-4.")
+        within("momentum", self.momentum, 0, 1, ends="[)", advice="Such as 0.9.")
+        within("beta2", self.beta2, 0, 1, ends="[)", advice="Such as 0.999.")
+        within("lr", self.lr, 0, math.inf, ends="()", advice="Such as 1e-3.")
         ends = self.milestones
         if any(b <= a for a, b in zip((0, *ends), ends, strict=False)):
             raise ValueError(f"`milestones` must be epochs ≥ 1 in ascending order; got {ends}. Such as 100 150.")
-        _one_of(("native", "curvature"), lr_rule=self.lr_rule)
-        _one_of(("robust", "published"), pbfgs_mode=self.pbfgs_mode)
-        _one_of(("constant", "cosine", "onecycle", "step"), schedule=self.schedule)
-        _one_of(("keep", "reset", "re-estimate"), batchnorm=self.batchnorm)
 
     def refuse_dead_options(self, record: "OptimizerRecord") -> None:
         """Refuse options of another optimiser, rule or schedule.
@@ -181,12 +179,11 @@ class DataSettings:
     """Random flips and crops of the training images."""
 
     def __post_init__(self) -> None:
-        _normalise(self)
-        _at_least(1, subset=self.subset)
-        _at_least(0, validation=self.validation)
-        for name, value in {"label_noise": self.label_noise, "shuffle_labels": self.shuffle_labels}.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1]; got {value}.")
+        _check(self)
+        at_least(1, subset=self.subset)
+        at_least(0, validation=self.validation)
+        within("label_noise", self.label_noise, 0, 1)
+        within("shuffle_labels", self.shuffle_labels, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -203,7 +200,7 @@ class Seeds:
     """Seed of the validation split, the subset, shuffled pixels and labels, and label noise."""
 
     def __post_init__(self) -> None:
-        _at_least(0, seed_projection=self.projection, seed_model=self.model, seed_data=self.data)
+        _check(self, **{name: f"seed_{name}" for name in ("projection", "model", "data", "split")})
 
 
 @dataclass(frozen=True)
@@ -222,14 +219,13 @@ class Recording:
     """Keep the training loss of every step (for success probabilities over a burn-in)."""
 
     def __post_init__(self) -> None:
-        _at_least(1, eval_every=self.eval_every)
+        _check(self, every="record", dtype="record_dtype", source="record_source", trace="record_trace")
+        at_least(1, eval_every=self.eval_every)
         every = self.every
         if every is not None and every != "epoch" and not (every.isdecimal() and int(every) >= 1):
             raise ValueError(
                 f"`record` must be 'epoch' or a number of steps ≥ 1; got {every!r}. Such as --record epoch."
             )
-        _one_of(("float32", "bfloat16"), record_dtype=self.dtype)
-        _one_of(("weights", "gradients"), record_source=self.source)
 
     def refuse_dead_options(self) -> None:
         """Refuse details of a trajectory file without one.
@@ -258,7 +254,8 @@ class Compute:
     """Threads of one run; 1 is fastest for small networks."""
 
     def __post_init__(self) -> None:
-        _at_least(1, threads=self.threads)
+        _check(self)
+        within("threads", self.threads, 1, MOST_THREADS, advice="More than the cores of the machine only slow it down.")
 
 
 # ---- checks, in the words that the user typed
@@ -271,21 +268,11 @@ def one_spelling(f: "dataclasses.Field[Any]", value: Any) -> Any:
     return float(value) if type(value) is int and f.type in (float, float | None) else value
 
 
-def _normalise(part: Any) -> None:
+def _check(part: Any, **words: str) -> None:
+    """Types of all fields, then each value in one spelling; `words`: what the user calls a field of another name."""
+    check_fields(part, words, "Run")
     for f in dataclasses.fields(part):
         object.__setattr__(part, f.name, one_spelling(f, getattr(part, f.name)))
-
-
-def _at_least(bound: int, **values: Any) -> None:
-    for name, value in values.items():
-        if value is not None and not value >= bound:
-            raise ValueError(f"`{name}` must be at least {bound}; got {value}.")
-
-
-def _one_of(known: Sequence[str], **values: Any) -> None:
-    for name, value in values.items():
-        if value is not None and value not in known:
-            raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {value!r}.")
 
 
 def _option(text: str) -> tuple[str, Any]:

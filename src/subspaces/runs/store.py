@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from subspaces.errors import checked
 from subspaces.files import atomic_write
 from subspaces.runs.claims import Claim
 from subspaces.runs.fingerprint import changed, fingerprint, made_of, mark, row_is_of_today
@@ -32,6 +33,7 @@ def folder_of(root: str | Path, config: Run) -> Path:
     return former if former != folder and former.exists() and not folder.exists() else folder
 
 
+@checked
 def run_once(
     config: Run,
     root: str | Path,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from subspaces.errors import unknown_name
+from subspaces.errors import check_folder, checked, one_of, shown, within
 from subspaces.runs.clusters import RayPool, SlurmPool
 from subspaces.runs.pools import TRAINER, Event, InlinePool, LocalPool, Pool
 from subspaces.runs.records import Result
@@ -13,6 +13,7 @@ from subspaces.runs.run import Run
 from subspaces.runs.store import folder_of, load_result
 
 Launcher = Literal["local", "ray", "slurm"]
+MOST_WORKERS = 1024
 LAUNCHERS: dict[str, type[Pool]] = {"local": LocalPool, "ray": RayPool, "slurm": SlurmPool}
 
 
@@ -23,13 +24,26 @@ def open_pool(root: str | Path, workers: int = 2, launcher: str = "local", train
         ValueError: an unknown launcher, or fewer than one worker.
         RuntimeError: the launcher's package is not installed; the message has the command that installs it.
     """
-    if launcher not in LAUNCHERS:
-        raise unknown_name("launcher", launcher, LAUNCHERS)
+    check_workers(workers, launcher)
+    check_folder("out", root)
+    if ":" not in trainer:
+        raise ValueError(f"`trainer` must be written module:function; got {shown(trainer)}. Such as {TRAINER}.")
     if launcher == "local" and workers == 1:
         return InlinePool(root, workers, trainer)
     return LAUNCHERS[launcher](root, workers, trainer)
 
 
+def check_workers(workers: int, launcher: str = "local") -> None:
+    """Refuse numbers of workers that no machine has, and launchers that do not exist.
+
+    Raises:
+        ValueError: the value and what to do.
+    """
+    one_of(LAUNCHERS, launcher=launcher)
+    within("workers", workers, 1, MOST_WORKERS, advice="As many as the machine has cores is most.")
+
+
+@checked
 def run_many(
     configs: Sequence[Run],
     root: str | Path,
@@ -54,6 +68,8 @@ def run_many(
     Raises:
         RuntimeError: a run failed (not: diverged, which is a result); the others are kept, the same call goes on.
     """
+    check_workers(workers, launcher)
+    check_folder("root", root)
     found = {config.key(): load_result(folder_of(root, config), asked=config) for config in configs}
     missing = {config.key(): config for config in configs if found[config.key()] is None}
     if missing:

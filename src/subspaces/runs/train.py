@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from subspaces.errors import check_folder, checked
 from subspaces.runs.build import RedrawBasis, build
 from subspaces.runs.recording import RecordTrajectory
 from subspaces.runs.records import Result, environment
@@ -24,6 +25,7 @@ NOT_TOLD = ("lr", "train_loss", "train_score", "val_loss", "test_loss", "test_sc
 """Entries of a row that a person's own function need not return."""
 
 
+@checked
 def train(
     run: Run,
     *,
@@ -56,6 +58,7 @@ def train(
         >>> train(Run.of("digits-fc", d=100, epochs=1)).trained
         100
     """
+    check_folder("folder", folder)
     place = None if folder is None else Path(folder)
     if isinstance(task := get_task(run.task), Objective):
         return _answer(task, run)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from subspaces.errors import shown
 from subspaces.layout import Layout
 from subspaces.projections import Blocks, Projection, adopt, make_blocks, make_projection, part_seed
 from subspaces.registry import resolve
@@ -30,19 +31,25 @@ def projection_for(
     if isinstance(projection, Projection):
         if projection.D != layout.D:
             raise ValueError(
-                f"`projection` must have D = {layout.D}, the number of trainable parameters; got D = {projection.D}."
+                f"`projection` must have D = {layout.D}, the number of trainable parameters; got D = {projection.D}. "
+                "Make one of that size."
             )
         _refuse_other_layout(getattr(projection, "layout", None), layout)
-        if d not in (None, projection.d + scales) or options or blocks:
-            raise ValueError(f"`d`, `blocks` and options belong to the projection object; got d={d}, {options}.")
+        given = {"d": None if d == projection.d + scales else d, "seed": seed or None, "blocks": blocks, **options}
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(
+                    f"`{name}` must be left out with a projection object, which has its own; got {shown(value)}."
+                    " Remove one of them."
+                )
         return adopt(projection)
     kind = resolve("projection", projection, others=forms)
     if d is None:
         raise ValueError("`d` must be given, the dimension of the subspace; got None. Try d=100.")
-    if not isinstance(d, int) or isinstance(d, bool):
-        raise TypeError(f"`d` must be an integer; got {d!r}.")
     if scales and d <= scales:
-        raise ValueError(f"`d` must exceed the {scales} layer scales that count in it; got {d}.")
+        raise ValueError(f"`d` must exceed the {scales} layer scales that count in it; got {d}. Choose a larger one.")
+    if blocks is None and allocation != "size":
+        raise ValueError(f"`allocation` must go with `blocks`; got {allocation!r} without. Add blocks='layer'.")
     if blocks is None:
         return make_projection(kind, d - scales, layout.D, seed, sizes=layout.sizes, **options)
     groups = list(layout.groups(blocks).values())

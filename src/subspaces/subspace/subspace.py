@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from subspaces import checkpoint
-from subspaces.errors import unknown_name
+from subspaces.errors import checked, shown, unknown_name, within
 from subspaces.layout import COORDINATES, Layout, digest_of, layout_of, select
 from subspaces.optim.records import OptimizerRecord
 from subspaces.projections import Projection, adopt
@@ -104,6 +105,7 @@ class Subspace:
             form = cls.forms.get(projection, cls)
         return super().__new__(form)
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -171,9 +173,14 @@ class Subspace:
     def _load_origin(self, origin: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
         given = by_layout_names(self.model, self.places, origin, list(parameters))
         for name, parameter in parameters.items():
-            if name not in given or given[name].shape != parameter.shape:
-                got = tuple(given[name].shape) if name in given else "nothing"
-                raise ValueError(f"`origin` must have {name!r} of shape {tuple(parameter.shape)}; got {got}.")
+            tensor = given.get(name)
+            if not isinstance(tensor, Tensor) or tensor.shape != parameter.shape:
+                got = tuple(tensor.shape) if isinstance(tensor, Tensor) else shown(tensor)
+                raise ValueError(
+                    f"`origin` must have {name!r} of shape {tuple(parameter.shape)}; got {got}. Give a state dict."
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"`origin` must be finite; got NaN or inf in {name!r}. Take another point.")
         for name, parameter in parameters.items():
             put_(parameter, given[name])
         for name, buffer in self.model.named_buffers():  # BatchNorm statistics that belong to the point
@@ -203,6 +210,7 @@ class Subspace:
         return self.layout.D
 
     @classmethod
+    @checked
     def largest_d(
         cls,
         model: nn.Module,
@@ -228,6 +236,7 @@ class Subspace:
             raise RuntimeError("`origin` must be stored to be read; got store_origin=False.")
         return dict(zip(self.point.names, self.point.origin_tensors(), strict=True))
 
+    @checked
     def lr(self, native: float, optimizer: str | Callable[..., Any] | OptimizerRecord = "adam") -> float:
         """The learning rate of w that makes steps as long as `native` does in direct training: native·√(D/d)/c.
 
@@ -241,6 +250,7 @@ class Subspace:
             optimizer: a registered name ("adam", "sgd", "lbfgs", which is not scaled, …), a class of optimisers
                 (`torch.optim.NAdam`, or its path "torch.optim:NAdam"), or an `OptimizerRecord`, whose record says how.
         """
+        within("native", native, 0, math.inf, ends="()", advice="Such as 1e-3.")
         moved = self.D - self.projection.frozen_rows()
         record: OptimizerRecord = resolve("optimizer", optimizer)
         return record.rate(native, moved / self.projection.d, self.projection.column_norm)
@@ -331,7 +341,8 @@ class Subspace:
         try:
             yield
         finally:
-            self.move_to(kept)
+            with torch.no_grad():
+                self._put(kept)  # whatever it was
 
     @torch.no_grad()
     def move_to(self, w: Shaped[Tensor, "n"]) -> None:
@@ -340,10 +351,16 @@ class Subspace:
         Args:
             w: d numbers; or those of P alone, without layer scales, which then stay.
         """
-        if not isinstance(w, Tensor):
-            raise TypeError(f"`w` must be a tensor of {self.d} numbers; got {type(w).__name__}.")
+        if not isinstance(w, Tensor) or w.is_complex():
+            got = w.dtype if isinstance(w, Tensor) else shown(w)
+            raise TypeError(f"`w` must be a tensor of {self.d} real numbers; got {got}. Use torch.as_tensor(…).")
         if w.dim() != 1 or w.numel() not in (self.d, self.projection.d):
-            raise ValueError(f"`w` must have {self.d} numbers; got shape {tuple(w.shape)}.")
+            raise ValueError(f"`w` must have {self.d} numbers; got shape {tuple(w.shape)}. Flatten or cut it.")
+        if not bool(torch.isfinite(w).all()):
+            raise ValueError("`w` must be finite; got NaN or infinite numbers. Take a point from before they came.")
+        self._put(w)
+
+    def _put(self, w: Tensor) -> None:
         self.coordinates[: w.numel()].copy_(w)
         self.sync()
 
@@ -368,6 +385,7 @@ class Subspace:
     # ---- moving about
 
     @torch.no_grad()
+    @checked
     def move_origin(self, projection: Projection | None = None, *, seed: int | None = None) -> None:
         """θ₀ ← θ and w ← 0, optionally with another projection of the same d: burn-in, redrawn bases (RBD).
 
@@ -375,6 +393,8 @@ class Subspace:
             projection: takes the place of the present one.
             seed: rebuilds the present kind with another seed instead.
         """
+        if seed is not None and projection is not None:
+            raise ValueError(f"`seed` must be left out with `projection`, which has its own; got {seed}. Remove one.")
         self.sync()
         if seed is not None:
             projection = redrawn(self.projection, seed)
@@ -388,6 +408,7 @@ class Subspace:
         self.set_origin()
 
     @torch.no_grad()
+    @checked
     def coordinates_of(self, tensors: dict[str, Tensor], iterations: int = 60) -> tuple[Tensor, float]:
         """Least-squares coordinates of a point and its relative distance from the subspace.
 
@@ -405,10 +426,16 @@ class Subspace:
         origin, dtype = self.origin, self.coordinates.dtype
         given = by_layout_names(self.model, self.places, tensors, self.point.names)
         if missing := [name for name in self.point.names if name not in given]:
-            raise ValueError(f"`tensors` must have every tensor of θ; got none at {', '.join(missing[:4])}.")
+            raise ValueError(f"`tensors` must have every tensor of θ; got none at {', '.join(missing[:4])}. Add them.")
+        for name in self.point.names:
+            if (got := getattr(given[name], "shape", None)) != origin[name].shape:
+                raise ValueError(
+                    f"`tensors` must have {name!r} of shape {tuple(origin[name].shape)}; got {shown(got)}."
+                )
         pairs = [(real(given[n]).to(dtype), real(origin[n]).to(dtype)) for n in self.point.names]
         return self.point.nearest([a - b for a, b in pairs], iterations)
 
+    @checked
     def remove(self, keep: bool = True) -> nn.Module:
         """Take the subspace off: the model is a plain one again. Returns the model.
 
@@ -456,6 +483,7 @@ class Subspace:
 
     # ---- files
 
+    @checked
     def save(
         self,
         path: str | Path,
@@ -469,11 +497,13 @@ class Subspace:
         self.sync()
         checkpoint.save(path, self, include_origin=include_origin, also=also, dtype=dtype, extra=extra)
 
+    @checked
     def swap(self, path: str | Path) -> None:
         """Go to the numbers of another file of the same subspace, in place; see `subspaces.checkpoint.swap`."""
         checkpoint.swap(self, path)
 
     @classmethod
+    @checked
     def load(
         cls, model: nn.Module, path: str | Path, projection: Projection | None = None, *, allow: Allowed = ()
     ) -> "Subspace":

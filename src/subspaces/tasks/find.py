@@ -1,20 +1,23 @@
 """From a name to a task: published, of this session, or by an import path."""
 
+import contextlib
+import inspect
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from subspaces.errors import checked, shown
 from subspaces.registry import register, resolve, table
+from subspaces.tasks.names import check_name
 from subspaces.tasks.objective import Objective
 from subspaces.tasks.published import TASKS, published
 from subspaces.tasks.task import Task
 
 _SESSION: dict[str, Task | Objective] = {}
 _IMPORTED: dict[str, Task | Objective] = {}  # by import path, once in a process
-LONGEST = 80
-"""Characters of a task's name, which is part of the names of folders."""
 _DEFINITIONS: "WeakKeyDictionary[Task | Objective, dict[str, Any]]" = WeakKeyDictionary()
 
 
+@checked
 def register_task(task: Task | Objective, definition: dict[str, Any] | None = None) -> str:
     """Make a task known by its name for the rest of this process; a later one of the same name takes its place.
 
@@ -28,8 +31,7 @@ def register_task(task: Task | Objective, definition: dict[str, Any] | None = No
     Raises:
         ValueError: the name of a published task, an empty or a very long one.
     """
-    if not 0 < len(task.name) <= LONGEST or not task.name.isprintable():
-        raise ValueError(f"`name` must be 1 to {LONGEST} printable characters, for folders; got {task.name!r}.")
+    check_name(task.name)
     if task.name in TASKS and TASKS[task.name] is not task:
         raise ValueError(f"`name` must not be that of a published task; got {task.name!r}. Choose another one.")
     if task.name not in TASKS:
@@ -56,6 +58,7 @@ def is_known(name: str) -> bool:
     return name in _SESSION or name in _IMPORTED
 
 
+@checked
 def get_task(name: str | Task | Objective) -> Any:
     """The task of a name.
 
@@ -91,13 +94,28 @@ def get_task(name: str | Task | Objective) -> Any:
 
 def _accept(thing: Any, name: str, argument: str) -> Task | Objective:
     """A task, or what a function that makes one gives."""
-    task = thing() if callable(thing) and not isinstance(thing, Task | Objective) else thing
+    task = thing
+    if callable(thing) and not isinstance(thing, Task | Objective):
+        with contextlib.suppress(ValueError):  # built in: it has no signature to look at
+            if missing := [p.name for p in inspect.signature(thing).parameters.values() if _needed(p)]:
+                raise TypeError(
+                    f"`{argument}` must lead to a Task, an Objective or a function that makes one; got {name!r}, "
+                    f"{shown(thing)}, which wants {missing[0]}. Name the task itself."
+                )
+        task = thing()
     if not isinstance(task, Task | Objective):
+        made = "which makes" if task is not thing else "which is"
         raise TypeError(
-            f"`{argument}` must lead to a Task, an Objective or a function that makes one; {name!r} is a "
-            f"{type(task).__name__}."
+            f"`{argument}` must lead to a Task, an Objective or a function that makes one; got {name!r}, {made} "
+            f"{shown(task)}. Name the task itself."
         )
     return task
+
+
+def _needed(parameter: inspect.Parameter) -> bool:
+    """Whether a function cannot be called without this argument."""
+    many = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and parameter.kind not in many
 
 
 table("task", _accept)

@@ -1,8 +1,12 @@
 """Settings of direct training that are known to work on a task."""
 
+import math
 from dataclasses import dataclass
 
+from subspaces.errors import at_least, checked, one_of, within
 
+
+@checked
 @dataclass(frozen=True)
 class Hyper:
     """Settings of direct training; the subspace rule scales the learning rate, nothing else changes.
@@ -26,6 +30,13 @@ class Hyper:
     l2: float = 1e-4
     schedule: str = "constant"
     augment: bool = False
+
+    def __post_init__(self) -> None:
+        within("lr", self.lr, 0, math.inf, ends="()", advice="Such as 1e-3.")
+        within("momentum", self.momentum, 0, 1, ends="[)", advice="Such as 0.9.")
+        within("l2", self.l2, 0, math.inf, ends="[)", advice="Such as 1e-4.")
+        at_least(1, batch_size=self.batch_size, epochs=self.epochs)
+        one_of(("constant", "cosine", "onecycle", "step"), schedule=self.schedule)
 
 
 OWN = Hyper(epochs=20, batch_size=64, l2=0.0)

@@ -1,17 +1,21 @@
 """Anything that answers (d, seed) → score: a person's own loop, in any framework of training."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from subspaces.errors import at_least, checked, within
 from subspaces.tasks.code import code_digest
 from subspaces.tasks.hyper import Hyper
+from subspaces.tasks.names import check_name
 
 ONCE = Hyper(epochs=1)
 """A function of a person trains as long as it likes."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Objective:
     """A function of d and a seed whose value is a score, measured like a task.
@@ -46,10 +50,9 @@ class Objective:
     optimizer: Hyper = ONCE
 
     def __post_init__(self) -> None:
-        if self.D < 1:
-            raise ValueError(f"`D` must be at least 1, the number of parameters of direct training; got {self.D}.")
-        if self.revision < 1:
-            raise ValueError(f"`revision` must be at least 1; got {self.revision}.")
+        check_name(self.name)
+        at_least(1, D=self.D, revision=self.revision)
+        within("baseline", self.baseline, -math.inf, math.inf, ends="()", advice="Leave it out where it is not known.")
         try:
             inspect.signature(self.run).bind(1, 0)
         except TypeError as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from subspaces.datasets import Data, DataOptions, Normalise, get_dataset, load_data
-from subspaces.errors import unknown_name
+from subspaces.errors import checked, unknown_name
 from subspaces.models import MODELS, initialise, make_model
 from subspaces.registry import import_object
 from subspaces.tasks.hyper import Hyper
@@ -102,6 +102,7 @@ class Images:
         return {"dataset": self.dataset, "normalise": self.normalise}
 
 
+@checked
 def image_task(
     name: str,
     dataset: str,

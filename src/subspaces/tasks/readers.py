@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from subspaces.errors import checked
 from subspaces.tasks.arrays import Inputs, read_arrays
 from subspaces.tasks.columns import InputColumns, TargetColumns
 from subspaces.tasks.images import read_images
@@ -37,6 +38,7 @@ class Examples:
         return len(self.targets)
 
 
+@checked
 def read_examples(
     path: str | Path,
     *,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subspaces.errors import unknown_name
+from subspaces.errors import checked, shown, unknown_name
 from subspaces.tasks.losses import LOSSES, Loss, cross_entropy, get_loss, logits_of
 from subspaces.tasks.metrics import accuracy, auc, counted, exp, f1, iou, mae, mcc, mse, perplexity, r2
 
@@ -19,6 +19,7 @@ EXP_LOSS = "exp(−loss)"
 _MINUS = {"exp(-loss)": EXP_LOSS}  # as typed on a keyboard
 
 
+@checked
 @dataclass(frozen=True)
 class Score:
     """What is measured on the outputs of a split.
@@ -47,12 +48,8 @@ class Score:
     count: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("`name` must be a word for tables and axes; got ''.")
-        if not callable(self.function):
-            raise TypeError(
-                f"`function` must be a function (outputs, targets) -> scalar; got {type(self.function).__name__}."
-            )
+        if not self.name or not self.name.isprintable():
+            raise ValueError(f"`name` must be a word for tables and axes; got {shown(self.name)}. Such as 'distance'.")
 
     def __call__(self, outputs: Any, targets: Any) -> float:
         """The score of all outputs of a split."""

@@ -4,6 +4,7 @@ Nothing here knows of subspaces, of runs, or of the names of published tasks (th
 """
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,11 +19,13 @@ from subspaces.datasets import Data, DataOptions
 from subspaces.datasets.forms import SHARE, Loaders, as_data
 from subspaces.datasets.options import apply_options, split_validation
 from subspaces.datasets.trees import count
+from subspaces.errors import at_least, checked, one_of, shown, within
 from subspaces.models import count_parameters
 from subspaces.tasks.code import code_digest
 from subspaces.tasks.digest import digest
 from subspaces.tasks.hyper import OWN, Hyper
 from subspaces.tasks.losses import get_loss
+from subspaces.tasks.names import check_name
 from subspaces.tasks.readers import read_examples
 from subspaces.tasks.scores import Score, get_score
 
@@ -49,6 +52,7 @@ class Source(Protocol):
     def definition(self) -> Mapping[str, Any]: ...
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Task:
     """A model, data, a loss and a score, each a plain callable or a name.
@@ -97,8 +101,6 @@ class Task:
     revision: int = 1
 
     def __post_init__(self) -> None:
-        if self.revision < 1:
-            raise ValueError(f"`revision` must be at least 1; got {self.revision}.")
         if not callable(self.model):
             raise TypeError(
                 f"`model` must be a function that makes a new network; got {type(self.model).__name__}. "
@@ -109,11 +111,17 @@ class Task:
                 "`model` must be a function that makes a new network; got a network. Every run needs weights of its "
                 "own: give the function or class that builds it, such as model=lambda: Net(10)."
             )
-        if self.judged_on not in ("train", "val"):
-            raise ValueError(f"`judged_on` must be train or val; got {self.judged_on!r}.")
+        check_name(self.name)
+        at_least(1, revision=self.revision)
+        one_of(("train", "val"), judged_on=self.judged_on)
+        within("baseline", self.baseline, -math.inf, math.inf, ends="()", advice="Leave it out where it is not known.")
         found = score_for(self.loss, self.score)
         object.__setattr__(self, "score", found if found.higher_is_better else reciprocal(found))
         object.__setattr__(self, "loss", get_loss(self.loss))
+        if self.read and not isinstance(self.data, str | Path) and not callable(self.data):
+            raise ValueError(
+                f"`{min(self.read)}` must go with data from a file or folder; got {shown(self.data)}. Leave it out."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to other processes: data as they were read, in place of what they were read from."""

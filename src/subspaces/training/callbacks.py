@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from subspaces.errors import checked
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -43,6 +45,7 @@ class TensorBoard(Callback):
         RuntimeError: tensorboard is not installed; the message has the command that installs it.
     """
 
+    @checked
     def __init__(self, folder: str | Path, settings: Any = None) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter

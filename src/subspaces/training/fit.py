@@ -13,6 +13,7 @@ from subspaces.datasets import Data, DataOptions
 from subspaces.datasets.forms import Loaders, as_data
 from subspaces.datasets.options import split_validation
 from subspaces.datasets.trees import place
+from subspaces.errors import at_least, check_folder, checked, one_of, within
 from subspaces.registry import resolve
 from subspaces.subspace import subspace_of
 from subspaces.tasks.losses import get_loss
@@ -20,6 +21,7 @@ from subspaces.tasks.task import score_for
 from subspaces.training.batches import Batches, InMemory, Streamed
 from subspaces.training.callbacks import Callback
 from subspaces.training.loop import run_loop, surroundings
+from subspaces.training.schedules import check_milestones
 from subspaces.training.state import Fit, load_state, read_state
 from subspaces.training.step import closure_of
 
@@ -60,6 +62,7 @@ class Fitted:
         return math.nan if value is None else float(value)
 
 
+@checked
 def fit(
     model: nn.Module,
     data: Any,
@@ -120,9 +123,13 @@ def fit(
         >>> fitted.score > 0.9
         True
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("eval_every", eval_every)):
-        if value is not None and value < 1:
-            raise ValueError(f"`{name}` must be at least 1; got {value}.")
+    at_least(1, epochs=epochs, batch_size=batch_size, eval_every=eval_every)
+    at_least(0, warmup=warmup)
+    within("lr", lr, 0, math.inf, ends="()", advice="Such as 1e-3.")
+    one_of(("constant", "cosine", "onecycle", "step"), schedule=schedule)
+    one_of(("val", "test", "train"), judged_on=judged_on)
+    check_milestones(tuple(milestones), schedule)
+    check_folder("folder", folder)
     device, dtype = _place_of(model)
     made, closure = _optimizer(model, optimizer, lr)
     kept_in = Path(folder) if folder is not None else None
@@ -185,6 +192,12 @@ def placed(data: Data, device: torch.device | str, dtype: torch.dtype, *, channe
 def _optimizer(model: nn.Module, given: Any, lr: float | None) -> tuple[torch.optim.Optimizer, str]:
     """The optimiser and what its step is given."""
     if isinstance(given, torch.optim.Optimizer):
+        mine = {id(parameter) for parameter in model.parameters()}
+        if not any(id(one) in mine for group in given.param_groups for one in group["params"]):
+            raise ValueError(
+                "`optimizer` must hold parameters of the model; got one that has none of them. "
+                "Make it with model.parameters()."
+            )
         if lr is not None:
             raise ValueError(f"`lr` must be left out with an optimizer that has its own; got {lr}. Set it there.")
         return given, closure_of(given)

@@ -37,3 +37,15 @@ def factor(schedule: str, step: int, total: int, warmup: int = 0, milestones: Se
             return rise * (0.04 + 0.96 * (1 - math.cos(math.pi * s / 0.3)) / 2)
         return rise * (1 + math.cos(math.pi * (s - 0.3) / 0.7)) / 2
     raise ValueError(f"`schedule` must be constant, cosine, onecycle or step; got {schedule!r}.")
+
+
+def check_milestones(milestones: Sequence[int], schedule: str | None) -> None:
+    """Refuse milestones that are no epochs in ascending order, and those without the schedule that has them.
+
+    Raises:
+        ValueError: what they are and what to do.
+    """
+    if any(b <= a for a, b in zip((0, *milestones), milestones, strict=False)):
+        raise ValueError(f"`milestones` must be epochs ≥ 1 in ascending order; got {milestones}. Such as 100 150.")
+    if milestones and schedule != "step":
+        raise ValueError(f"`milestones` must go with schedule step; got {schedule}. Add `schedule`, step.")

@@ -1,12 +1,16 @@
 """One training step and one evaluation: the two things that a run spends its time on."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from subspaces.datasets.forms import describe
 from subspaces.datasets.trees import Tree, call
+from subspaces.errors import shown
 from subspaces.tasks.scores import evaluate_score
+from subspaces.tasks.source import own_line
 from subspaces.training.state import Fit
 
 
@@ -27,14 +31,44 @@ def take_step(fit: Fit, inputs: Tree, targets: Tree, share: float) -> tuple[Tens
         if fit.closure == "backward":
             loss, outputs = _long_step(fit, inputs, targets)
         else:
-            with fit.forward():
-                outputs = call(fit.model, inputs)
-                loss = fit.loss(outputs, targets)
+            outputs, loss = _outputs_and_loss(fit, inputs, targets)
             loss.backward()
             optimizer.step()
     with torch.no_grad():
         score = fit.score.function(outputs, targets) if fit.score.of_examples else None
         return loss.detach(), score
+
+
+def _outputs_and_loss(fit: Fit, inputs: Tree, targets: Tree) -> tuple[Any, Tensor]:
+    """Outputs and loss of a batch; what goes wrong with the first one is told in the words of the caller."""
+    with fit.forward():
+        if fit.step:
+            outputs = call(fit.model, inputs)
+            return outputs, fit.loss(outputs, targets)
+        outputs = _told("model", "take the inputs of `data`", fit.model, lambda: call(fit.model, inputs), inputs)
+        loss = _told("loss", "take (outputs, targets)", fit.loss, lambda: fit.loss(outputs, targets), targets)
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        what = shown(loss)
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            what = "a number that does not depend on what is trained"
+        raise TypeError(f"`loss` must give one number to go down, a tensor; got {what}. Take the mean of the batch.")
+    return outputs, loss
+
+
+def _told(argument: str, task: str, thing: Any, do: Callable[[], Any], given: Tree) -> Any:
+    """What `do` gives; an error of the model or loss of a person as one that says what it was given."""
+    try:
+        return do()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if "` must " in str(error):  # one of ours
+            raise
+        name = getattr(thing, "__name__", type(thing).__name__)
+        raise ValueError(
+            f"`{argument}` must {task}; got {type(error).__name__} in {name} ({own_line(error)}) for "
+            f"{describe(given)}: {error}. Change one of them."
+        ) from error
 
 
 def closure_of(optimizer: torch.optim.Optimizer) -> str:
@@ -57,9 +91,7 @@ def _long_step(fit: Fit, inputs: Tree, targets: Tree) -> tuple[Tensor, Any]:
     first: list[Any] = []
 
     def closure() -> Tensor:
-        with fit.forward():
-            outputs = call(fit.model, inputs)
-            loss = fit.loss(outputs, targets)
+        outputs, loss = _outputs_and_loss(fit, inputs, targets)
         if not first:
             first.append(outputs.detach() if isinstance(outputs, Tensor) else outputs)
         if fit.closure == "backward":  # torch's own, such as LBFGS, want the gradients too

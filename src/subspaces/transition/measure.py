@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from subspaces.errors import check_folder, checked
 from subspaces.runs.listing import listed
 from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.records import Result
 from subspaces.runs.run import Run
+from subspaces.runs.sweep import check_workers
 from subspaces.tasks import Objective, get_task
 from subspaces.transition import TransitionSearch
 from subspaces.transition.result import (
@@ -37,6 +39,7 @@ Place = tuple[int, int, int]
 """A run: burn-in time, d, number of the run."""
 
 
+@checked
 def measure_transition(
     config: Run,
     out: str | Path,
@@ -73,6 +76,8 @@ def measure_transition(
         >>> found = measure_transition(Run.of("digits-fc"), "demo")    # doctest: +SKIP
         >>> found.rows()[0]["d_star"]                                       # doctest: +SKIP
     """
+    check_folder("out", out)
+    check_workers(workers, launcher)
     _check_config(config)
     course = _Search(config, Path(out), rule or TransitionRule(), on_event)
     return course.run(workers, launcher, trainer)

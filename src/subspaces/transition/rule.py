@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from subspaces.errors import at_least, checked, within
 
+
+@checked
 @dataclass(frozen=True)
 class TransitionRule:
     """What is decided before the first run."""
@@ -52,24 +55,21 @@ class TransitionRule:
     """Training examples of which the prediction takes its curvature."""
 
     def __post_init__(self) -> None:
-        for name in ("window", "points_per_octave", "first", "runs", "budget", "solution_epochs", "predict_examples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        counts = ("window", "points_per_octave", "first", "runs", "budget", "solution_epochs", "predict_examples")
+        at_least(1, **{name: getattr(self, name) for name in (*counts, "d_min", "d_max")})
         if not self.burn_in or min(self.burn_in) < 0 or len(set(self.burn_in)) < len(self.burn_in):
-            raise ValueError(f"`burn_in` must be different numbers of steps, at least 0; got {self.burn_in}.")
+            raise ValueError(
+                f"`burn_in` must be different numbers of steps, at least 0; got {self.burn_in}. Such as 0 20."
+            )
         if not all(math.isfinite(level) for level in self.levels):
-            raise ValueError(f"`levels` must be finite numbers; got {self.levels}.")
-        if self.first_seed < 0 or not self.ratio > 1:
-            raise ValueError(
-                f"`first_seed` must be at least 0 and `ratio` above 1; got {self.first_seed} and {self.ratio}."
-            )
-        for name in ("delta", "confidence"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be between 0 and 1; got {getattr(self, name)}.")
-        if self.goal not in ("loss", "accuracy") or self.on not in ("train", "val", "test"):
-            raise ValueError(
-                f"`goal`, `on` must be loss or accuracy on train, val or test; got {self.goal}, {self.on}."
-            )
+            raise ValueError(f"`levels` must be finite numbers; got {self.levels}. Such as 0.5 0.1.")
+        if self.d_min is not None and self.d_max is not None and self.d_min > self.d_max:
+            raise ValueError(f"`d_min` must be at most `d_max`; got {self.d_min} and {self.d_max}. Exchange them.")
+        within("first_seed", self.first_seed, 0, 2**32, ends="[)", advice="Such as 100.")
+        within("ratio", self.ratio, 1, math.inf, ends="()", advice="Such as 1.1.")
+        within("delta", self.delta, 0, 1, ends="()", advice="Such as 0.1.")
+        within("confidence", self.confidence, 0, 1, ends="()", advice="Such as 0.95.")
+        within("minutes", self.minutes, 0, math.inf, ends="()", advice="Leave it out for no limit.")
 
     @property
     def direction(self) -> Literal["below", "above"]:

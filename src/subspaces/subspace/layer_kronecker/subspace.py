@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from subspaces import checkpoint
+from subspaces.errors import checked
 from subspaces.layout import COORDINATES, select
 from subspaces.optim.records import OptimizerRecord
 from subspaces.projections import Projection
@@ -85,6 +86,7 @@ class LayerKronecker(Subspace):
 
     kind = "layer-kronecker"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,

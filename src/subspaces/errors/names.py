@@ -2,9 +2,11 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 _FEW = 12  # so many names are written out
 _SHOWN = 3  # near names told, where not all are written out
+_LONG = 60  # characters of a value that are told
 _LISTS = {
     "task": "subspaces list tasks",
     "model": "subspaces list models",
@@ -39,4 +41,39 @@ def unknown_name(what: str, got: str, known: Iterable[str]) -> ValueError:
     if not few:
         command = _LISTS.get(what)
         hint += f" All: {command}" if command else "" if near else f" Such as {', '.join(names[:_SHOWN])}."
-    return ValueError(f"`{what}` must be one of {among}; got {got!r}.{hint}")
+    return ValueError(f"`{what}` must be one of {among}; got {shown(got)}.{hint}")
+
+
+def shown(value: Any) -> str:
+    """A value as a message tells it: short, on one line, and whatever it is.
+
+    Example:
+        >>> shown("a" * 100)[:20], shown(10**5000), shown(int)
+        ("'aaaaaaaaaaaaaaaaaaa", 'an integer of 16,610 bits', 'the class int')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__qualname__}"
+    if type(value) is int and value.bit_length() > 256:
+        return f"an integer of {value.bit_length():,} bits"
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and len(shape):
+        return f"{_article(type(value).__name__)} of shape {tuple(shape)}"
+    if hasattr(value, "named_modules"):
+        return _a(value)
+    if callable(value) and (name := getattr(value, "__qualname__", "")):
+        return f"the function {name}"
+    try:
+        text = repr(value)
+    except Exception:  # of a class whose repr is broken, or a container of such
+        return _a(value)
+    if type(value).__repr__ is object.__repr__ or "\n" in text:
+        return _a(value)
+    return text if len(text) <= _LONG else f"{text[: _LONG - 2]} …"
+
+
+def _a(value: Any) -> str:
+    return _article(type(value).__qualname__)
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

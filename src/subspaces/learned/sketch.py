@@ -1,11 +1,13 @@
 """A trajectory's main directions in constant memory, one sample at a time."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subspaces.errors import at_least, checked, shown
 from subspaces.learned import gram
 from subspaces.learned.basis import LearnedBasis
 
@@ -29,9 +31,9 @@ class FrequentDirections:
     Source: Ghashami, Liberty, Phillips, Woodruff (arXiv 1501.01711), Algorithm 2.1 (fast version).
     """
 
+    @checked
     def __init__(self, D: int, size: int, *, about: str = "start"):
-        if size < 2:
-            raise ValueError(f"`size` must be at least 2; got {size}.")
+        at_least(2, size=size)
         if about not in ("start", "mean", "zero"):
             raise ValueError(f"`about` must be 'start', 'mean' or 'zero'; got {about!r}.")
         self.D, self.size, self.about = D, size, about
@@ -96,6 +98,7 @@ class FrequentDirections:
         self.used = kept
 
 
+@checked
 def frequent_directions(samples: Any, d: int, *, size: int | None = None, about: str = "start") -> LearnedBasis:
     """Top d directions of samples read once, in order, in constant memory.
 
@@ -108,6 +111,11 @@ def frequent_directions(samples: Any, d: int, *, size: int | None = None, about:
     Raises:
         ValueError: no samples, or d exceeds what they span.
     """
+    at_least(1, d=d)
+    if not isinstance(samples, Iterable):
+        raise TypeError(
+            f"`samples` must be a trajectory, a matrix or vectors; got {shown(samples)}. Put them in a list."
+        )
     sketch: FrequentDirections | None = None
     for sample in samples:
         vector = getattr(sample, "vector", sample)
