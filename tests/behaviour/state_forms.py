@@ -19,6 +19,10 @@ FORMS = {
     "float64": (torch.float64, {}),
     "sparse": (torch.float32, {"projection": "sparse"}),
     "layer-kronecker": (torch.float32, {"projection": "layer-kronecker", "rank": 3}),
+    "lora": (torch.float32, {"space": "lora", "rank": 1}),
+    "lora-bfloat16": (torch.bfloat16, {"space": "lora", "rank": 1}),
+    "lora-xs": (torch.float32, {"space": "lora-xs", "rank": 2}),
+    "lora-xs-bfloat16": (torch.bfloat16, {"space": "lora-xs", "rank": 2}),
     "layer-kronecker-bfloat16": (torch.bfloat16, {"projection": "layer-kronecker", "rank": 3}),
 }
 EVERY = pytest.mark.parametrize(("dtype", "options"), FORMS.values(), ids=FORMS.keys())

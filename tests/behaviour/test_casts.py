@@ -47,6 +47,7 @@ FORMS = {
     "said": {"layer_scale": True},
     "basis": {"projection": "orthonormal"},
     "layer-kronecker": {"projection": "layer-kronecker", "rank": 3},
+    "lora": {"space": "lora", "rank": 1},
 }
 
 

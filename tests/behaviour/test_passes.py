@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from plain_reference import EVERY, apart, both_of, inputs, pair_of, smooth, square_loss
+from plain_reference import EVERY, WHOLE, apart, both_of, inputs, pair_of, smooth, square_loss
 
 from subspaces import Subspace
 
@@ -20,7 +20,7 @@ def test_hooks_on_w_see_and_change_its_gradient(options):
     assert torch.equal(seen[0], subspace.coordinates.grad)
 
 
-@EVERY
+@WHOLE
 def test_hooks_that_weights_had_before_wrapping_act_on_their_gradients(options):
     """A mask of gradients, as sparse training puts it on."""
     plain, model = smooth(torch.float64), smooth(torch.float64)
@@ -36,7 +36,7 @@ def test_hooks_that_weights_had_before_wrapping_act_on_their_gradients(options):
     assert apart(subspace.coordinates.grad[: subspace.projection.d], expected) < 1e-10
 
 
-@EVERY
+@WHOLE
 def test_hooks_put_on_a_weight_of_the_wrapped_model_act_on_its_gradient(options):
     subspace, _ = pair_of(options)
     seen = []

@@ -22,6 +22,8 @@ FORMS = {
     "said": {"layer_scale": True},
     "lean": {"store_origin": False},
     "layer-kronecker": {"projection": "layer-kronecker", "rank": 2},
+    "lora": {"space": "lora", "rank": 1},
+    "lora-xs": {"space": "lora-xs", "rank": 2},
     "basis": {"projection": "orthonormal"},
 }
 

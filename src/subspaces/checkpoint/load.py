@@ -109,6 +109,23 @@ def _put(subspace: Any, w: Tensor, buffers: dict[str, Tensor], also: dict[str, T
     subspace.move_to(w)
 
 
+def names_of(header: dict[str, Any], path: str | Path) -> tuple[str, ...]:
+    """The tensors of θ in a file.
+
+    Raises:
+        ValueError: its layout is damaged.
+    """
+    return _layout(header, path, 100_000).names
+
+
+def other_weights(header: dict[str, Any], path: str | Path) -> str:
+    """What is said of frozen weights that are not those of a file."""
+    return (
+        f"`model` must stand at the origin of {str(path)!r}; got other weights. Build it with the seed or the "
+        f"pretrained weights that it was trained from; notes in the file: {header['extra']}."
+    )
+
+
 def _layout(header: dict[str, Any], path: str | Path, tensors: int) -> Layout:
     try:
         return Layout.unpack(header["layout"], tensors)

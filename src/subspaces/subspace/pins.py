@@ -69,7 +69,7 @@ def pins_of(places: Sequence[Sequence[tuple[nn.Module, str]]]) -> Pins:
     """
     found = []
     for index, users in enumerate(places):
-        rows = {_padding(module) for module, _ in users}
+        rows = {_padding(module, name) for module, name in users}
         if len(rows) == 1 and None not in rows:
             found.append(Pin(index, rows.pop()))
         elif any(_is_householder(module) for module, _ in users):
@@ -77,8 +77,11 @@ def pins_of(places: Sequence[Sequence[tuple[nn.Module, str]]]) -> Pins:
     return Pins(found)
 
 
-def _padding(module: nn.Module) -> int | None:
-    return module.padding_idx if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) else None
+def _padding(module: nn.Module, name: str) -> int | None:
+    """The row that stays; of a factored embedding (`low_rank`) in the factor whose rows are tokens."""
+    if not isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or name in ("core", "right"):
+        return None
+    return module.padding_idx
 
 
 def _is_householder(module: nn.Module) -> bool:

@@ -123,7 +123,7 @@ class BeforeForward:
             return
         point.loading = False  # a load that failed half-way has not said so
         if point.parameters[0].requires_grad:  # unfrozen with the whole model, or by PEFT after an adapter was off
-            for parameter in point.parameters:
+            for parameter in (*point.parameters, *subspace.frozen()):
                 parameter.requires_grad_(False)
         if point.has_moved() or point.given_data():
             without_dynamo(subspace.settle_parameters)

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +30,9 @@ from subspaces.subspace.rows import real
 from subspaces.subspace.settle import look_for_exchanged, settle_parameters, settle_values
 from subspaces.subspace.wrappers import check_free, inner_model, renew_wrappers, renew_wrappers_later
 
+ALL = "all"
+"""The space of whole tensors."""
+
 
 class Subspace:
     """Train a model in d dimensions: θ = θ₀ + P w, w = 0 at the start.
@@ -54,6 +57,9 @@ class Subspace:
             `Projection` with D = number of parameters; "layer-kronecker" gives a `LayerKronecker`, which trains wide
             linear layers without forming their weight gradients. What a class of your own needs: docs/extending.md.
         seed: of the projection.
+        space: what w moves. None or "all": all chosen tensors. "lora": the factors of LoRA adapters on chosen layers
+            (see `Lora`: `rank`, `scale`). "lora-xs": cores between the singular vectors of the weights (`LoraXS`).
+            "layer-kronecker": as said there; `projection` is then its `inner`. One w, one P and the same file in all.
         only, exclude: name patterns (`fnmatch`) of what is projected. The rest is left to you: freeze or train it.
         origin: θ₀ as tensors by name (such as a state dict); None takes the model as it is, or for a learned basis the
             point that it was learned from, with its buffers.
@@ -98,12 +104,30 @@ class Subspace:
         if cls.kind is not None:
             Subspace.forms[cls.kind] = cls
 
-    def __new__(cls, model: Any = None, d: Any = None, projection: Any = None, *args: Any, **options: Any):
-        """A subspace of the form that `projection` names."""
-        form: Any = cls
-        if cls is Subspace and isinstance(projection, str):
-            form = cls.forms.get(projection, cls)
-        return super().__new__(form)
+    def __new__(
+        cls, model: Any = None, d: Any = None, projection: Any = None, *args: Any, space: Any = None, **options: Any
+    ):
+        """A subspace of the form that `space` or `projection` names."""
+        return super().__new__(cls.form_named(projection, space))
+
+    @classmethod
+    def form_named(cls, projection: Any, space: Any) -> Any:
+        """The class for a space, or for a projection that is one.
+
+        Raises:
+            ValueError: an unknown space, or one beside another that `projection` names.
+        """
+        if space is not None and space not in (ALL, *Subspace.forms):
+            raise unknown_name("space", space, [ALL, *Subspace.forms])
+        named = projection if isinstance(projection, str) and projection in Subspace.forms else None
+        if None not in (space, named) and space != named:
+            raise ValueError(
+                f"`projection` must be a map of the space {space!r}; got {named!r}, which is another space."
+            )
+        form = Subspace.forms.get(space or named or ALL, cls)
+        if cls is not Subspace and space is not None and form is not cls:
+            raise ValueError(f"`space` must be {cls.kind!r} for a {cls.__name__}; got {space!r}. Use Subspace.")
+        return form if cls is Subspace else cls
 
     @checked
     def __init__(
@@ -113,6 +137,7 @@ class Subspace:
         projection: str | type[Projection] | Projection = "hadamard",
         seed: int = 0,
         *,
+        space: str | None = None,
         only: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         origin: dict[str, Tensor] | None = None,
@@ -216,13 +241,15 @@ class Subspace:
         model: nn.Module,
         projection: str | type[Projection] = "hadamard",
         *,
+        space: str | None = None,
         only: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         **options: Any,
     ) -> int:
         """The largest d that a subspace of a plain model can have: the numbers that P moves."""
-        if cls is Subspace and isinstance(projection, str) and projection in cls.forms:
-            return cls.forms[projection].largest_d(model, only=only, exclude=exclude, **options)
+        form = cls.form_named(projection, space)
+        if form is not cls:
+            return form.largest_d(model, only=only, exclude=exclude, **options)
         return layout_of(select(model, only, exclude)).D
 
     def parameters(self) -> list[nn.Parameter]:
@@ -308,6 +335,10 @@ class Subspace:
     def moves(self, parameter: Any) -> bool:
         """Whether a tensor is one of θ."""
         return any(parameter is own for own in self.point.parameters)
+
+    def frozen(self) -> Iterable[nn.Parameter]:
+        """Parameters of the model besides θ that must not be trained: what factored layers are made of."""
+        return ()
 
     def has_written(self) -> None:
         """θ was rewritten by a native call."""

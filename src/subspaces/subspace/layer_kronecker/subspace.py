@@ -3,7 +3,7 @@
 import functools
 import glob
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ class LayerKronecker(Subspace):
         projection: str | Projection = "layer-kronecker",
         seed: int = 0,
         *,
+        space: str | None = None,
         rank: Rank = RANK,
         inner: str | type[Projection] = "hadamard",
         factors: str = "hadamard",
@@ -102,6 +103,9 @@ class LayerKronecker(Subspace):
         exclude: Any = None,
         **options: Any,
     ):
+        if space == self.kind and not isinstance(projection, Projection):
+            inner = inner if projection == self.kind else projection
+            projection = self.kind or ""
         if isinstance(projection, str) and projection != self.kind:
             raise ValueError(
                 f"`projection` must be {self.kind!r} or an object; got {projection!r}. Give it as `inner`."
@@ -142,6 +146,11 @@ class LayerKronecker(Subspace):
         """The factored layers by name."""
         found = {name: self.model.get_submodule(name) for name in self._recipe["layers"]}
         return {name: layer for name, layer in found.items() if isinstance(layer, KroneckerLinear)}
+
+    def frozen(self) -> Iterable[nn.Parameter]:
+        """W₀ and the factors around the cores."""
+        held = (part for layer in self.layers.values() for part in (layer.base, layer.left, layer.right))
+        return [part for part in held if part is not None]
 
     @property
     def D(self) -> int:
