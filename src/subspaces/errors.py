@@ -1,7 +1,9 @@
 """Messages that name what was typed and what to do about it."""
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from types import ModuleType
 
 _FEW = 12  # so many names are written out
 _SHOWN = 3  # near names told, where not all are written out
@@ -40,3 +42,24 @@ def unknown_name(what: str, got: str, known: Iterable[str]) -> ValueError:
         command = _LISTS.get(what)
         hint += f" All: {command}" if command else "" if near else f" Such as {', '.join(names[:_SHOWN])}."
     return ValueError(f"`{what}` must be one of {among}; got {got!r}.{hint}")
+
+
+def needs_package(module: str, what: str, extra: str) -> ModuleType:
+    """A module of an extra, imported; or what to type where it is not installed.
+
+    Args:
+        module: its name, such as ``gymnasium``.
+        what: who needs it, at the start of the message.
+        extra: of this package, which brings it.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise  # it is there, and something that it needs is not
+        raise RuntimeError(
+            f"{what} needs {error.name}, which is not installed: pip install 'subspaces[{extra}]'"
+        ) from error
