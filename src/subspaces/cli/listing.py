@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from subspaces import registry
+from subspaces.runs.run import Run
 from subspaces.subspace import Subspace
-from subspaces.tasks import TASKS, Task
+from subspaces.tasks import TASKS, Task, get_task
+from subspaces.tasks.control import CONTROL
 
 _COMMON = {"self", "d", "D", "seed", "sizes", "model", "projection", "only", "exclude"}  # no options of a kind
 Listing = tuple[list[str], list[list[Any]]]
@@ -35,6 +37,11 @@ def tasks() -> Listing:
         h = task.optimizer
         settings = f"{h.optimizer} {h.lr:g}, batch {h.batch_size}, {h.epochs} epochs, {h.schedule}, l2 {h.l2:g}"
         rows.append([name, _data(task), task.D, task.baseline, settings, task.source])
+    for name in CONTROL:
+        task = get_task(name)
+        play = task.play
+        settings = f"{', '.join(play.algorithms)}; {task.settings_line(Run.of(name))}"
+        rows.append([name, play.environment.name, task.D, task.baseline, settings, task.source])
     return ["task", "data", "D", "baseline", "settings", "source"], rows
 
 

@@ -84,6 +84,7 @@ class Curve:
         score: their scores, (n,), finite.
         scale: size of a score, > 0, the unit of the prior: the threshold.
         noise: standard deviation of a run where it is known to about 30 % beforehand, in units of the score.
+        floor: no run is less noisy than that, such as the standard error of its own evaluation; in units of the score.
 
     Example:
         >>> curve = Curve([100, 200, 400], [0.8, 0.9, 1.0], scale=0.9)
@@ -91,7 +92,15 @@ class Curve:
         [False, True]
     """
 
-    def __init__(self, d: Numbers, score: Numbers, *, scale: float | int, noise: float | None = None) -> None:
+    def __init__(
+        self,
+        d: Numbers,
+        score: Numbers,
+        *,
+        scale: float | int,
+        noise: float | None = None,
+        floor: float | int = 0.0,
+    ) -> None:
         x = np.log(np.asarray(d, dtype=np.float64))
         order = np.lexsort((np.asarray(score, dtype=np.float64), x))  # results do not depend on the order of arrival
         self.x, self.y = x[order], np.asarray(score, dtype=np.float64)[order]
@@ -107,6 +116,7 @@ class Curve:
         self._contrasts, self._kernel_matrix = free @ vectors, kernel
         self._bend, self._noise = np.meshgrid((_BEND_GRID * scale) ** 2, (_NOISE_GRID * scale) ** 2, indexing="ij")
         self._bend, self._noise = self._bend.ravel(), self._noise.ravel()
+        self._floor = min(float(floor), float(_NOISE_GRID[-1] * scale))
         self._trim(NOISE_MEDIAN if noise is None else noise / scale, NOISE_SPREAD if noise is None else KNOWN_SPREAD)
         volume = 2 * float(np.log(np.abs(np.diag(r[:rank]))).sum())
         self.evidence -= 0.5 * (np.log(2 * np.pi) * free.shape[1] + volume)
@@ -125,6 +135,7 @@ class Curve:
         log_weights = -0.5 * (np.log(variance) + squares / variance).sum(axis=1)
         log_weights += _log_normal(np.sqrt(self._noise) / self.scale, noise, spread)
         log_weights += _log_normal(np.sqrt(self._bend) / self.scale, BEND_MEDIAN, BEND_SPREAD)
+        log_weights[self._noise < self._floor**2 * (1 - 1e-9)] = -np.inf
         most = log_weights.max()
         prior = (
             np.exp(_log_normal(_NOISE_GRID, noise, spread)).sum()

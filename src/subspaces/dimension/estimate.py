@@ -28,13 +28,15 @@ class Observation:
     """One evaluation: ``score`` of dimension ``d`` under ``seed``; NaN where there is none.
 
     ``status``: ``ok``; ``failed`` (no number, or collapsed: far below its peers); ``stopped`` (given up early as
-    hopeless: known only to be below the threshold).
+    hopeless: known only to be below the threshold). ``error`` is the standard error of the score by its own evaluation,
+    where that is known; 0 says nothing.
     """
 
     d: int
     seed: int
     score: float
     status: Status = "ok"
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ class DimensionEstimate:
         fields = asdict(self)
         for run in fields["runs"]:
             run["score"] = run["score"] if math.isfinite(run["score"]) else None
+            if not run["error"]:
+                del run["error"]  # as in records from before there was one
         fields["runs"], fields["curve"] = list(fields["runs"]), [list(point) for point in self.curve]
         fields["baseline"] = self.baseline if math.isfinite(self.baseline) else None
         fields["threshold"] = self.threshold if math.isfinite(self.threshold) else None

@@ -52,7 +52,7 @@ def judge(runs: Iterable[Observation], threshold: float) -> tuple[Observation, .
     return tuple(replace(run, status=settled(run)) for run in ordered)
 
 
-def low_outliers(runs: Sequence[Observation], scale: float, noise: float | None = None) -> set[int]:
+def low_outliers(runs: Sequence[Observation], scale: float, noise: float | None = None, floor: float = 0.0) -> set[int]:
     """Which of the runs lie too low to be explained by noise and curve: positions in ``runs``.
 
     One after the other, the run furthest below what the others predict is left out, up to a third of them. Among
@@ -64,6 +64,7 @@ def low_outliers(runs: Sequence[Observation], scale: float, noise: float | None 
         runs: near the crossing, with finite scores, sorted.
         scale: the threshold.
         noise: standard deviation of a run if known beforehand.
+        floor: no run is less noisy than that.
     """
     kept, left_out, best = list(range(len(runs))), list[int](), set[int]()
     d, score = np.array([run.d for run in runs], float), np.array([run.score for run in runs])
@@ -72,11 +73,11 @@ def low_outliers(runs: Sequence[Observation], scale: float, noise: float | None 
     most = -math.inf
     cost = math.log(FAILING / (1 - FAILING) / scale)
     while len(left_out) <= len(runs) // 3:
-        residual = _left_out_residuals(d[kept], score[kept], scale, noise)
+        residual = _left_out_residuals(d[kept], score[kept], scale, max(noise or NOISE_MEDIAN * scale, floor))
         worst = int(np.argmin(residual))
         if not left_out and residual[worst] > SUSPICIOUS:
             return best
-        evidence = Curve(d[kept], score[kept], scale=scale, noise=noise).evidence + cost * len(left_out)
+        evidence = Curve(d[kept], score[kept], scale=scale, noise=noise, floor=floor).evidence + cost * len(left_out)
         if evidence > most:
             most, best = evidence, set(left_out)
         if residual[worst] > SUSPICIOUS:
@@ -87,14 +88,13 @@ def low_outliers(runs: Sequence[Observation], scale: float, noise: float | None 
     return best
 
 
-def _left_out_residuals(d: Array, score: Array, scale: float, noise: float | None) -> Array:
+def _left_out_residuals(d: Array, score: Array, scale: float, sigma: float) -> Array:
     """What each run differs from the prediction of the others, in standard deviations, at the typical scales.
 
     The lowest of several runs at one d is compared with the prediction of the runs at other d too, so that two failures
     at one d do not speak for one another.
     """
     x = np.log(d)
-    sigma = noise or NOISE_MEDIAN * scale
     covariance = (BEND_MEDIAN * scale) ** 2 * np.abs(x[:, None] - x) ** 3 / 12 + sigma**2 * np.eye(x.size)
     trend = np.stack([np.ones(x.size), x - x.mean()], axis=1)
     basis, _ = np.linalg.qr(trend, mode="complete")

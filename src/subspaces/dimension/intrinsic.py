@@ -126,8 +126,8 @@ def _task(what: Any, about: dict[str, Any], words: dict[str, Any]) -> str | Task
             raise ValueError(
                 f"`{key}` must be left out with a task, which has its own; got {shown(about[key])}. Remove it."
             )
-        if isinstance(get_task(what), Objective):
-            _refuse_words(words)
+        if isinstance(task := get_task(what), Objective):
+            _refuse_words(words, task.takes)
         return what
     if not callable(what) or isinstance(what, nn.Module):
         raise TypeError(
@@ -168,8 +168,8 @@ def _with_data(
     return Task(_name_of(model) if name is None else name, model, data, loss, score, judged_on=judged_on, read=read)
 
 
-def _refuse_words(words: dict[str, Any]) -> None:
-    if given := sorted(words.keys() - _PLACES):
+def _refuse_words(words: dict[str, Any], heeded: Iterable[str] = ()) -> None:
+    if given := sorted(words.keys() - _PLACES - {*heeded}):
         raise ValueError(
             f"`{given[0]}` must be left out with a function run(d, seed), which trains by itself; "
             f"got {shown(words[given[0]])}. Put it into the function."

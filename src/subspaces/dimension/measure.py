@@ -21,7 +21,8 @@ from subspaces.runs.resolve import largest_d
 from subspaces.runs.run import Run
 from subspaces.runs.stop import PLAIN, StopPolicy
 from subspaces.runs.sweep import check_workers
-from subspaces.tasks import get_task
+from subspaces.runs.train import refuse_words
+from subspaces.tasks import Objective, get_task
 from subspaces.training.callbacks import TensorBoard
 
 __all__ = ["FILE", "RUNS", "IntrinsicDimension", "Rule", "measure_dimension"]
@@ -69,6 +70,9 @@ def measure_dimension(
     check_folder("out", out)
     check_workers(workers, launcher)
     _check_config(config)
+    if isinstance(task := get_task(config.task), Objective):
+        refuse_words(task, config)
+        task.ready()
     logs = str(Path(out) / "tensorboard") if tensorboard else None
     if logs is not None:
         TensorBoard(logs)  # refuse before the first run what every run would refuse
@@ -205,7 +209,7 @@ class _Search(Measurement):
     def _tell(self, engine: ThresholdSearch, result: Result) -> None:
         d, seed = result.config.d or 0, result.config.seeds.model
         self.results[d, seed] = result
-        engine.tell(d, seed, result.score, stopped=result.status == "stopped")
+        engine.tell(d, seed, result.score, stopped=result.status == "stopped", error=result.score_error)
 
     # ---- record
 

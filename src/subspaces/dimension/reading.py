@@ -68,14 +68,14 @@ class Reading:
         # Stopped early, or failed twice over: counts as not passing while bracketing, never enters the fit.
         worst = min([self.threshold.value, *self.means.values()])
         self.means.update({d: worst for d in lost if d not in self.suspects})
-        for name in ("bracket", "centre", "window"):
+        for name in ("bracket", "centre", "window", "floor"):
             self.__dict__.pop(name, None)
 
     def _set_outliers_aside(self) -> None:
         """Runs too low for the curve and the noise of the others failed, unless their repeats are as low."""
         near = set(self.window)
         inside = [run for run in self.runs if run.status == "ok" and run.d in near]
-        low = low_outliers(inside, self.threshold.value, self.plan.noise)
+        low = low_outliers(inside, self.threshold.value, self.plan.noise, self.floor)
         failed, alone = are_real(inside, low, sum(run.status == "failed" for run in self.runs))
         if failed:
             lost = {inside[i] for i in failed}
@@ -128,6 +128,13 @@ class Reading:
         return np.array([r.d for r in kept], float), np.array([r.score for r in kept])
 
     @cached_property
+    def floor(self) -> float:
+        """Root mean square of the standard errors of the runs in the fit by their own evaluations: noise at least."""
+        near = set(self.window)
+        squares = [run.error**2 for run in self.runs if run.status == "ok" and run.d in near]
+        return math.sqrt(fmean(squares)) if squares else 0.0
+
+    @cached_property
     def two_outcomes(self) -> bool:
         """Whether runs near the crossing succeed or fail: then the share that passes is fitted, not the score."""
         return bool(self.by_d) and two_outcomes(*self.pairs, self.threshold.value)
@@ -142,7 +149,7 @@ class Reading:
         pairs = [(d, score) for d in self.window for score in self.by_d[d]]
         if not pairs:
             return None
-        return Curve(*zip(*pairs, strict=True), scale=self.threshold.value, noise=self.plan.noise)
+        return Curve(*zip(*pairs, strict=True), scale=self.threshold.value, noise=self.plan.noise, floor=self.floor)
 
     @property
     def fitted_threshold(self) -> Threshold:

@@ -86,7 +86,7 @@ def _judge(found: "IntrinsicDimension") -> str:
         return "the training examples"
     text = "the validation split"
     if isinstance(task, Objective):
-        return f"what the function returns as {task.score_name}"
+        return task.told_judge()
     examples = judging_examples(config)
     if examples:
         text = f"{examples:,} validation examples, one split (seed {config.seeds.split})"
@@ -99,7 +99,7 @@ def _judge(found: "IntrinsicDimension") -> str:
 def _training(found: "IntrinsicDimension") -> str:
     task = get_task(found.config.task)
     if isinstance(task, Objective):
-        return "by the function itself"
+        return task.told_training(found.config)
     own = task.optimizer.epochs
     epochs = found.config.optimizer.epochs or own
     if epochs == own:

@@ -107,13 +107,15 @@ class ThresholdSearch:
             asked.append(pair)
         return asked
 
-    def tell(self, d: int, seed: int, score: float | int, *, stopped: bool = False) -> None:
+    def tell(self, d: int, seed: int, score: float | int, *, stopped: bool = False, error: float | int = 0.0) -> None:
         """Record the result of a run that was asked for, in any order; telling it again changes nothing.
 
         Args:
             d, seed: as they were asked.
             score: higher is better; NaN for a run that failed.
             stopped: given up early as hopeless: known only to end below the threshold.
+            error: standard error of this score by its own evaluation (a mean of some episodes), ≥ 0: runs are not less
+                noisy than that.
 
         Raises:
             ValueError: this run was not asked for; `estimate_of` reads runs that were chosen otherwise.
@@ -124,7 +126,7 @@ class ThresholdSearch:
                 f"`d` and `seed` must be those of a run that was asked for; got {d}, {seed}. "
                 "Use estimate_of for runs that were chosen beforehand."
             )
-        self._told.setdefault(pair, Observation(*pair, float(score), "stopped" if stopped else "ok"))
+        self._told.setdefault(pair, Observation(*pair, float(score), "stopped" if stopped else "ok", float(error)))
         self._advance()
 
     def _advance(self) -> None:
@@ -187,7 +189,7 @@ class ThresholdSearch:
     def state(self) -> dict[str, Any]:
         """Settings and results told, as JSON-able values."""
         told = [
-            [run.d, run.seed, run.score if math.isfinite(run.score) else None, run.status == "stopped"]
+            [run.d, run.seed, run.score if math.isfinite(run.score) else None, run.status == "stopped", run.error]
             for run in (self._told[pair] for pair in self._asked if pair in self._told)
         ]
         return {"settings": self.settings, "told": told}
@@ -196,12 +198,13 @@ class ThresholdSearch:
     def from_state(cls, state: dict[str, Any]) -> "ThresholdSearch":
         """The search as `state` found it: its runs are asked for again, and those that have a result are told."""
         engine = cls(**state["settings"])
-        known = {(d, seed): (score, stopped) for d, seed, score, stopped in state["told"]}
+        known = {(d, seed): (score, stopped, *error) for d, seed, score, stopped, *error in state["told"]}
         while asked := engine.ask(engine.ahead):
             for pair in asked:
                 if pair in known:
-                    score, stopped = known[pair]
-                    engine.tell(*pair, math.nan if score is None else score, stopped=stopped)
+                    score, stopped, *error = known[pair]
+                    score = math.nan if score is None else score
+                    engine.tell(*pair, score, stopped=stopped, error=sum(error))
         return engine
 
 

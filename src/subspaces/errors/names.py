@@ -1,7 +1,9 @@
 """Messages that name what was typed and what to do about it."""
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
 _FEW = 12  # so many names are written out
@@ -77,3 +79,24 @@ def _a(value: Any) -> str:
 
 def _article(noun: str) -> str:
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def needs_package(module: str, what: str, extra: str) -> ModuleType:
+    """A module of an extra, imported; or what to type where it is not installed.
+
+    Args:
+        module: its name, such as ``gymnasium``.
+        what: who needs it, at the start of the message.
+        extra: of this package, which brings it.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise  # it is there, and something that it needs is not
+        raise RuntimeError(
+            f"{what} needs {error.name}, which is not installed: pip install 'subspaces[{extra}]'"
+        ) from error

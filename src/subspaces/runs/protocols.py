@@ -8,7 +8,7 @@ fall short). What a user sets by hand is never changed.
 from typing import Any
 
 from subspaces.runs.run import Run
-from subspaces.tasks import Task, get_task
+from subspaces.tasks import Objective, Task, get_task
 
 QUICK: dict[str, dict[str, Any]] = {
     "digits-fc": {"lr": 1e-2, "batch_size": 32, "epochs": 20},
@@ -23,10 +23,13 @@ QUICK: dict[str, dict[str, Any]] = {
 def quick(config: Run) -> Run:
     """The config with the fields that are at their defaults set for short runs; what was set is left as it is.
 
+    A task of control takes a quarter of its generations or episodes; a function run(d, seed) stays as it is.
     Tasks without tuned values keep their optimiser and rate and get a tenth of their epochs, at least 3. Other
     tasks of memorising keep all of their settings.
     """
     task = get_task(config.task)
+    if isinstance(task, Objective):
+        return config.but(**{word: value for word, value in task.quick.items() if config.value(word) is None})
     if task.judged_on == "train" and task.name not in QUICK:
         return config
     untouched = Run.of(config.task)

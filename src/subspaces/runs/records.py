@@ -60,6 +60,12 @@ class Result:
         """Test score of the last evaluation, to report; NaN where there is none, and for a run that diverged."""
         return math.nan if self.status == "diverged" else self._last("test_score")
 
+    @property
+    def score_error(self) -> float:
+        """Standard error of the score by its own evaluation, such as that of a mean of episodes; 0 if not told."""
+        error = self._last("score_se")
+        return error if math.isfinite(error) else 0.0
+
     def _last(self, name: str) -> float:
         value = self.curves[-1].get(name) if self.curves else None
         return math.nan if value is None else float(value)

@@ -61,7 +61,7 @@ def train(
     check_folder("folder", folder)
     place = None if folder is None else Path(folder)
     if isinstance(task := get_task(run.task), Objective):
-        return _answer(task, run)
+        return _answer(task, run, place)
     calls = [*callbacks]
     if run.record.every is not None:
         if place is None:
@@ -106,24 +106,38 @@ def _result(fit: Fit, asked: Run, run: Run, status: Any, message: str, folder: P
     )  # fmt: skip
 
 
-def _answer(objective: Objective, run: Run) -> Result:
+def refuse_words(objective: Objective, run: Run) -> None:
+    """Refuse words of a run that a function run(d, seed) does not heed.
+
+    Raises:
+        ValueError: the word.
+    """
+    heeded = {"task", "d", "seed_projection", "seed_model", "seed_data", *objective.takes}
+    if ignored := [word for word in run.identity() if word not in heeded]:
+        takes = f" It takes {', '.join(objective.takes)}." if objective.takes else " Set it there."
+        raise ValueError(f"`{ignored[0]}` must be left out with {objective.name}, which trains by itself.{takes}")
+
+
+def _answer(objective: Objective, run: Run, folder: Path | None) -> Result:
     """What a person's own function says: one row with its score.
 
     Raises:
         RuntimeError: the function raised an error, told with the line where it did.
         TypeError: it returned something else than a number or a dictionary with ``score``.
     """
+    refuse_words(objective, run)
     started = time.perf_counter()
     seed = run.seeds.model
     try:
         with surroundings(torch.device("cpu")):
             torch.manual_seed(seed)
-            said = objective.run(run.d, seed)
+            said = objective.answer(run, folder)
     except Exception as error:
         why = f"{type(error).__name__}: {error} ({own_line(error)})"
         raise RuntimeError(f"run({run.d}, {seed}) raised {why}") from error
     seconds = time.perf_counter() - started
     told: dict[str, Any] = dict(said) if isinstance(said, Mapping) else {"score": said}
+    before, sizes = list(told.pop("curve", ())), dict(told.pop("sizes", {}))
     try:
         values = {name: None if value is None else float(value) for name, value in told.items()}
         score = values["score"]
@@ -133,8 +147,9 @@ def _answer(objective: Objective, run: Run) -> Result:
         ) from error
     row = dict.fromkeys(NOT_TOLD) | {"epoch": 1, "step": 1, "val_score": score, **values, "seconds": seconds}
     failed = score is None or not math.isfinite(score)
+    curves = [*({**dict.fromkeys(NOT_TOLD), **earlier} for earlier in before), row]
     return Result(
         config=run, status="diverged" if failed else "done", D=objective.D, trained=run.d or objective.D,
-        curves=[row], seconds=seconds, score_name=objective.score_name,
+        curves=curves, sizes=sizes, seconds=seconds, score_name=objective.score_name,
         message=f"the function returned {score}, which is no score" if failed else "", environment=environment(),
     )  # fmt: skip

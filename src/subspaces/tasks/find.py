@@ -1,6 +1,7 @@
 """From a name to a task: published, of this session, or by an import path."""
 
 import contextlib
+import importlib
 import inspect
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +13,8 @@ from subspaces.tasks.objective import Objective
 from subspaces.tasks.published import TASKS, published
 from subspaces.tasks.task import Task
 
+CONTROL = "subspaces.tasks.control"
+"""Tasks of control stand above this level, since they train in subspaces: asked by the module's name, when needed."""
 _SESSION: dict[str, Task | Objective] = {}
 _IMPORTED: dict[str, Task | Objective] = {}  # by import path, once in a process
 _DEFINITIONS: "WeakKeyDictionary[Task | Objective, dict[str, Any]]" = WeakKeyDictionary()
@@ -63,9 +66,10 @@ def get_task(name: str | Task | Objective) -> Any:
     """The task of a name.
 
     Args:
-        name: a key of TASKS; `DATASET-fc-WIDTHxDEPTH` of any size; `DATASET@package.module:factory`, any model on a
-            bundled data set, kept as its factory builds it; `package.module:task` or `file.py:task`, a Task, an
-            Objective or a function that makes one; the name of a task of this session; or a task, which is returned.
+        name: a key of TASKS; `DATASET-fc-WIDTHxDEPTH` of any size; one of `tasks.control.CONTROL`, such as cartpole;
+            `DATASET@package.module:factory`, any model on a bundled data set, kept as its factory builds it;
+            `package.module:task` or `file.py:task`, a Task, an Objective or a function that makes one; the name of a
+            task of this session; or a task, which is returned.
 
     Returns:
         A `Task`, or an `Objective`.
@@ -84,8 +88,11 @@ def get_task(name: str | Task | Objective) -> Any:
         return found
     if (task := published(name)) is not None:
         return task
+    control = importlib.import_module(CONTROL)
+    if (task := control.named(name)) is not None:
+        return task
     if name not in _IMPORTED:
-        task = resolve("task", name, others=_SESSION)
+        task = resolve("task", name, others=(*_SESSION, *control.CONTROL))
         if ":" not in name:
             return task
         _IMPORTED[name] = task

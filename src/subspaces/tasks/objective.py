@@ -2,9 +2,10 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from subspaces.errors import at_least, checked, within
 from subspaces.tasks.code import code_digest
@@ -49,6 +50,9 @@ class Objective:
     judged_on: str = "val"
     optimizer: Hyper = ONCE
 
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Words of a run that a subclass heeds in `answer`; all others are refused, since they would have no effect."""
+
     def __post_init__(self) -> None:
         check_name(self.name)
         at_least(1, D=self.D, revision=self.revision)
@@ -61,6 +65,34 @@ class Objective:
             ) from error
         except ValueError:  # built in: it has no signature to look at
             pass
+
+    def answer(self, run: Any, folder: Path | None) -> Any:
+        """What a run (`subspaces.Run`) of it gives: a score, or a dictionary with ``score``.
+
+        Besides numbers a dictionary may hold ``curve``, rows of what was known on the way, and ``sizes`` in bytes.
+        ``score_se`` is the standard error of the score by its own evaluation.
+        """
+        return self.run(run.d, run.seeds.model)
+
+    def ready(self) -> None:
+        """Raise what every run would raise, such as for a package that is not installed."""
+
+    @property
+    def quick(self) -> Mapping[str, Any]:
+        """Words of a run for ``--quick``."""
+        return {}
+
+    def settings_line(self, run: Any) -> str:
+        """How a run is trained, in one line of a table."""
+        return "own loop"
+
+    def told_training(self, run: Any) -> str:
+        """How runs are trained, in words."""
+        return "by the function itself"
+
+    def told_judge(self) -> str:
+        """What judges them, in words."""
+        return f"what the function returns as {self.score_name}"
 
     def definition(self) -> dict[str, Any]:
         """What decides the numbers of its runs. Ready for JSON."""
