@@ -77,7 +77,7 @@ name = "sgd"
 task = "digits-fc-16x1"
 d = ["direct"]
 seeds = 2
-train = { lr = 5e-3, record = "10" }
+train = { lr = 5e-3, record = "10", record_ema = 0.9 }
 [[series]]
 name = "dldr"
 task = "digits-fc-16x1"
@@ -99,6 +99,39 @@ d = [4]
 source = "sgd"
 seeds = 1
 measure = "projection"
+[[series]]
+name = "iterate"
+task = "digits-fc-16x1"
+d = ["direct"]
+source = "sgd"
+seeds = 1
+measure = "mean"
+last = 1
+[[series]]
+name = "mean"
+task = "digits-fc-16x1"
+d = ["direct"]
+source = "sgd"
+seeds = 2
+measure = "mean"
+last = 4
+[[series]]
+name = "ema"
+task = "digits-fc-16x1"
+d = ["direct"]
+source = "sgd"
+seeds = 1
+measure = "ema"
+samples = 10
+[[series]]
+name = "twa"
+task = "digits-fc-16x1"
+d = [3]
+source = "sgd"
+basis = "twa"
+last = 3
+seeds = 1
+train = { optimizer = "sgd" }
 [[series]]
 name = "ticket"
 task = "digits-fc-16x1"
@@ -133,16 +166,31 @@ def test_a_recipe_of_stages_runs_and_goes_on(tmp_path, monkeypatch):
     rows = reproduce(tmp_path / "small.toml", workers=1, out=tmp_path / "out")
     found = {(row["series"], row["d"]): float(row["measured"]) for row in rows}
     assert list(found) == [
-        ("sgd", "direct"), ("dldr", 2), ("dldr", 4), ("ratio", 1), ("ratio", 4), ("end", 4), ("ticket", 400),
-        ("imp", 200),
+        ("sgd", "direct"), ("dldr", 2), ("dldr", 4), ("ratio", 1), ("ratio", 4), ("end", 4), ("iterate", "direct"),
+        ("mean", "direct"), ("ema", "direct"), ("twa", 3), ("ticket", 400), ("imp", 200),
     ]  # fmt: skip
     assert 0 < found["ratio", 1] < found["ratio", 4] <= 1
     assert found["dldr", 4] > 80
     assert found["end", 4] > 70
+    assert all(found[name, "direct"] > 80 for name in ("iterate", "mean", "ema"))
+    assert len({found[name, "direct"] for name in ("iterate", "mean", "ema")}) == 3
+    assert found["twa", 3] > 80
+    told = {row["series"]: row["settings"] for row in rows}
+    assert told["mean"].endswith("mean of the last 4 of all samples")
+    assert told["ema"].endswith("EMA 0.9 at the last of samples 0 to 9")
     before = len(list(load_rows(tmp_path / "out" / "runs")))
     again = reproduce(tmp_path / "small.toml", workers=1, out=tmp_path / "out")
     assert [row["measured"] for row in again] == [row["measured"] for row in rows]
     assert len(list(load_rows(tmp_path / "out" / "runs"))) == before
+
+
+def test_averages_are_of_a_source_that_keeps_them(tmp_path):
+    text = 'title=""\npaper=""\nclaim=""\nprotocol=""\n[[series]]\nname="a"\ntask="digits-fc"\nd=["direct"]\n'
+    text += 'train={record="epoch"}\n[[series]]\nname="b"\ntask="digits-fc"\nsource="a"\n'
+    for stage, message in (('d=["direct"]\nmeasure="ema"', "record_ema"), ('d=[3]\nmeasure="mean"', "direct")):
+        (tmp_path / "r.toml").write_text(text + stage)
+        with pytest.raises(ValueError, match=message):
+            load_recipe(tmp_path / "r.toml")
 
 
 def test_a_series_describes_its_stage():

@@ -10,7 +10,7 @@ from training import RECORDED, Interrupt
 from subspaces.learned.stored import load_subspace
 from subspaces.learned.trajectory import Trajectory
 from subspaces.runs.extract import extract
-from subspaces.runs.recording import TRAJECTORY
+from subspaces.runs.recording import AVERAGES, TRAJECTORY
 from subspaces.runs.run import Run
 from subspaces.runs.store import run_once
 from subspaces.runs.train import train
@@ -131,3 +131,23 @@ def test_errors_of_extract(recorded, tmp_path):
         extract(recorded, "dlrd")
     with pytest.raises(ValueError, match="samples"):
         extract(recorded, "dldr", 2, samples=100)
+
+
+# ---- averages
+
+
+def test_an_average_is_recorded_beside_the_weights_and_goes_on_after_an_interruption(tmp_path):
+    config = RECORDED.but(record="7", record_ema=0.9, epochs=3)
+    train(config, folder=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, folder=tmp_path / "cut", callbacks=[Interrupt(50)])
+    train(config, folder=tmp_path / "cut")
+    for name in (TRAJECTORY, AVERAGES):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    plain, averaged = (Trajectory.open(tmp_path / "whole" / name) for name in (TRAJECTORY, AVERAGES))
+    assert averaged.steps == plain.steps
+    assert torch.equal(averaged[0].vector, plain[0].vector)
+    train(config.but(record_ema=None), folder=tmp_path / "without")
+    assert torch.equal(Trajectory.open(tmp_path / "without" / TRAJECTORY)[-1].vector, plain[-1].vector)
+    with pytest.raises(ValueError, match="`record_ema` must go with `record`"):
+        train(config.but(record=None))

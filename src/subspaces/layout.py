@@ -21,6 +21,8 @@ COORDINATES = "subspace_coordinates"
 """Name under which the coordinates w of a subspace are a parameter of its model."""
 SLOTS = "_subspace_slots"
 """Entry of a module's `__dict__` that holds, by name, its tensors that a subspace moves."""
+HOLDER = "_subspace"
+"""Entry of the `__dict__` of a model that holds the subspace in which it stands."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def select(
     aliases: dict[int, list[str]] = {}
     tensors: dict[int, nn.Parameter] = {}
     frozen: list[str] = []
-    for name, parameter, moved in _named_tensors(model):
+    for name, parameter, moved in named_tensors(model):
         if parameter.requires_grad or moved:
             aliases.setdefault(id(parameter), []).append(name)
             tensors[id(parameter)] = parameter
@@ -158,7 +160,27 @@ def select(
     return dict(sorted(chosen.items()))
 
 
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module within `torch.compile`, DataParallel and DistributedDataParallel, whose names have no prefix."""
+    while True:
+        held = vars(model).get("_modules", {})
+        if type(model).__name__ == "OptimizedModule" and "_orig_mod" in held:
+            model = held["_orig_mod"]
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = held["module"]
+        else:
+            return model
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """The same model; one that stands in a subspace is at θ₀ + P w afterwards, however w was written."""
+    for module in model.modules():
+        if (subspace := vars(module).get(HOLDER)) is not None:
+            subspace.sync()
+    return model
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
     """Every parameter under every name, but for coordinates, and whether a subspace moves it (it is frozen then)."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         slots = vars(module).get(SLOTS, {})

@@ -8,7 +8,7 @@
 | `gradient_pca` | gradients | by choice | Gur-Ari, Roberts, Dyer, arXiv 1812.04754 |
 | `hessian_subspace` | eigenvectors of ∇²L | – | the same |
 
-A learned basis belongs to its origin: use it with ``Subspace(model, projection=basis, origin=recorder[0])``.
+A learned basis belongs to its origin: ``Subspace(model, projection=basis)`` starts there.
 """
 
 import os
@@ -22,7 +22,7 @@ from subspaces.container import MappedFile
 from subspaces.curvature.spectrum import lanczos
 from subspaces.errors import at_least, checked, unknown_name
 from subspaces.learned import gram
-from subspaces.learned.basis import LearnedBasis, load_basis
+from subspaces.learned.basis import AT_MEAN, LearnedBasis, end_name, load_basis
 from subspaces.learned.basis_file import BASIS, header_of, prefixed
 from subspaces.learned.samples import Trajectory
 
@@ -128,7 +128,8 @@ def twa(
     """The linear span of the checkpoints themselves (trainable weight averaging); train from their mean.
 
     By the Gram matrix in float64, not by Gram–Schmidt, which fails on nearly parallel checkpoints.
-    Use with ``origin=basis.mean``. Cost and Returns as `dldr`.
+    Its `origin` is the mean of the checkpoints, at which ``Subspace(model, projection=basis)`` starts; `end` are the
+    coordinates of the last one from there. Cost and Returns as `dldr`.
 
     Args:
         samples, path, dtype, reduce: as in `dldr`.
@@ -261,15 +262,18 @@ def _principal_basis(
         "singular_values": (torch.float64, tuple(found.singular_values.shape)),
         "mean": (wide, (samples.D,)),
         "start": (wide, (samples.D,)),
-        "end": (torch.float64, (size,)),
+        end_name(method): (torch.float64, (size,)),
     } | {name: (t.dtype, tuple(t.shape)) for name, t in prefixed(buffers).items()}
     file = None if path is None else MappedFile(path, BASIS, shapes, header_of(method, layout))
     parts = {n: torch.empty(s, dtype=k) for n, (k, s) in shapes.items()} if file is None else file.tensors
+    end = end_name(method)
     try:
         for name, tensor in ({"singular_values": found.singular_values} | prefixed(buffers)).items():
             parts[name].copy_(tensor)
-        noted = (parts["mean"], parts["start"], parts["end"])
-        gram.combine_(parts["rows"], samples, transform, found.coefficients[:, :size], *noted, reduce)
+        noted = (parts["mean"], parts["start"], parts[end])
+        gram.combine_(
+            parts["rows"], samples, transform, found.coefficients[:, :size], *noted, reduce, method == AT_MEAN
+        )
     except BaseException:
         if file is not None:
             file.discard()
@@ -278,7 +282,7 @@ def _principal_basis(
         parts = file.finish()
     return LearnedBasis(
         parts["rows"], method, parts["singular_values"].clone(), parts["mean"], parts["start"], layout, buffers,
-        parts["end"].clone(),
+        parts[end].clone(),
     )  # fmt: skip
 
 

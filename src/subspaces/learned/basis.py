@@ -16,6 +16,11 @@ AT_MEAN = "twa"
 """The method whose subspaces start at the mean of their samples."""
 
 
+def end_name(method: str) -> str:
+    """The name of `end` in a file: files of earlier versions had it from the first sample for every method."""
+    return "end_from_mean" if method == AT_MEAN else "end"
+
+
 class LearnedBasis(Basis):
     """An orthonormal `Basis` that knows where it comes from.
 
@@ -27,8 +32,8 @@ class LearnedBasis(Basis):
         start: first sample θ_start, shape (D,), or None.
         layout, buffers: names and shapes of the tensors of θ, and normalisation buffers at the start, where the
             samples came from a `TrajectoryRecorder`.
-        end: Pᵀ(θ_T − θ_start), shape (d,), float64: coordinates of the point of θ_start + span(P) that is nearest to
-            the last sample; or None.
+        end: Pᵀ(θ_T − θ₀), shape (d,), float64, θ₀ the origin: coordinates of the point of θ₀ + span(P) that is nearest
+            to the last sample, ``subspace.move_to(basis.end)``; or None.
     """
 
     def __init__(
@@ -59,15 +64,19 @@ class LearnedBasis(Basis):
 
         The first sample; for trainable weight averaging the mean of the checkpoints (Li et al. 2022).
         """
-        if self.own_origin is None:
-            raise RuntimeError("`origin` must be recorded to be known; this basis was made from bare vectors.")
-        return self.own_origin
+        point = self.own_origin
+        if not isinstance(point, Sample):
+            raise RuntimeError(
+                "`origin` must have names to be told; this basis was made from bare vectors, or from no samples. Name "
+                "them by `Trajectory.from_vectors(vectors, model)`."
+            )
+        return point
 
     @property
-    def own_origin(self) -> Sample | None:
-        """`origin`, or None where it is not known."""
+    def own_origin(self) -> Sample | Tensor | None:
+        """`origin`; of a basis of bare vectors the flat vector, in the order of names; None where it is not known."""
         point = self.mean if self.at_mean else self.start
-        return None if point is None or self.layout is None else Sample(point, self.layout, self.buffers, 0)
+        return point if point is None or self.layout is None else Sample(point, self.layout, self.buffers, 0)
 
     @property
     def at_mean(self) -> bool:
@@ -77,7 +86,7 @@ class LearnedBasis(Basis):
     def save(self, path: str | os.PathLike) -> None:
         """Write the basis to a safetensors file that `load_basis` maps. Whole or not at all."""
         parts = {"rows": self.rows, "singular_values": self.singular_values, "mean": self.mean, "start": self.start}
-        parts["end"] = self.end
+        parts[end_name(self.method)] = self.end
         given = {name: t for name, t in parts.items() if t is not None} | prefixed(self.buffers)
         write_large(path, BASIS, header_of(self.method, self.layout), given)
 
@@ -105,5 +114,5 @@ def load_basis(path: str | os.PathLike) -> LearnedBasis:
         tensors.get("start"),
         layout,
         found.buffers,
-        tensors["end"].clone() if "end" in tensors else None,
+        tensors[end].clone() if (end := end_name(method)) in tensors else None,
     )

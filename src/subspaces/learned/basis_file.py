@@ -120,7 +120,7 @@ def _check_ticket(tensors: dict[str, Tensor], layout: Layout | None) -> None:
 
 
 def _check_lengths(tensors: dict[str, Tensor], layout: Layout | None, *, D: int, d: int) -> None:
-    for name, length in (("mean", D), ("start", D), ("end", d)):
+    for name, length in (("mean", D), ("start", D), ("end", d), ("end_from_mean", d)):
         if name in tensors and tensors[name].shape != (length,):
             raise ValueError(f"its {name!r} has the shape {tuple(tensors[name].shape)}, not ({length},)")
     if layout is not None and layout.D != D:

@@ -4,7 +4,7 @@ Nothing here holds more than one block of the t × D samples beyond what the cal
 taken within a block, before any product: no cancellation between large Gram entries.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,8 +57,8 @@ class _Rows:
 
 
 def as_samples(samples: Any, name: str = "samples") -> Samples:
-    """Anything that holds flat vectors, as `Samples`: a recorder, a (t, D) tensor or array, a list of (D,) vectors, or
-    a list of recorders of different tensors of one model.
+    """Anything that holds flat vectors, as `Samples`: a recorder or trajectory, a list of samples or state dicts, a
+    (t, D) tensor or array, a list of (D,) vectors, or a list of recorders of different tensors of one model.
 
     Raises:
         TypeError: not a collection of vectors.
@@ -66,6 +66,8 @@ def as_samples(samples: Any, name: str = "samples") -> Samples:
     """
     if isinstance(samples, list | tuple) and samples and all(isinstance(part, Trajectory) for part in samples):
         samples = JoinedTrajectory(samples)
+    if isinstance(samples, list | tuple) and samples and all(isinstance(one, Mapping) for one in samples):
+        samples = Trajectory.from_state_dicts(samples)  # samples are such, too
     if isinstance(samples, Samples):
         if len(samples) == 0:
             raise ValueError(f"`{name}` must hold at least one sample; got none. Record some first.")
@@ -76,8 +78,8 @@ def as_samples(samples: Any, name: str = "samples") -> Samples:
         vectors = [v.detach() if isinstance(v, Tensor) else v for v in samples]
     else:
         raise TypeError(
-            f"`{name}` must be a TrajectoryRecorder, a (t, D) matrix or a list of (D,) vectors; "
-            f"got {type(samples).__name__}."
+            f"`{name}` must be a TrajectoryRecorder, a list of samples, state dicts or (D,) vectors, "
+            f"or a (t, D) matrix; got {type(samples).__name__}."
         )
     lengths = {len(v) for v in vectors}
     if len(lengths) != 1 or 0 in lengths:
@@ -165,9 +167,10 @@ def combine_(
     start: Float[Tensor, "D"] | None = None,
     end: Float64[Tensor, "d"] | None = None,
     reduce: Reduce | None = None,
+    from_mean: bool = False,
 ) -> None:
     """out ← coefficientsᵀ W with orthonormal rows; noted on the way: mean and first of the samples, and `end`, the
-    coordinates out · (x_last − x_first) of the last one.
+    coordinates out · (x_last − x_first) of the last one, or with `from_mean` out · (x_last − mean).
 
     The products of the rows are summed in float64 from the numbers before they are rounded to the dtype of `out`;
     where they differ from the identity by more than 10⁻⁹ (tiny σ_i), the coefficients are corrected by the Cholesky
@@ -184,7 +187,7 @@ def combine_(
                 mean[a:b] = block.mean(0)
             if start is not None:
                 start[a:b] = block[0]
-            way = block[-1] - block[0]  # before `transform`, which may work in place
+            way = block[-1] - (block.mean(0) if from_mean else block[0])  # before `transform`, which may work in place
             rows = coefficients.T @ transform(block)
             if end is not None:
                 end += rows @ way

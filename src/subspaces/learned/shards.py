@@ -94,8 +94,8 @@ class JoinedTrajectory(Trajectory):
     def __len__(self) -> int:
         return len(self.shards[0])
 
-    def __getitem__(self, index: int) -> Sample:
-        samples = {id(shard): shard[index] for shard in self.shards}
+    def _sample(self, index: int) -> Sample:
+        samples = {id(shard): shard._sample(index) for shard in self.shards}
         parts = [samples[id(shard)].vector[a:b] for shard, a, b in self._stretches(0, self.D)]
         buffers = {name: tensor for sample in samples.values() for name, tensor in sample.buffers.items()}
         return Sample(torch.cat(parts), self.layout, buffers, samples[id(self.shards[0])].step)
@@ -103,8 +103,8 @@ class JoinedTrajectory(Trajectory):
     def block(self, start: int, stop: int) -> Float64[Tensor, "t n"]:
         return torch.cat([shard.block(a, b) for shard, a, b in self._stretches(start, stop)], 1)
 
-    def every(self, stride: int, start: int = 0, stop: int | None = None) -> "JoinedTrajectory":
-        return JoinedTrajectory([shard.every(stride, start, stop) for shard in self.shards])
+    def select(self, indices: Sequence[int]) -> "JoinedTrajectory":
+        return JoinedTrajectory([shard.select(indices) for shard in self.shards])
 
     def _stretches(self, start: int, stop: int) -> list[tuple[Trajectory, int, int]]:
         """Rows [start, stop) as rows [a, b) of shards, in order."""

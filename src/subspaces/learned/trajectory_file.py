@@ -59,9 +59,10 @@ class FileStore:
         if header is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         flags = (os.O_RDWR if writable else os.O_RDONLY) | (os.O_CREAT | os.O_EXCL if header is not None else 0)
-        self._fd = os.open(self.path, flags, 0o644)
+        self._fd, self.writable = os.open(self.path, flags, 0o644), writable
         self.close = weakref.finalize(self, os.close, self._fd)  # releases the lock and the file
         self._steps: list[int] = []
+        self.cut = b""  # what was there of a sample cut short
         try:
             self._lock(writable)
             if header is not None:
@@ -82,7 +83,10 @@ class FileStore:
 
         Raises:
             OSError: the disk is full or the like; the earlier samples are kept.
+            ValueError: the file was closed.
         """
+        if not self.writable:
+            raise ValueError(f"`path` must be open to take a sample; {self.path} was closed. Open it with resume=True.")
         index = len(self)
         raw = memoryview(vector.contiguous().view(torch.uint8).numpy())  # type: ignore[arg-type]
         trailer = self._trailer(index, step, (raw, buffers))
@@ -111,6 +115,13 @@ class FileStore:
 
     def step(self, index: int) -> int:
         return self._steps[index]
+
+    def release(self) -> None:
+        """Let others write to the file; it stays open for reading. Cost: none."""
+        reading = os.open(self.path, os.O_RDONLY)
+        self.close()
+        self._fd, self.writable = reading, False
+        self.close = weakref.finalize(self, os.close, reading)
 
     def truncate(self, count: int) -> None:
         os.ftruncate(self._fd, self._offset(count))
@@ -221,6 +232,7 @@ class FileStore:
                 stacklevel=4,
             )
             if writable:
+                self.cut = bytes(self._bytes(self._offset(len(self)), rest))
                 self.truncate(len(self))
 
     def _step_if_whole(self, index: int) -> int | None:

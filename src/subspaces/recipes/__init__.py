@@ -136,6 +136,8 @@ def _recipe(name: str, table: dict[str, Any]) -> Recipe:
             raise unknown_name("source", one.source, names)
         if one.source and not next(other.train.get("record") for other in series if other.name == one.source):
             raise ValueError(f'`source` of {one.name!r} must record; add record = "epoch" to `train` of it.')
+        if one.measure == "ema" and not next(o.train.get("record_ema") for o in series if o.name == one.source):
+            raise ValueError(f"`source` of {one.name!r} must keep an average; add record_ema = 0.99 to `train` of it.")
     if len(kinds := {one.kind for one in series}) > 1:
         raise ValueError(f"`series` must all be of one kind; got {' and '.join(sorted(kinds))}. Make two recipes.")
     smoke = {**smoke, "series": tuple(smoke.get("series", ()))}
@@ -164,7 +166,9 @@ def _series(table: dict[str, Any], common: dict[str, Any]) -> Series:
             raise ValueError(f"{where}: `{key}` must be given.")
     if series.kind != "table" and (series.d or series.dimension or series.source):
         raise ValueError(f"{where}: `d`, `dimension`, `source` must be left out with `{series.kind}`. Remove them.")
-    if series.source and (None in series.d or series.dimension):
+    if series.averages and (series.d != (None,) or not series.source):
+        raise ValueError(f'{where}: `d` must be ["direct"] and `source` given with `measure` {series.measure}.')
+    if series.source and not series.averages and (None in series.d or series.dimension):
         raise ValueError(f'{where}: `d` must be numbers, without `dimension`, with `source`; got "direct". Remove it.')
     if missing := [_typed(d) for d in (*series.published, *series.published_best) if d not in series.d]:
         raise ValueError(f"{where}: `published` must be at d of the series; got {missing} besides. Add them to `d`.")

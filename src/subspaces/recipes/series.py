@@ -110,14 +110,19 @@ class Series:
     1/d, of norm √(D/d): a step of SGD is D/d times as long there as on ours."""
     source: str = ""
     """Name of a series that records its runs: run i here trains in the subspace learned from run i there."""
-    basis: Literal["dldr", "lottery", "ticket", "imp"] = "dldr"
+    basis: Literal["dldr", "lottery", "twa", "ticket", "imp"] = "dldr"
     """What is learned from it: directions, or a ticket by one-shot or iterative magnitude pruning (round by round along
     `d`, from the largest to the smallest)."""
     samples: int | None = None
     """Learn from the first so many samples; all of them without it."""
-    measure: Literal["score", "pca_ratio", "projection"] = "score"
-    """Of a series with a source: the score after training, the share of the variance that d directions hold, or the
-    score of the last iterate projected on the subspace, without training in it."""
+    last: int | None = None
+    """Of these only the last so many."""
+    measure: Literal["score", "pca_ratio", "projection", "mean", "ema"] = "score"
+    """Of a series with a source: the score after training, the share of the variance that d directions hold, the
+    score of the last iterate projected on the subspace, without training in it; or, with d = ["direct"], the score of
+    an average that costs no training: the mean of the samples (of `last = 1` the iterate itself, of all since some
+    epoch SWA), or the exponential moving average at the last of them (the source has `record_ema`). BatchNorm
+    statistics are re-estimated before each."""
     dimension: Wanted | None = None
     rule: PublishedRule | None = None
     transition: TransitionWanted | None = None
@@ -129,6 +134,11 @@ class Series:
     """Why a published number was not reached, in one line: by d, or by the name of the quantity (`d_int90`)."""
     default: bool = True
     """Whether it runs without being named."""
+
+    @property
+    def averages(self) -> bool:
+        """Whether it scores averages of weights of its source, which are no subspaces."""
+        return self.measure in ("mean", "ema")
 
     @property
     def kind(self) -> Kind:

@@ -193,22 +193,31 @@ def rule_row(recipe: str, series: Series, rule: PublishedRule, rows: Sequence[Ro
     )  # fmt: skip
 
 
-def learned_row(recipe: str, series: Series, d: int, results: Sequence[Result], values: Sequence[float]) -> Row:
+def learned_row(recipe: str, series: Series, d: int | None, results: Sequence[Result], values: Sequence[float]) -> Row:
     """The row of what was computed from the recorded runs ``results``, one value per run, without training."""
     task, published = get_task(series.task), series.published.get(d)
     ratio = series.measure == "pca_ratio"
     scale = 1.0 if ratio else _scale(task.score_name)
     digits = 6 if ratio else 2 if task.score_name == "accuracy" else 4
     measured = interval_of_mean([scale * value for value in values])
+    end = f"{task.score_name} of the {'average' if series.averages else 'projected end'}"
     return row_of(
-        recipe, series, results[0], "PCA ratio" if ratio else f"{task.score_name} of the projected end",
-        part="train" if ratio else "test", D=results[0].D, d=d, runs=len(values), diverged=0,
+        recipe, series, results[0], "PCA ratio" if ratio else end, settings=_averaged(series, results[0].config),
+        part="train" if ratio else "test", D=results[0].D, d="direct" if d is None else d, runs=len(values), diverged=0,
         measured=_text(measured.mean, digits), sd=_text(measured.sd, digits), low=_text(measured.low, digits),
         high=_text(measured.high, digits), published="" if published is None else f"{published:g}",
         difference="" if published is None else _text(measured.mean - published, digits),
         verdict=judge_score(measured, published, NOISE * scale / 100), seconds="0.0", frozen="0", column_norm="1",
-        projection=series.basis,
+        projection="" if series.averages else series.basis,
     )  # fmt: skip
+
+
+def _averaged(series: Series, config: Run) -> str:
+    """The settings of the recorded run, and what of it was averaged."""
+    upto = "all samples" if series.samples is None else f"samples 0 to {series.samples - 1}"
+    mean = upto if series.last is None else f"the last {series.last} of {upto}"
+    told = {"mean": f"mean of {mean}", "ema": f"EMA {config.record.ema or 0:g} at the last of {upto}"}
+    return settings(config) + (f", {told[series.measure]}" if series.averages else "")
 
 
 def dimension_row(recipe: str, series: Series, wanted: Wanted, found: IntrinsicDimension) -> Row:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from subspaces.dimension.measure import RUNS
-from subspaces.learned.bases import LearnedBasis, dldr, load_basis, lottery_subspace
+from subspaces.learned.bases import LearnedBasis, load_basis
+from subspaces.learned.methods import METHODS
 from subspaces.learned.stored import save_ticket
 from subspaces.learned.tickets import Ticket, magnitude_ticket
 from subspaces.learned.trajectory import Trajectory
@@ -17,9 +18,9 @@ from subspaces.reproduce.csv_rows import Row
 from subspaces.reproduce.grid import run_grid
 from subspaces.reproduce.rows import learned_row, score_row
 from subspaces.reproduce.work import Work
-from subspaces.runs.extract import choose, projected_score
+from subspaces.runs.extract import choose, point_score, projected_score
 from subspaces.runs.pools import Event
-from subspaces.runs.recording import TRAJECTORY
+from subspaces.runs.recording import AVERAGES, TRAJECTORY
 from subspaces.runs.records import Result
 from subspaces.runs.run import Run
 from subspaces.runs.store import folder_of
@@ -67,6 +68,9 @@ class _Stage:
         for result in sources:
             if result.status == "diverged":
                 raise RuntimeError(f"`source` {self.source.name} diverged: {result.message}. Change its `train`.")
+        if self.series.averages:
+            values = [self._average(config, result) for config, result in zip(configs, sources, strict=True)]
+            return [learned_row(self.work.recipe.name, self.series, None, sources, values)]
         if self.series.measure != "score":
             return [self._computed(d, configs, sources) for d in self.d]
         if self.series.basis == "imp":
@@ -92,21 +96,22 @@ class _Stage:
 
     # ---- what is learned from a run
 
-    def _trajectory(self, result: Result) -> Trajectory:
-        whole = Trajectory.open(folder_of(self.folder / RUNS, result.config) / TRAJECTORY)
-        return choose(whole, self.series.samples)
+    def _trajectory(self, result: Result, file: str = TRAJECTORY) -> Trajectory:
+        whole = Trajectory.open(folder_of(self.folder / RUNS, result.config) / file)
+        chosen = choose(whole, self.series.samples)
+        return chosen[-self.series.last :] if self.series.last else chosen
 
     def _subspace(self, result: Result, d: int) -> Path:
         """The file of a basis of all d of the series, or of a ticket of this d."""
         made = f"{result.config.key()}-{result.fingerprint}".rstrip("-")  # of this revision of the task
         name = f"{made}-{self.series.basis}-{self.series.samples or 'all'}"
+        name += f"-last-{self.series.last}" if self.series.last else ""
         if self.series.basis == "ticket":
             return self._ticket(f"{name}-{d}", result, d)
         most = max(self.d)
         path = self.folder / "subspaces" / f"{name}-{most}.safetensors"
         if not path.is_file():
-            learn = dldr if self.series.basis == "dldr" else lottery_subspace
-            learn(self._trajectory(result), most).save(path)
+            METHODS[self.series.basis](self._trajectory(result), most).save(path)
         return path
 
     def _ticket(self, name: str, result: Result, d: int) -> Path:
@@ -117,6 +122,12 @@ class _Stage:
         return load_basis(self._subspace(result, d))
 
     # ---- what needs no training
+
+    def _average(self, config: Run, result: Result) -> float:
+        """Test score of the mean of the samples, or of the moving average at the last of them."""
+        if self.series.measure == "ema":
+            return point_score(config, self._trajectory(result, AVERAGES)[-1])
+        return point_score(config, self._trajectory(result).mean())
 
     def _computed(self, d: int, configs: Sequence[Run], sources: Sequence[Result]) -> Row:
         if self.series.measure == "pca_ratio":

@@ -64,7 +64,7 @@ def _homes(recipe: Recipe, rows: Sequence[Row]) -> dict[str, set[str]]:
     only one of their task."""
     direct: dict[str, list[str]] = {}
     for one in recipe.series:
-        if set(one.d) == {None}:
+        if set(one.d) == {None} and not one.averages:
             direct.setdefault(one.task, []).append(one.name)
     found: dict[str, set[str]] = {}
     for one in recipe.series:

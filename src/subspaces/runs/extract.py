@@ -14,7 +14,7 @@ from subspaces.errors import at_least, checked
 from subspaces.learned.affine import distance_to_affine, projected_coordinates, trajectory_figure
 from subspaces.learned.basis import LearnedBasis
 from subspaces.learned.methods import METHODS, Method
-from subspaces.learned.trajectory import Trajectory
+from subspaces.learned.samples import Sample, Trajectory
 from subspaces.registry import resolve
 from subspaces.runs.build import build, refresh
 from subspaces.runs.recording import TRAJECTORY
@@ -197,6 +197,14 @@ def _start_at_initialisation(basis: LearnedBasis, config: Run | None, root: str 
 def projected_score(config: Run, path: Path, chosen: Trajectory, d: int) -> float:
     """Test score of the last iterate projected on the first d directions of a stored basis; no training."""
     found = _scores(config, path, chosen, None, d)[1]
+    return math.nan if found is None else found
+
+
+def point_score(config: Run, point: Sample) -> float:
+    """Test score of a point of a recorded run, such as an average; BatchNorm statistics re-estimated."""
+    fit, _ = build(dataclasses.replace(config, record=Recording()))
+    point.load_into(fit.model)
+    found = _score(fit)
     return math.nan if found is None else found
 
 

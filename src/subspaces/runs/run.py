@@ -70,6 +70,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "seed_split": ("seeds", "split"),
     "device": ("compute", "device"),
     "threads": ("compute", "threads"),
+    "record_ema": ("record", "ema"),
 }
 """Word of the command line, of recipes and of result rows → part of a `Run` and field of the part.
 

@@ -217,15 +217,21 @@ class Recording:
     """What is recorded: the weights, or the gradients of all parameters (for gradient-pca)."""
     trace: bool = False
     """Keep the training loss of every step (for success probabilities over a burn-in)."""
+    ema: float | None = None
+    """Decay per step, in (0, 1), of an exponential moving average of the weights, which is recorded beside them."""
 
     def __post_init__(self) -> None:
-        _check(self, every="record", dtype="record_dtype", source="record_source", trace="record_trace")
+        _check(
+            self, every="record", dtype="record_dtype", source="record_source", trace="record_trace", ema="record_ema"
+        )
         at_least(1, eval_every=self.eval_every)
         every = self.every
         if every is not None and every != "epoch" and not (every.isdecimal() and int(every) >= 1):
             raise ValueError(
                 f"`record` must be 'epoch' or a number of steps ≥ 1; got {every!r}. Such as --record epoch."
             )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"`record_ema` must be in (0, 1); got {self.ema}. Such as 0.99, for about 100 steps.")
 
     def refuse_dead_options(self) -> None:
         """Refuse details of a trajectory file without one.
@@ -235,6 +241,8 @@ class Recording:
         """
         if self.every is None and (self.dtype, self.source) != ("float32", "weights"):
             raise ValueError("`record_dtype` and `record_source` must go with `record`. Add --record epoch.")
+        if self.ema is not None and (self.every is None or self.source != "weights"):
+            raise ValueError(f"`record_ema` must go with `record` of weights; got {self.ema}. Add --record epoch.")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from subspaces.datasets.trees import call
+from subspaces.learned.basis import AT_MEAN
 from subspaces.learned.batchnorm import refresh_batchnorm
 from subspaces.learned.stored import load_subspace
 from subspaces.optim import curvature_rate
@@ -33,20 +34,19 @@ def start_stored(fit: Fit, run: Run) -> None:
         ValueError: `start` is "projected" and the file does not know the end.
     """
     space, subspace = run.space, fit.subspace
-    if space.file is None or subspace is None or space.start == "origin":
+    if space.file is None or subspace is None:
         return
-    end = load_subspace(space.file, space.d).end
-    if end is None:
-        if space.start == "projected":
-            raise ValueError(
-                f"`start` projected must know the end of the recorded run; {space.file} does not. "
-                "Extract it again with dldr or lottery, or use --start origin."
-            )
-        return
-    subspace.coordinates.copy_(end)
-    subspace.sync()
-    if run.optimizer.batchnorm != "reset":  # those of the origin are far away
-        refresh_batchnorm(fit.model, fit.batches.examples(REFRESH))
+    stored = load_subspace(space.file, space.d)
+    if stored.end is None and space.start == "projected":
+        raise ValueError(
+            f"`start` projected must know the end of the recorded run; {space.file} does not. "
+            "Extract it again with dldr or lottery, or use --start origin."
+        )
+    end = None if space.start == "origin" else stored.end
+    if end is not None:
+        subspace.move_to(end)
+    if (end is not None or stored.method == AT_MEAN) and run.optimizer.batchnorm != "reset":
+        refresh_batchnorm(fit.model, fit.batches.examples(REFRESH))  # those of the origin are far away
 
 
 def measured_rate(fit: Fit, run: Run) -> float:

@@ -66,7 +66,8 @@ def train(
     if run.record.every is not None:
         if place is None:
             raise ValueError("`record` must go with a folder for the trajectory file; got none. Add --out FOLDER.")
-        calls.append(RecordTrajectory(place, run.record.every, run.record.dtype, run.record.source))
+        record = run.record
+        calls.append(RecordTrajectory(place, run.record.every, record.dtype, record.source, record.ema))
     if run.space.redraw_every and run.d is not None:
         calls.insert(0, RedrawBasis(run))  # a new basis is part of the step that asks for it
     with surroundings(check_device(run.compute.device), run.compute.threads):

@@ -66,6 +66,19 @@ def _refuse_other_layout(learned: Layout | None, layout: Layout) -> None:
     )
 
 
+def origin_by_name(origin: dict[str, Tensor] | Tensor, layout: Layout) -> dict[str, Tensor]:
+    """θ₀ by name, whether it was given so or as one flat vector in the order of the layout."""
+    if not isinstance(origin, Tensor):
+        return origin
+    if origin.shape != (layout.D,):
+        raise ValueError(f"`origin` must be tensors by name or a vector ({layout.D},); got {tuple(origin.shape)}.")
+    parts = zip(layout.names, origin.split(layout.sizes), layout.shapes, layout.dtypes, strict=True)
+    return {
+        name: torch.view_as_complex(part.view(*shape, 2)) if dtype.startswith("complex") else part.view(shape)
+        for name, part, shape, dtype in parts
+    }
+
+
 def by_layout_names(
     model: nn.Module,
     places: Sequence[Sequence[tuple[nn.Module, str]]],

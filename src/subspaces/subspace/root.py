@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from subspaces.layout import COORDINATES, SLOTS
+from subspaces.layout import COORDINATES, HOLDER, SLOTS
 from subspaces.subspace.compiled import refresh
 from subspaces.subspace.reading import Reader, _awaiting, asked_by_fsdp, plain_reduction
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from subspaces.subspace.laid import Laid as Subspace
 
 is_exporting = getattr(torch.compiler, "is_exporting", torch.jit.is_scripting)  # torch 2.6 does not tell exports apart
-HOLDER = "_subspace"
-"""Entry of the root's `__dict__` that holds its subspace."""
 
 
 class RootReader(Reader):

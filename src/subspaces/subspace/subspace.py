@@ -20,7 +20,13 @@ from subspaces.projections.outside import Allowed
 from subspaces.registry import resolve
 from subspaces.spread import is_spread, put_
 from subspaces.subspace.attach import Shared, attach, detach, put_in_places
-from subspaces.subspace.construct import by_layout_names, make_coordinates, projection_for, redrawn
+from subspaces.subspace.construct import (
+    by_layout_names,
+    make_coordinates,
+    origin_by_name,
+    projection_for,
+    redrawn,
+)
 from subspaces.subspace.groups import layers_of
 from subspaces.subspace.pins import pins_of
 from subspaces.subspace.point import MODES, Point, is_fused
@@ -61,8 +67,8 @@ class Subspace:
             (see `Lora`: `rank`, `scale`). "lora-xs": cores between the singular vectors of the weights (`LoraXS`).
             "layer-kronecker": as said there; `projection` is then its `inner`. One w, one P and the same file in all.
         only, exclude: name patterns (`fnmatch`) of what is projected. The rest is left to you: freeze or train it.
-        origin: θ₀ as tensors by name (such as a state dict); None takes the model as it is, or for a learned basis the
-            point that it was learned from, with its buffers.
+        origin: θ₀ as tensors by name (such as a state dict), or as a vector (D,) in the order of names; None takes the
+            model as it is, or for a learned basis the point that it was learned from, with its buffers.
         blocks: compartments, "layer", "tensor" or "type": each group gets its own P and its share of d.
         allocation: how `blocks` share d: "size", "sqrt" or "even".
         layer_scale: SAID (Aghajanyan et al. 2020): θ_i = θ₀_i + λ_i (P w)_i, one λ per layer, trained and counted in d.
@@ -140,7 +146,7 @@ class Subspace:
         space: str | None = None,
         only: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
-        origin: dict[str, Tensor] | None = None,
+        origin: dict[str, Tensor] | Tensor | None = None,
         blocks: str | None = None,
         allocation: str = "size",
         layer_scale: bool = False,
@@ -162,7 +168,7 @@ class Subspace:
             if origin is None:
                 origin = getattr(made, "own_origin", None)
             if origin is not None:
-                self._load_origin(origin, parameters)
+                self._load_origin(origin_by_name(origin, layout), parameters)
             self.coordinates = make_coordinates(list(parameters.values()), made.d, scales)
             fused = is_fused(gradients, layout.D, self.coordinates.device.type)
             self.point = self._make_point(parameters, made, fused)

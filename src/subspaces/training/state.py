@@ -59,6 +59,10 @@ class Fit:
     """One row per evaluation: epoch, step, seconds, lr, score, and loss and score of train, val, test."""
     trace: Tensor | None = None
     """Loss of every step, on the device; read at the end, so that no step waits."""
+    keep: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
+    """What callbacks want kept with the state of an interrupted run, by names of their own."""
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    """What they find of it when the run goes on."""
     loss_sum: Tensor = field(init=False)
     score_sum: Tensor = field(init=False)
     summed: int = 0
@@ -120,6 +124,7 @@ def save_state(fit: Fit, folder: Path) -> None:
     tensors |= {"sum.loss": fit.loss_sum, "sum.score": fit.score_sum}
     if fit.trace is not None:
         tensors["trace"] = fit.trace
+    tensors |= {f"kept.{name}": tensor() for name, tensor in fit.keep.items()}
     if fit.device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(fit.device)
     scalars: dict[str, Any] = {"step": fit.step, "summed": fit.summed, "curves": fit.curves}
@@ -226,6 +231,7 @@ def load_state(fit: Fit, kept: Kept) -> None:
     fit.loss_sum, fit.score_sum = (tensors[name].to(fit.device) for name in ("sum.loss", "sum.score"))
     if fit.trace is not None:
         fit.trace.copy_(tensors["trace"])
+    fit.kept = {name.removeprefix("kept."): t for name, t in tensors.items() if name.startswith("kept.")}
     torch.set_rng_state(tensors["rng.torch"])
     fit.batches.generator.set_state(tensors["rng.augment"])
     if "rng.cuda" in tensors:
