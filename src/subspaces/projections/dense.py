@@ -9,7 +9,7 @@ from torch import Tensor
 from subspaces.errors import unknown_name
 from subspaces.kernels.random_bits import GAUSSIAN, GAUSSIAN_ONE, SIGNS, gaussians, sign_bits, words
 from subspaces.projections.base import Projection
-from subspaces.projections.sums import halved_product, number
+from subspaces.projections.sums import halved_product, inverse_roots, number
 
 _ENTRIES = ("rademacher", "gaussian")
 _MATRIX_ENTRIES = 1 << 22  # a row chunk of the matrix holds at most so many entries
@@ -69,7 +69,7 @@ class Dense(Projection):
             norms = torch.zeros(self.d, dtype=torch.int64, device=like.device)
             for a, b in self._chunks(0, self.D):
                 norms += self._integers(a, b, like.device).square().sum(0)
-            return (1 / norms.cpu().double().sqrt()).to(like.device)
+            return inverse_roots(norms).to(like.device)
 
         return self._cached(("scale", like.device), self.d, make).to(like.dtype)
 

@@ -22,7 +22,7 @@ from subspaces.kernels.random_bits import (
 )
 from subspaces.projections.base import Projection
 from subspaces.projections.sparse import strata
-from subspaces.projections.sums import rounds_of, sum_in_rounds
+from subspaces.projections.sums import inverse_roots, rounds_of, sum_in_rounds
 
 _GARGIULO_POINTS = 60_000  # N, fixed in AntoAndGar/Intrinsic-Dimension
 
@@ -105,8 +105,8 @@ class FastJL(Projection):
         """1/(‖S_j‖ √D) for each column: norms of 1/√(D/L), and the 1/√L of the transform."""
 
         def make() -> Tensor:
-            squares = self._entries(torch.device("cpu"))[1].square().sum(0).double()
-            return (1 / (squares.sqrt() * math.sqrt(self.D))).to(like.device)
+            squares = self._entries(torch.device("cpu"))[1].square().sum(0)
+            return (inverse_roots(squares) * (1 / math.sqrt(self.D))).to(like.device)
 
         return self._cached(("scale", like.device), self.d, make).to(like.dtype)
 

@@ -6,6 +6,7 @@ that of an elementwise operation. docs/projection-spec.md, section 0, is the con
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
@@ -17,6 +18,11 @@ _CHUNK_ELSEWHERE = 1 << 25
 def number(value: float, like: Tensor) -> Tensor:
     """A factor rounded once to the dtype of `like`."""
     return torch.tensor(value, dtype=like.dtype, device=like.device)
+
+
+def inverse_roots(squares: Int64[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """1/√ of integers in float64, each operation correctly rounded (`torch.sqrt` is not everywhere), on the CPU."""
+    return torch.from_numpy(1 / np.sqrt(squares.cpu().numpy().astype(np.float64)))
 
 
 def halved_(terms: Float[Tensor, "n *rest"]) -> Float[Tensor, "*rest"]:
