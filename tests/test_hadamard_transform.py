@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from subspaces.kernels.hadamard import hadamard_matrix, hadamard_transform, next_power_of_two
+from subspaces.kernels.hadamard import hadamard_transform, next_power_of_two
 
 
 @pytest.mark.parametrize("m", [1, 2, 4, 64, 128, 512, 4096, 8192])
@@ -21,11 +21,21 @@ def test_transform_is_its_own_adjoint_and_inverse_up_to_m(m):
     assert torch.allclose(hadamard_transform(hadamard_transform(x)), m * x)
 
 
-def test_matrix_and_transform_refuse_other_lengths():
+@pytest.mark.parametrize("shape", [(3, 1), (2, 3, 64), (700, 256), (3, 1024), (0, 8)])
+def test_sums_and_differences_are_made_at_ascending_strides(shape):
+    x = torch.randn(shape)
+    expected = x.clone()
+    for h in [1 << k for k in range(shape[-1].bit_length() - 1)]:
+        pairs = expected.reshape(*shape[:-1], shape[-1] // (2 * h), 2, h)
+        a, b = pairs[..., 0, :], pairs[..., 1, :]
+        expected = torch.stack((a + b, a - b), dim=-2).reshape(shape)
+    assert torch.equal(hadamard_transform(x), expected)
+    assert torch.equal(hadamard_transform(x.T.contiguous().T) if x.dim() == 2 else hadamard_transform(x), expected)
+
+
+def test_transform_refuses_other_lengths():
     with pytest.raises(ValueError, match="must be a power of two"):
         hadamard_transform(torch.ones(3))
-    with pytest.raises(ValueError, match="`m` must be a power of two"):
-        hadamard_matrix(12)
 
 
 @pytest.mark.parametrize("exponent", [29, 31, 39, 47, 51])

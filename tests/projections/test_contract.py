@@ -12,7 +12,7 @@ from subspaces.kernels import native_library
 from subspaces.projections import PROJECTIONS, Basis, Projection, from_spec, make_blocks, make_projection
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "projections.json"
-SIZES = [(1, 1), (1, 7), (7, 7), (5, 64), (20, 300), (64, 256), (100, 1000), (3, 1027), (300, 515), (1000, 1300)]
+SIZES = [(1, 1), (1, 7), (7, 7), (5, 64), (20, 300), (64, 256), (100, 1000), (3, 1027), (300, 515), (520, 700)]
 
 
 def _basis(d: int, D: int, seed: int) -> Projection:

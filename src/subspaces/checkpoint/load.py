@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from subspaces.checkpoint.container import read
 from subspaces.checkpoint.parts import buffers_of, unchanged_digest
 from subspaces.checkpoint.save import data_of, unpacked
+from subspaces.checkpoint.start import told_apart
 from subspaces.layout import Layout, digest_of, layout_of
 from subspaces.projections import Basis, Coordinates, Orthonormal, Projection, from_spec
 from subspaces.projections.outside import Allowed
@@ -43,7 +44,7 @@ def load(
     _check_layout(layout, shared, model, path)
     origin = _part(tensors, "origin.")
     if not origin:
-        _check_origin(header, digest_of(list(shared.values())), path)
+        _check_origin(header, digest_of(list(shared.values())), list(shared.values()), path)
     buffers, also = _part(tensors, "buffer."), _part(tensors, "also.")
     _check_buffers(buffers, header, model, path)
     _check_beside(also, parameters, path)
@@ -84,7 +85,8 @@ def swap(subspace: Any, path: str | Path) -> None:
             f"`path` must be of the projection {subspace.projection!r}; got {header['projection']} in {str(path)!r}. "
             f"Call remove(keep=False) and Subspace.load."
         )
-    _check_origin(header, subspace.origin_digest(), path)
+    stored = subspace.store_origin and not subspace.point.spread
+    _check_origin(header, subspace.origin_digest(), list(subspace.origin.values()) if stored else [], path)
     w, buffers, also = unpacked(tensors), _part(tensors, "buffer."), _part(tensors, "also.")
     if w.shape != subspace.coordinates.shape:
         raise ValueError(f"`path` must hold {subspace.d} coordinates; got {tuple(w.shape)} in {str(path)!r}.")
@@ -184,10 +186,11 @@ def _check_layout(layout: Layout, shared: dict[str, nn.Parameter], model: nn.Mod
     )
 
 
-def _check_origin(header: dict[str, Any], own: str, path: str | Path) -> None:
+def _check_origin(header: dict[str, Any], own: str, tensors: list[Tensor], path: str | Path) -> None:
     if own != header["origin_digest"]:
         raise ValueError(
-            f"`model` must stand at the origin of {str(path)!r}; got other parameter values (hash "
+            told_apart(header.get("start"), tensors, str(path))
+            or f"`model` must stand at the origin of {str(path)!r}; got other parameter values (hash "
             f"{own}, not {header['origin_digest']}). Build it with the seed or the "
             f"pretrained weights that it was trained from; notes in the file: {header['extra']}."
         )

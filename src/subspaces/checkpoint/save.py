@@ -11,6 +11,7 @@ from torch import Tensor
 
 from subspaces.checkpoint.container import write
 from subspaces.checkpoint.parts import buffers_of, chosen, unchanged_digest
+from subspaces.checkpoint.start import entry_of
 from subspaces.errors import shown, unknown_name
 from subspaces.projections import Basis, Coordinates, Orthonormal, Projection
 from subspaces.spread import whole
@@ -77,6 +78,8 @@ def save(
         "buffers_digest": unchanged_digest(subspace.model, stored),
         "extra": extra or {},
     }
+    if subspace.store_origin and not subspace.point.spread:
+        header["start"] = entry_of(list(subspace.origin.values()))
     if form := subspace.form():
         header["form"] = form
     gathered = {name: whole(t.detach()).cpu().clone().contiguous() for name, t in tensors.items()}

@@ -1,12 +1,11 @@
-"""The Walsh–Hadamard transform in plain torch: the definition that the fast backends are held against."""
-
-import functools
+"""The Walsh–Hadamard transform in plain torch: the definition that the fast backends have the bits of."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_FACTOR = 64  # one matrix product handles six butterfly stages: the fastest split of plain torch on a CPU
+_LOW = 256  # butterflies of smaller strides are made across rows of memory, after a transposition
+_CHUNK = 1 << 16  # numbers that go through them together: they stay in the cache
 
 
 def is_power_of_two(n: int) -> bool:
@@ -18,32 +17,38 @@ def next_power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-@functools.lru_cache(maxsize=64)
-def hadamard_matrix(m: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Float[Tensor, "m m"]:
-    """H_m of Sylvester order, entries ±1, symmetric, H_m H_m = m·I."""
-    if not is_power_of_two(m):
-        raise ValueError(f"`m` must be a power of two; got {m}.")
-    h = torch.ones(1, 1, dtype=dtype, device=device)
-    while h.shape[0] < m:
-        h = torch.cat((torch.cat((h, h), 1), torch.cat((h, -h), 1)), 0)
-    return h
-
-
 def hadamard_transform(x: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch m"]:
     """H_m x along the last axis, not normalised; m a power of two.
 
-    H_{ab} = H_a ⊗ H_b, so a stage of width 64 is a product with one small matrix. Cost: O(m log m) additions done as
-    about 64·log₆₄ m multiply-adds per entry. Its own adjoint.
+    Sums and differences of pairs at the strides 1, 2, 4, …, m/2, in this order: docs/projection-spec.md fixes it, so
+    that every backend has the same bits. Cost: log₂ m additions an entry. Its own adjoint; not differentiable by
+    autograd.
+
+    Raises:
+        ValueError: the last axis is no power of two.
     """
     m = x.shape[-1]
     if not is_power_of_two(m):
         raise ValueError(f"the last axis of `x` must be a power of two; got {m}. Pad it with zeros.")
-    batch = x.shape[:-1]
-    left = m
-    while left > 1:
-        width = min(left, _FACTOR)
-        h = hadamard_matrix(width, x.dtype, str(x.device))
-        # Turn the fastest axis into the slowest: after all stages every axis is back at its place.
-        x = (x.reshape(*batch, m // width, width) @ h).transpose(-1, -2)
-        left //= width
-    return x.reshape(*batch, m)
+    if not x.numel():
+        return x.clone()
+    low = min(m, _LOW)
+    y = x.reshape(-1, low)
+    parts = y.split(max(1, _CHUNK // low) if x.is_cpu else len(y))
+    parts = [_butterflies(part.T.clone(memory_format=torch.contiguous_format), low, len(part)).T for part in parts]
+    y = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
+    return _butterflies(y, m // low, low).reshape(x.shape)
+
+
+def _butterflies(y: Tensor, count: int, width: int) -> Tensor:
+    """The stages over `count` pieces of memory of `width` numbers each, in every count·width numbers of y.
+
+    y is contiguous and may be written over.
+    """
+    z = torch.empty_like(y) if count > 1 else y
+    for stage in range(count.bit_length() - 1):
+        pairs, to = y.view(-1, 2, width << stage), z.view(-1, 2, width << stage)
+        torch.add(pairs[:, 0], pairs[:, 1], out=to[:, 0])
+        torch.sub(pairs[:, 0], pairs[:, 1], out=to[:, 1])
+        y, z = z, y
+    return y

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int8, Int32, Int64
 from torch import Tensor
 
-_ABI = 1  # SUBSPACES_ABI of native/subspaces.h
+_ABI = 2  # SUBSPACES_ABI of native/subspaces.h
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 _ISAS = ("generic", "neon", "avx2", "avx512", "avx512bf16")
 

@@ -48,7 +48,7 @@ class Projection(abc.ABC):
     kind: ClassVar[str]
     isometry: ClassVar[bool] = False  # PᵀP = I to rounding
     needs_sizes: ClassVar[bool] = False  # built with `sizes`, the lengths of the tensors
-    portable_bits: ClassVar[bool] = True  # every number is made of integers (QR is the exception)
+    portable_bits: ClassVar[bool] = True  # every number has the same bits everywhere (given matrices are the exception)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from subspaces.projections.base import Projection
 from subspaces.projections.dense import gaussian_matrix
+from subspaces.projections.portable_qr import signed_q
+from subspaces.projections.sums import halved_product
 
 _CONVERTED = 1 << 14  # rows of a low-precision basis that are converted at once
 
@@ -108,7 +110,8 @@ class Orthonormal(Projection):
     starting point, so that the scale of the weights is trainable too. His θ = P ω without offset and ours,
     θ = θ_init + P (ω − ω₀) with ω₀ = Pᵀθ_init, are the same points and the same steps.
 
-    Set-up O(D·d²) in float64, memory D·d float32. QR makes it portable to rounding, not to the bit.
+    Set-up O(D·d²) in float64, memory D·d float32, for float64 vectors D·d float64 more. The same bits everywhere, but
+    for `through` and nearly singular matrices (`portable_qr`).
 
     Args:
         d, D, seed: see `Projection`.
@@ -117,17 +120,22 @@ class Orthonormal(Projection):
 
     kind = "orthonormal"
     isometry = True
-    portable_bits = False
 
     def __init__(self, d: int, D: int, seed: int = 0, through: Shaped[Tensor, "D"] | None = None):
         super().__init__(d, D, seed)
         if through is not None and (through.shape != (D,) or not bool(through.abs().sum() > 0)):
             raise ValueError(f"`through` must be a non-zero vector of length {D}; got shape {tuple(through.shape)}.")
         self.through = through
-        a = gaussian_matrix(D, d, seed)
-        if through is not None:
-            a[:, 0] = through.detach().double().cpu()
-        self._rows_t = _signed_q(a).T.contiguous().float()
+        self.portable_bits = through is None  # type: ignore[misc]
+        self._rows_t = self._made().float()
+
+    def _made(self) -> Float[Tensor, "d D"]:
+        """Pᵀ in float64."""
+        a = gaussian_matrix(self.D, self.d, self.seed)
+        if self.through is None:
+            return signed_q(a, slices=1).T.contiguous()
+        a[:, 0] = self.through.detach().double().cpu()
+        return signed_q(a).T.contiguous()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -148,17 +156,14 @@ class Orthonormal(Projection):
         return self.D * self.d
 
     def _on(self, like: Tensor) -> Tensor:
-        key = (like.device, like.dtype)
-        return self._cached(key, 0, lambda: self._rows_t.to(like.device, like.dtype))
+        def make() -> Tensor:
+            rows = self._made() if like.dtype == torch.float64 else self._rows_t
+            return rows.to(like.device, like.dtype)
+
+        return self._cached((like.device, like.dtype), 0, make)
 
     def _lift(self, w: Tensor, start: int, stop: int) -> Tensor:
-        return w @ self._on(w)[:, start:stop]
+        return halved_product(w, self._on(w)[:, start:stop])
 
     def _adjoint(self, g: Tensor, start: int) -> Tensor:
         return g @ self._on(g)[:, start : start + g.shape[1]].T
-
-
-def _signed_q(a: Tensor) -> Tensor:
-    """Q of the reduced QR with a positive diagonal of R: LAPACK and cuSOLVER differ in signs otherwise."""
-    q, r = torch.linalg.qr(a)
-    return q * r.diagonal().sign()

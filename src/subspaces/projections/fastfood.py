@@ -19,6 +19,7 @@ from subspaces.kernels.random_bits import (
     signs,
 )
 from subspaces.projections.base import Projection
+from subspaces.projections.sums import number
 
 _BLOCKS = ("stacked", "global")
 _DIAGONALS = ("gaussian", "rademacher")
@@ -98,15 +99,17 @@ class Fastfood(Projection):
 
         return self._cached("divisor", 0, make)
 
-    def _factor(self) -> float:
-        return (GAUSSIAN_ONE if self.diagonal == "gaussian" else 1.0) / self.divisor()
+    def _gain(self, g: Tensor, like: Tensor) -> Tensor:
+        """G/s: G is exact in every dtype, 1/s is rounded once, and so is their product."""
+        unit = GAUSSIAN_ONE if self.diagonal == "gaussian" else 1.0
+        return g.to(like.dtype) * unit * number(1 / self.divisor(), like)
 
     def _lift(self, w: Tensor, start: int, stop: int) -> Tensor:
         a, b = start // self.m, -(-stop // self.m)
         order, sign, g = self._tables_of(a, b, w.device)
         x = torch.nn.functional.pad(w, (0, self.m - self.d))[:, None] * sign
-        y = hadamard_transform(x).gather(2, order.expand(len(w), -1, -1)) * g.to(w.dtype)
-        rows = hadamard_transform(y * self._factor()).reshape(len(w), -1)
+        y = hadamard_transform(x).gather(2, order.expand(len(w), -1, -1)) * self._gain(g, w)
+        rows = hadamard_transform(y).reshape(len(w), -1)
         return rows[:, start - a * self.m : stop - a * self.m]
 
     def _adjoint(self, g: Tensor, start: int) -> Tensor:
@@ -114,6 +117,6 @@ class Fastfood(Projection):
         a, b = start // self.m, -(-stop // self.m)
         order, sign, diagonal = self._tables_of(a, b, g.device)
         padded = torch.nn.functional.pad(g, (start - a * self.m, b * self.m - stop)).view(len(g), b - a, self.m)
-        y = hadamard_transform(padded * self._factor()) * diagonal.to(g.dtype)
+        y = hadamard_transform(padded) * self._gain(diagonal, g)
         x = hadamard_transform(torch.zeros_like(y).scatter_(2, order.expand(len(g), -1, -1), y))
         return (x * sign).sum(1)[:, : self.d]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from decimal import Context, Decimal, localcontext
 from typing import Any
 
 import torch
@@ -22,8 +23,22 @@ from subspaces.kernels.random_bits import (
 )
 from subspaces.projections.base import Projection
 from subspaces.projections.sparse import strata
+from subspaces.projections.sums import inverse_roots, rounds_of, sum_in_rounds
 
 _GARGIULO_POINTS = 60_000  # N, fixed in AntoAndGar/Intrinsic-Dimension
+
+
+_CONTEXT = Context(prec=28)  # logarithms of `math` differ between systems, these do not
+
+
+def _ln(x: float | int) -> Decimal:
+    """The natural logarithm, correctly rounded to 28 digits."""
+    return _CONTEXT.ln(Decimal(x))
+
+
+def _density(d: int) -> float:
+    """q of `fastjl-published`."""
+    return 1.0 if d == 1 else min(float(2 * _ln(_GARGIULO_POINTS) ** 2 / _ln(d) ** 3), 1.0)
 
 
 class FastJL(Projection):
@@ -48,7 +63,8 @@ class FastJL(Projection):
         within("c", c, 0, math.inf, ends="()", advice="1 is the published one.")
         self.points, self.c = points, c
         self.L = next_power_of_two(D)
-        self.per_column = min(self.L, max(1, round(c * math.log(points) ** 2)))
+        with localcontext(_CONTEXT):
+            self.per_column = min(self.L, max(1, round(Decimal(c) * _ln(points) ** 2)))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -65,17 +81,35 @@ class FastJL(Projection):
         return self.L * max(1, self.L.bit_length() - 1) + self.d * self.per_column
 
     def _entries(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Positions (k, d) and values (k, d) of Sᵀ, columns already of norm 1/√(D/L)."""
+        """Positions (k, d) and integers (k, d), the entries of Sᵀ before its columns are scaled."""
 
         def make() -> tuple[Tensor, Tensor]:
             first, sizes = strata(self.L, self.per_column)
             shape = (self.per_column, self.d)
             position = first[:, None] + slots(self.seed, SLOTS, 0, sizes.repeat_interleave(self.d)).view(shape)
             value = gaussians(self.seed, GAUSSIAN, 0, self.per_column * self.d).view(shape)
-            norm = value.square().sum(0).double().sqrt() * math.sqrt(self.D / self.L)
-            return position.to(device), (value / norm).to(device)
+            return position.to(device), value.to(device)
 
         return self._cached(("entries", device), 2 * self.d * self.per_column, make)
+
+    def _rounds(self, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """The same, of each row by their columns."""
+
+        def make() -> list[tuple[Tensor, Tensor, Tensor]]:
+            position, value = self._entries(device)
+            rows, order = position.view(-1).sort(stable=True)
+            return rounds_of(rows, order % self.d, value.view(-1)[order])
+
+        return self._cached(("rounds", device), 3 * self.d * self.per_column, make)
+
+    def _scale(self, like: Tensor) -> Tensor:
+        """1/(‖S_j‖ √D) for each column: norms of 1/√(D/L), and the 1/√L of the transform."""
+
+        def make() -> Tensor:
+            squares = self._entries(torch.device("cpu"))[1].square().sum(0)
+            return (inverse_roots(squares) * (1 / math.sqrt(self.D))).to(like.device)
+
+        return self._cached(("scale", like.device), self.d, make).to(like.dtype)
 
     def _signs(self, start: int, stop: int, like: Tensor) -> Tensor:
         key = ("signs", start, stop, like.device)
@@ -85,18 +119,14 @@ class FastJL(Projection):
         return sign.to(like.dtype)
 
     def _lift(self, w: Tensor, start: int, stop: int) -> Tensor:
-        position, value = self._entries(w.device)
-        z = w.new_zeros(len(w), self.L)
-        z.index_add_(1, position.view(-1), (w[:, None] * value.to(w.dtype)).reshape(len(w), -1))
-        rows = hadamard_transform(z * (1 / math.sqrt(self.L)))[:, start:stop]
-        return rows * self._signs(start, stop, w)
+        z = sum_in_rounds(self._rounds(w.device), w * self._scale(w), self.L)
+        return hadamard_transform(z)[:, start:stop] * self._signs(start, stop, w)
 
     def _adjoint(self, g: Tensor, start: int) -> Tensor:
         stop = start + g.shape[1]
         padded = torch.nn.functional.pad(g * self._signs(start, stop, g), (start, self.L - stop))
-        z = hadamard_transform(padded * (1 / math.sqrt(self.L)))
         position, value = self._entries(g.device)
-        return (z[:, position] * value.to(g.dtype)).sum(1)
+        return (hadamard_transform(padded)[:, position] * value.to(g.dtype)).sum(1) * self._scale(g)
 
 
 class FastJLPublished(Projection):
@@ -122,9 +152,10 @@ class FastJLPublished(Projection):
             raise ValueError(
                 f"`sizes` must be positive and add up to D = {D}; got {self.sizes}. Leave it out for one tensor."
             )
-        log_d = math.log(d)
-        self.q = 1.0 if d == 1 else min(2 * math.log(_GARGIULO_POINTS) ** 2 / log_d**3, 1.0)
-        self.K = math.sqrt(d) if d <= 6000 else log_d
+        with localcontext(_CONTEXT):
+            self.q = _density(d)
+            self._root = float((-_ln(self.q) / 3).exp())  # q^(−1/3)
+        self.K = math.sqrt(d) if d <= 6000 else float(_ln(d))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -144,20 +175,20 @@ class FastJLPublished(Projection):
         for layer, n in enumerate(self.sizes):
             seen = min(self.d, next_power_of_two(n))
             squares += seen * self._layer(layer, torch.device("cpu"))[0][:n].square().sum()
-        return math.sqrt(float(squares) / self.d) / self.K
+        return math.sqrt(float(squares) / self.d)
 
     def frozen_rows(self) -> int:
         diagonals = (self._layer(layer, torch.device("cpu"))[0][:n] for layer, n in enumerate(self.sizes))
         return sum(int((diagonal == 0).sum()) for diagonal in diagonals)
 
     def _layer(self, layer: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """b ⊙ g (float64) and Δ (int8) of one tensor."""
+        """b ⊙ g/K (float64) and Δ (int8) of one tensor."""
 
         def make() -> tuple[Tensor, Tensor]:
             lengths = [next_power_of_two(n) for n in self.sizes[: layer + 1]]
             start, m = sum(lengths[:-1]), lengths[-1]
             kept = words(self.seed, BERNOULLI, start, m) < int(self.q * 2**32)
-            g = gaussians(self.seed, GAUSSIAN, start, m) * (GAUSSIAN_ONE * self.q ** (-1 / 3))
+            g = gaussians(self.seed, GAUSSIAN, start, m).double() * (GAUSSIAN_ONE * self._root / self.K)
             sign = signs(self.seed, SIGNS, start, m, dtype=torch.int8)
             return (g * kept).to(device), sign.to(device)
 
@@ -179,7 +210,7 @@ class FastJLPublished(Projection):
             m = next_power_of_two(self.sizes[layer])
             diagonal, sign = self._layer(layer, w.device)
             v = torch.nn.functional.pad(w[:, :m], (0, m - min(m, self.d)))
-            y = hadamard_transform(v * sign) * (diagonal / self.K).to(w.dtype)
+            y = hadamard_transform(v * sign) * diagonal.to(w.dtype)
             parts.append(y[:, a - first : b - first])
         return torch.cat(parts, dim=1)
 
@@ -189,7 +220,7 @@ class FastJLPublished(Projection):
             m = next_power_of_two(self.sizes[layer])
             diagonal, sign = self._layer(layer, g.device)
             part = torch.nn.functional.pad(g[:, a - start : b - start], (a - first, first + m - b))
-            v = hadamard_transform(part * (diagonal / self.K).to(g.dtype)) * sign
+            v = hadamard_transform(part * diagonal.to(g.dtype)) * sign
             seen = min(m, self.d)
             out[:, :seen] += v[:, :seen]
         return out

@@ -9,6 +9,7 @@ from torch import Tensor
 from subspaces.kernels.hadamard import hadamard_transform, is_power_of_two
 from subspaces.kernels.random_bits import ROTATION, SIGNS, signs, slots
 from subspaces.projections.base import Projection
+from subspaces.projections.sums import number
 
 
 class Hadamard(Projection):
@@ -86,14 +87,16 @@ class Hadamard(Projection):
         return (r - stretch * self.d + rotation.to(device)[stretch - s0]) % self.d
 
     def scale(self, device: torch.device) -> Tensor:
-        """1/√n_c for each coordinate, float64."""
+        """1/√(n_c B) for each coordinate, float64: w is multiplied once, before the transform."""
 
         def make() -> Tensor:
             stretches, rest = divmod(self.D, self.d)
-            counts = torch.full((self.d,), stretches, dtype=torch.float64)
             rotation = int(slots(self.seed, ROTATION, stretches, self.d, 1)) if self.d > 1 else 0
             position = (torch.arange(self.d) - rotation) % self.d
-            return (counts + (position < rest)).rsqrt().to(device)
+            seldom, often = (1 / math.sqrt(n * self.block) for n in (stretches, stretches + 1))
+            scale = torch.full((self.d,), seldom, dtype=torch.float64)
+            scale[position < rest] = often
+            return scale.to(device)
 
         return self._cached(("scale", device), 0, make)  # kept at any size: it is as long as w, and asked for each step
 
@@ -110,12 +113,14 @@ class Hadamard(Projection):
         return self._mix(w * self.scale(w.device).to(w.dtype), start, stop)
 
     def _mix(self, scaled: Tensor, start: int, stop: int) -> Tensor:
-        """Rows of the map before the columns are scaled to unit norm."""
+        """Rows of P w where w holds its scales already. Blocks of the rest are shorter and thus multiplied."""
         parts = []
         for first, rows, size in self._pieces(start, stop):
             columns, sign = self._rows(first, rows, scaled.device)
             z = scaled[:, columns] * sign
-            theta = (hadamard_transform(z.view(len(scaled), -1, size)) * (1 / math.sqrt(size))).view(len(scaled), rows)
+            theta = hadamard_transform(z.view(len(scaled), -1, size)).view(len(scaled), rows)
+            if size < self.block:
+                theta = theta * number(math.sqrt(self.block / size), theta)
             parts.append(theta[:, max(start - first, 0) : stop - first])
         return parts[0] if len(parts) == 1 else torch.cat([scaled.new_empty(len(scaled), 0), *parts], dim=1)
 
@@ -128,8 +133,10 @@ class Hadamard(Projection):
             if b - a < rows:  # a block shared with another tensor: the missing rows are zeros, by linearity
                 part = torch.nn.functional.pad(part, (a - first, first + rows - b))
             columns, sign = self._rows(first, rows, g.device)
-            z = hadamard_transform(part.reshape(len(g), -1, size)).reshape(len(g), rows)
-            self._sum_by_column(out, z * sign * (1 / math.sqrt(size)), columns, first)
+            z = hadamard_transform(part.reshape(len(g), -1, size)).reshape(len(g), rows) * sign
+            if size < self.block:
+                z = z * number(math.sqrt(self.block / size), z)
+            self._sum_by_column(out, z, columns, first)
         return out * self.scale(g.device).to(g.dtype)
 
     def _sum_by_column(self, out: Tensor, z: Tensor, columns: Tensor, first: int) -> None:

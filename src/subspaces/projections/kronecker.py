@@ -7,6 +7,7 @@ from torch import Tensor
 
 from subspaces.projections.base import Projection
 from subspaces.projections.basis import Orthonormal
+from subspaces.projections.sums import halved_product, number
 
 
 class Kronecker(Projection):
@@ -19,7 +20,6 @@ class Kronecker(Projection):
     """
 
     kind = "kronecker"
-    portable_bits = False  # the factors come from a QR
 
     def __init__(self, d: int, D: int, seed: int = 0):
         super().__init__(d, D, seed)
@@ -43,15 +43,18 @@ class Kronecker(Projection):
     def _lift(self, w: Tensor, start: int, stop: int) -> Tensor:
         r1, r2 = self._factors(w)
         a, b = start // self.a2, -(-stop // self.a2)
-        padded = torch.nn.functional.pad(w * self._factor, (0, self.b1 * self.b2 - self.d))
-        rows = r1[a:b] @ padded.view(-1, self.b1, self.b2) @ r2.T
-        return rows.reshape(len(w), -1)[:, start - a * self.a2 : stop - a * self.a2]
+        padded = torch.nn.functional.pad(w * number(self._factor, w), (0, self.b1 * self.b2 - self.d))
+        out = w.new_empty(len(w), stop - start)
+        for one, row in zip(padded.view(-1, self.b1, self.b2), out, strict=True):
+            rows = halved_product(halved_product(r1[a:b], one), r2.T).view(-1)
+            row.copy_(rows[start - a * self.a2 : stop - a * self.a2])
+        return out
 
     def _adjoint(self, g: Tensor, start: int) -> Tensor:
         r1, r2 = self._factors(g)
         stop = start + g.shape[1]
         a, b = start // self.a2, -(-stop // self.a2)
-        padded = torch.nn.functional.pad(g * self._factor, (start - a * self.a2, b * self.a2 - stop))
+        padded = torch.nn.functional.pad(g * number(self._factor, g), (start - a * self.a2, b * self.a2 - stop))
         w = r1[a:b].T @ (padded.view(-1, b - a, self.a2) @ r2)
         return w.reshape(len(g), -1)[:, : self.d]
 

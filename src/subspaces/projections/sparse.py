@@ -8,6 +8,7 @@ from torch import Tensor
 
 from subspaces.kernels.random_bits import SIGNS, SLOTS, signs, slots
 from subspaces.projections.base import Projection
+from subspaces.projections.sums import number, rounds_of, sum_in_rounds
 
 
 def strata(length: int, count: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -65,15 +66,19 @@ class Sparse(Projection):
             a, b = torch.searchsorted(rows, torch.tensor([start, stop]).to(device)).tolist()
             return a, b
 
-        a, b = self._cached(("between", start, stop), 0, make)  # asking the device waits for it: once
+        a, b = self._cached(("between", start, stop, device), 0, make)  # asking the device waits for it: once
         return rows[a:b] - start, columns[a:b], sign[a:b]
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x * number(1 / math.sqrt(self.per_column), x)
 
     def _lift(self, w: Float[Tensor, "k d"], start: int, stop: int) -> Tensor:
         rows, columns, sign = self._between(start, stop, w.device)
-        out = w.new_zeros(len(w), stop - start)
-        return out.index_add_(1, rows, w[:, columns] * (sign * (1 / math.sqrt(self.per_column))).to(w.dtype))
+        key = "rounds", start, stop, w.device
+        rounds = self._cached(key, 3 * len(rows), lambda: rounds_of(rows, columns, sign))
+        return sum_in_rounds(rounds, self._scaled(w), stop - start)
 
     def _adjoint(self, g: Float[Tensor, "k rows"], start: int) -> Tensor:
         rows, columns, sign = self._between(start, start + g.shape[1], g.device)
         out = g.new_zeros(len(g), self.d)
-        return out.index_add_(1, columns, g[:, rows] * (sign * (1 / math.sqrt(self.per_column))).to(g.dtype))
+        return out.index_add_(1, columns, self._scaled(g)[:, rows] * sign)

@@ -1,13 +1,17 @@
 /* `dense` with entries +-1/sqrt(D), made from their bits when they are needed, specification section 3.
  *
- * Sums by table ("four Russians", Arlazarov, Dinic, Kronrod, Faradzev 1970): the signs of BITS entries, as a number,
- * pick one of the W = 2^BITS sums of +-BITS coordinates from a vector register; so W rows cost a shift, a permutation
- * and an addition for BITS columns. The adjoint is the same with rows and columns exchanged, after the sign bits of
- * 32 rows have been turned about. Vectors of four floats have no such permutation and add entry by entry.
+ * Sums by table ("four Russians", Arlazarov, Dinic, Kronrod, Faradzev 1970). The lift: the signs of four entries, as a
+ * number, pick one of the 16 sums of +-4 coordinates, made in the order of the specification, from a table. It fills a
+ * vector register of 16 floats; of 8, the half where the fourth sign is plus does, for the other sums are their
+ * negatives; vectors of four floats have no such permutation and read from memory. So W rows cost a few operations for
+ * four columns. The adjoint is the same with rows and columns exchanged, BITS rows at a time, after the sign bits of 32
+ * rows have been turned about; vectors of four floats add entry by entry there.
  */
+#define QUADS 8                        /* of a sign word: groups of four columns */
+#define TABLE_SIZE (W == 8 ? 8 : 16)   /* floats; tables after one another are the form of w */
 #if W >= 8
 #define BITS (W == 16 ? 4 : 3)
-#define LOOKUPS ((32 + BITS - 1) / BITS) /* of a sign word; tables after one another are the form of w */
+#define LOOKUPS ((32 + BITS - 1) / BITS) /* tables of the adjoint for 32 rows */
 #endif
 
 typedef struct {
@@ -32,6 +36,23 @@ INLINE void make_words(const plan *plan, dense_scratch *scratch, int64_t first, 
     }
     for (int64_t i = n; i < DENSE_ROWS; i++) /* any signs: these rows are not used */
         scratch->row[i] = scratch->row[0];
+}
+
+/* The sums ((+-x0 +- x1) +- x2) +- x3: minus where the bit of the place is set. */
+INLINE void make_quad(const float *x, float *table)
+{
+    for (int i = 0; i < TABLE_SIZE; i++) {
+        float sum = i & 1 ? -x[0] : x[0];
+        for (int b = 1; b < 4; b++)
+            sum += i >> b & 1 ? -x[b] : x[b];
+        table[i] = sum;
+    }
+}
+
+static void dense_prepare(const float *w, int64_t words, float *tables)
+{
+    for (int64_t quad = 0; quad < words * QUADS; quad++)
+        make_quad(w + 4 * quad, tables + quad * TABLE_SIZE);
 }
 
 #if W >= 8
@@ -75,10 +96,25 @@ INLINE void make_tables(const float *x, float *tables)
         store(tables + k * W, sums_of(x + BITS * k, BITS * (k + 1) > 32 ? 32 - BITS * k : BITS));
 }
 
-static void dense_prepare(const float *w, int64_t words, float *tables)
+/* Sign words as `quad_sum` takes them. For tables of eight: the first three signs of each group turned about where the
+ * fourth is minus, which then belongs to the whole sum. */
+INLINE vu quad_bits(vu bits)
 {
-    for (int64_t q = 0; q < words; q++)
-        make_tables(w + 32 * q, tables + q * LOOKUPS * W);
+#if W == 8
+    const vu fourth = bits & 0x88888888u;
+    bits ^= (fourth >> 1) ^ (fourth >> 2) ^ (fourth >> 3);
+#endif
+    return bits;
+}
+
+/* The sum of group k in each lane. */
+INLINE vf quad_sum(vf table, vu bits, const int k)
+{
+#if W == 16
+    return picked(table, moved(bits, k));
+#else
+    return (vf)((vu)picked(table, bits >> (4 * k)) ^ ((bits << (28 - 4 * k)) & SIGN_BIT));
+#endif
 }
 
 /* One stage of the transposition of W x W words: exchanges bit log2(h) of the row with that of the lane. */
@@ -127,14 +163,15 @@ static void dense_lift(const plan *plan, void *memory, const float *tables, int6
             turn_words(scratch, width);
             for (int64_t i = 0; i < DENSE_ROWS; i += 4 * W) {
                 vf sums[4] = {{0}};
-                const float *table = tables + at * LOOKUPS * W;
-                for (int64_t q = 0; q < width; q++, table += LOOKUPS * W) {
+                const float *table = tables + at * QUADS * W;
+                for (int64_t q = 0; q < width; q++, table += QUADS * W) {
                     const uint32_t *signs = scratch->turned + q * DENSE_ROWS + i;
-                    UNROLL for (int k = 0; k < LOOKUPS; k++)
+                    vu bits[4];
+                    UNROLL for (int g = 0; g < 4; g++) bits[g] = quad_bits(*(const vu_mem *)(signs + g * W));
+                    UNROLL for (int k = 0; k < QUADS; k++)
                     {
                         const vf t = load(table + k * W);
-                        UNROLL for (int g = 0; g < 4; g++)
-                            sums[g] += picked(t, moved(*(const vu_mem *)(signs + g * W), k));
+                        UNROLL for (int g = 0; g < 4; g++) sums[g] += quad_sum(t, bits[g], k);
                     }
                 }
                 for (int g = 0; g < 4; g++) { /* y has room for the rows of a whole tile */
@@ -201,29 +238,18 @@ static void dense_adjoint(const plan *plan, void *memory, const float *g, int64_
 
 #else /* W == 4 */
 #define BITS 0
-#define LOOKUPS (32 / W)
 
-static void dense_prepare(const float *w, int64_t words, float *copy)
+/* y[i] += the sum over the columns of `words` sign words, for four rows side by side. */
+INLINE void signed_sums(const uint32_t *const *signs, const float *tables, int64_t words, float *y)
 {
-    memcpy(copy, w, sizeof(float) * 32 * (size_t)words);
-}
-
-/* y[i] = sum of +-w over the columns of `words` sign words, for four rows side by side. */
-INLINE void signed_sums(const uint32_t *const *signs, const float *w, int64_t words, float *y)
-{
-    vf sums[4][32 / W] = {{{0}}};
-    for (int64_t q = 0; q < words; q++)
-        UNROLL for (int k = 0; k < 32 / W; k++)
-        {
-            const vf v = load(w + 32 * q + k * W);
-            UNROLL for (int i = 0; i < 4; i++) sums[i][k] += with_signs(v, signs[i][q] >> (k * W));
-        }
-    UNROLL for (int i = 0; i < 4; i++)
-    {
-        for (int k = 1; k < 32 / W; k++)
-            sums[i][0] += sums[i][k];
-        y[i] += (sums[i][0][0] + sums[i][0][2]) + (sums[i][0][1] + sums[i][0][3]);
+    float sums[4] = {0};
+    for (int64_t q = 0; q < words; q++, tables += QUADS * TABLE_SIZE) {
+        uint32_t bits[4];
+        UNROLL for (int i = 0; i < 4; i++) bits[i] = signs[i][q];
+        UNROLL for (int k = 0; k < QUADS; k++)
+            UNROLL for (int i = 0; i < 4; i++) sums[i] += tables[k * TABLE_SIZE + (bits[i] >> (4 * k) & 15)];
     }
+    UNROLL for (int i = 0; i < 4; i++) y[i] += sums[i];
 }
 
 /* acc += +-scale g of four rows. */
@@ -251,7 +277,7 @@ INLINE void dense_tile(const plan *plan, dense_scratch *scratch, int64_t tile, c
             make_words(plan, scratch, first + row, rows, at, width);
             for (int64_t i = 0; i < rows; i += 4)
                 if (lift)
-                    signed_sums(scratch->row + i, from + 32 * at, width, to + row + i);
+                    signed_sums(scratch->row + i, from + at * QUADS * TABLE_SIZE, width, to + row + i);
                 else
                     signed_add(scratch->row + i, from + row + i, plan->scale[0], rows - i, to + 32 * at, width);
         }

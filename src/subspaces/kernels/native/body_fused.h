@@ -47,9 +47,21 @@ INLINE int take_columns(const plan *plan, rotation_scratch *scratch, cursor *at,
     return 1;
 }
 
+/* R vectors of w from z on, times their scale unless that is in them already. */
+INLINE void load_columns(vf v[16], const float *z, float factor, const int scaled)
+{
+    UNROLL for (int i = 0; i < R; i++)
+    {
+        v[i] = load(z + i * W);
+        if (!scaled)
+            v[i] *= factor;
+    }
+}
+
 #if QUAD
-/* base + factor H (signs z) for a block of QUAD rows that reads one or two pieces of w. */
-INLINE void lift_quad(const float *w, const columns at, const uint32_t *signs, int64_t e, const sink to, const int how)
+/* base + H (signs z) for a block of QUAD rows that reads one or two pieces of w. */
+INLINE void lift_quad(const float *w, const columns at, float factor, const int scaled, const uint32_t *signs,
+                      int64_t e, const sink to, const int how)
 {
     float rows[QUAD] __attribute__((aligned(64)));
     for (int64_t k = 0; k < QUAD; k += BASE) {
@@ -57,9 +69,8 @@ INLINE void lift_quad(const float *w, const columns at, const uint32_t *signs, i
         vf v[16];
         ask_to_write(to, how, AHEAD + k, BASE);
         if (cut >= BASE || cut <= 0) {
-            const float *z = w + (cut > 0 ? at.first : at.second) + k;
-            UNROLL for (int i = 0; i < R; i++) v[i] = load(z + i * W);
-        } else {
+            load_columns(v, w + (cut > 0 ? at.first : at.second) + k, factor, scaled);
+        } else { /* of a doubled w, which is scaled */
             UNROLL for (int i = 0; i < R; i++) v[i] = load_parts(w + at.first + k, w + at.second + k, cut, i * W);
         }
         transform_registers(v, (sink){.dst = rows + k}, TO_ROWS, R, W, R, BEFORE, signs, e + k);
@@ -73,7 +84,7 @@ INLINE vf load_across(const float *p)
 {
     const vf low = (vf)_mm256_broadcast_ps((const __m128 *)p), high = (vf)_mm256_broadcast_ps((const __m128 *)(p + 4));
     const vf sign = {1, 1, 1, 1, -1, -1, -1, -1};
-    return high * sign + low;
+    return times_plus(high, sign, low);
 }
 
 /* acc += factor (signs H g) for a block of QUAD rows of g; a block of two pieces has the factor 1. */
@@ -99,16 +110,21 @@ INLINE void fold_quad(const char *g, const int dtype, const columns at, float fa
 }
 #endif
 
-/* One block of rows from z (or w itself) to memory: base + factor H (signs z). */
+/* One block of BASE rows from z (or w itself) to memory: base + H (signs z). */
+INLINE void lift_base(const float *z, float factor, const int scaled, const uint32_t *signs, int64_t e, const sink to,
+                      const int how)
+{
+    vf v[16];
+    ask_to_write(to, how, to.dst == to.base ? AHEAD : 0, BASE);
+    load_columns(v, z, factor, scaled);
+    transform_registers(v, to, how, R, W, R, BEFORE, signs, e);
+}
+
+/* The same for a longer block, of which z holds the scaled columns. */
 INLINE void lift_block(const plan *plan, float *rows, const float *z, const uint32_t *signs, int64_t e, const sink to,
                        const int how)
 {
     const int64_t m = plan->p.block;
-    if (m == BASE) {
-        ask_to_write(to, how, to.dst == to.base ? AHEAD : 0, m);
-        registers(z, SUBSPACES_F32, to, how, R, W, R, BEFORE, signs, e);
-        return;
-    }
     const int radix = radix_of(m);
     const int64_t part = m / radix;
     for (int64_t k = 0; k < m; k += part) {
@@ -118,7 +134,7 @@ INLINE void lift_block(const plan *plan, float *rows, const float *z, const uint
     radix_pass_to(rows, SUBSPACES_F32, to, how, radix, part, 0, part);
 }
 
-/* The same for a block of BASE rows that reads two pieces of a doubled w. */
+/* A block of BASE rows that reads two pieces of a doubled w. */
 INLINE void lift_parts(const float *w, const columns at, const uint32_t *signs, int64_t e, const sink to, const int how)
 {
     vf v[16];
@@ -127,25 +143,31 @@ INLINE void lift_parts(const float *w, const columns at, const uint32_t *signs, 
     transform_registers(v, to, how, R, W, R, BEFORE, signs, e);
 }
 
+/* Whole blocks; `scaled`: w holds its scales already, and every column twice. */
 INLINE void write_blocks(const plan *plan, rotation_scratch *scratch, cursor at, int64_t n, const uint32_t *signs,
-                         const float *w, sink to, const int how)
+                         const float *w, sink to, const int how, const int scaled)
 {
     const int64_t m = plan->p.block, size = how == TO_BF16 ? 2 : 4;
+    const int direct = scaled || m == BASE || m == QUAD;
     for (int64_t e = 0; e < n; e += m) {
         columns found;
-        to.factor = plan->scale[is_inside(plan, at)];
-        if (!take_columns(plan, scratch, &at, m, &found)) {
-            to.factor = 1;
+        const float factor = scaled ? 1 : plan->scale[is_inside(plan, at)];
+        if (!direct || !take_columns(plan, scratch, &at, m, &found)) {
             fill(plan, scratch, &at, m, w, scratch->rows);
-            lift_block(plan, scratch->rows, scratch->rows, signs, e, to, how);
+            if (m == BASE)
+                lift_base(scratch->rows, 1, 1, signs, e, to, how);
+            else
+                lift_block(plan, scratch->rows, scratch->rows, signs, e, to, how);
 #if QUAD
         } else if (m == QUAD) {
-            lift_quad(w, found, signs, e, to, how);
+            lift_quad(w, found, factor, scaled, signs, e, to, how);
 #endif
-        } else if (found.cut == m) {
-            lift_block(plan, scratch->rows, w + found.first, signs, e, to, how);
-        } else {
+        } else if (found.cut < m) {
             lift_parts(w, found, signs, e, to, how);
+        } else if (m == BASE) {
+            lift_base(w + found.first, factor, scaled, signs, e, to, how);
+        } else {
+            lift_block(plan, scratch->rows, w + found.first, signs, e, to, how);
         }
         to.dst = (char *)to.dst + m * size;
         to.base = (const char *)to.base + m * size;
@@ -182,10 +204,14 @@ static int write_tile(const plan *plan, void *memory, const float *w, int64_t ti
         write_onehot(plan, scratch, at, n, signs, w, to, TO_F32);
     else if (plan->p.block == 1)
         write_onehot(plan, scratch, at, n, signs, w, to, TO_BF16);
+    else if (dtype == SUBSPACES_F32 && plan->doubled)
+        write_blocks(plan, scratch, at, n, signs, w, to, TO_F32, 1);
     else if (dtype == SUBSPACES_F32)
-        write_blocks(plan, scratch, at, n, signs, w, to, TO_F32);
+        write_blocks(plan, scratch, at, n, signs, w, to, TO_F32, 0);
+    else if (plan->doubled)
+        write_blocks(plan, scratch, at, n, signs, w, to, TO_BF16, 1);
     else
-        write_blocks(plan, scratch, at, n, signs, w, to, TO_BF16);
+        write_blocks(plan, scratch, at, n, signs, w, to, TO_BF16, 0);
     return 1;
 }
 

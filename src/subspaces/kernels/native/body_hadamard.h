@@ -2,7 +2,8 @@
  *
  * H_m = H_r (x) H_(m/r): `pass` does the r-point transforms across the pieces, recursion the pieces themselves.
  * The factors commute, so signs are applied for free by the register kernel: it runs first when they come
- * before the transform and last when they come after it.
+ * before the transform and last when they come after it. In the first case, and without signs, the strides of the
+ * butterflies are 1, 2, 4, ... in every instruction set: the order of sums of the specification.
  */
 #define BASE (W * R) /* what the register kernel transforms */
 
@@ -13,7 +14,7 @@ enum { PLAIN = 0, BEFORE = 1, AFTER = 2 };
     do {                                                                                                             \
         const vu lane_ = {LANES};                                                                                    \
         const vf factor_ = __builtin_convertvector(1 - 2 * (vi)((lane_ / (h)) & 1), vf);                             \
-        UNROLL for (int i_ = 0; i_ < r; i_++) (v)[i_] = (v)[i_] * factor_ + SWAP((v)[i_], list);                     \
+        UNROLL for (int i_ = 0; i_ < r; i_++) (v)[i_] = times_plus((v)[i_], factor_, SWAP((v)[i_], list));                     \
     } while (0)
 
 #define ACROSS(v, h)                                                                                                 \
@@ -29,7 +30,7 @@ enum { TO_ROWS, TO_F32, TO_BF16, TO_SUM, TO_PARTS };
 
 typedef struct {
     void *dst;
-    const void *base; /* of TO_F32 and TO_BF16: dst = base + factor v, base of the dtype of dst */
+    const void *base; /* of TO_F32 and TO_BF16: dst = base + v, base of the dtype of dst */
     float factor;     /* of TO_SUM: dst += factor v */
     int64_t cut;      /* of TO_PARTS: dst += v up to here, then part += v; their sums are made in this order */
     float *part;
@@ -55,11 +56,11 @@ INLINE void give(vf v, int64_t i, const int how, const sink to)
     else if (how == TO_PARTS)
         give_parts(v, i, to);
     else if (how == TO_SUM)
-        store((float *)to.dst + i, load((float *)to.dst + i) + v * to.factor);
+        store((float *)to.dst + i, times_plus(v, splat(to.factor), load((float *)to.dst + i)));
     else if (how == TO_F32)
-        store((float *)to.dst + i, load((const float *)to.base + i) + v * to.factor);
+        store((float *)to.dst + i, load((const float *)to.base + i) + v);
     else
-        store_as(to.dst, i, SUBSPACES_BF16, load_as(to.base, i, SUBSPACES_BF16) + v * to.factor);
+        store_as(to.dst, i, SUBSPACES_BF16, load_as(to.base, i, SUBSPACES_BF16) + v);
 }
 
 /* W floats from row i on of rows that lie at src up to row `cut`, then at `part`; more than these may be read. */

@@ -11,13 +11,16 @@ INLINE vf widen(vh h)
 #endif
 }
 
-/* Round to nearest even; every NaN becomes 0x7fc0, as in torch (but for its AVX2 loop, which makes 0xffff). (The
- * instruction of AVX512-BF16 keeps the sign and the payload of a NaN and flushes numbers below 2^-126 to zero.) */
+/* Round to nearest even; every NaN becomes 0x7fc0, as in torch (but for its AVX2 loop, which makes 0xffff). The
+ * instruction of AVX512-BF16 keeps the sign and the payload of a NaN and flushes numbers below 2^-126 to zero: it is
+ * used where there is neither. */
 INLINE vh narrow(vf v)
 {
 #if defined(HAVE_BF16)
-    return (vh)_mm512_cvtneps_pbh((__m512)v);
-#elif W == 16
+    if (__builtin_expect(!_mm512_fpclass_ps_mask((__m512)v, 0xa1), 1)) /* quiet NaN, subnormal, signalling NaN */
+        return (vh)_mm512_cvtneps_pbh((__m512)v);
+#endif
+#if W == 16
     const __m512i x = (__m512i)v, even = _mm512_add_epi32(x, _mm512_set1_epi32(0x7fff));
     const __mmask16 odd = _mm512_test_epi32_mask(x, _mm512_set1_epi32(0x10000));
     const __m512i rounded = _mm512_mask_sub_epi32(even, odd, even, _mm512_set1_epi32(-1));

@@ -11,6 +11,9 @@
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the kernels store two 32-bit words as one 64-bit number: little-endian machines only"
 #endif
+#if defined(__FAST_MATH__)
+#error "the specification fixes the order of sums: no -ffast-math, no -Ofast"
+#endif
 
 enum { SIGNS = 1, ROTATION = 2, PERMUTATION = 3, SLOTS = 5, SIGNS_G = 7 }; /* streams of the specification */
 

@@ -15,7 +15,7 @@
 #define SUBSPACES_API __attribute__((visibility("default")))
 #endif
 
-#define SUBSPACES_ABI 1
+#define SUBSPACES_ABI 2 /* 2: the lift's order of sums is that of the specification, section 0 */
 
 enum { SUBSPACES_OK = 0, SUBSPACES_NO_MEMORY = -1, SUBSPACES_BAD_ARGUMENT = -2 };
 enum { SUBSPACES_F32 = 0, SUBSPACES_BF16 = 1, SUBSPACES_DTYPES = 2 };

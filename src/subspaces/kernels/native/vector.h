@@ -66,6 +66,19 @@ INLINE void store(float *p, vf v) { *(vf_mem *)p = v; }
 INLINE vf splat(float x) { return (vf){0} + x; }
 INLINE vu splat_bits(uint32_t x) { return (vu){0} + x; }
 
+/* a b + c. The build fuses no product with a sum by itself (-ffp-contract=off), so that every instruction set rounds
+ * alike. This is for products with +-1, which are exact, and for adjoints, which may round as they like. */
+INLINE vf times_plus(vf a, vf b, vf c)
+{
+#if W == 16
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif W == 8
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
 /* The sign bits of lanes 0..W-1, given by the low W bits of `bits` (1 is minus). */
 INLINE vu lane_signs(uint32_t bits)
 {
