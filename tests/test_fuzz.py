@@ -78,7 +78,7 @@ def test_a_header_of_more_bytes_than_any_is_not_read(kind, tmp_path):
         file.truncate(200_000_000)
     read = load_basis if kind == "container" else Trajectory.open
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"long.* it.* has 150,000,000 bytes, more than 100,000,000"):
+    with pytest.raises(ValueError, match=r"long.*\(it.* has 150,000,000 bytes, more than 100,000,000"):
         read(path)
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
     tracemalloc.stop()
