@@ -72,7 +72,8 @@ def _read_archive(source: Path, folder: str, members: Mapping[str, str]) -> dict
     with tarfile.open(source) as archive:
         for entry in archive:  # read in memory; nothing is unpacked to disk
             parent, _, name = entry.name.removeprefix("./").rpartition("/")
-            file = archive.extractfile(entry) if parent == folder and name in members else None
+            wanted = entry.isreg() and parent == folder and name in members  # no link, whatever it points to
+            file = archive.extractfile(entry) if wanted else None
             if file is not None:
                 found[name] = file.read(min(entry.size, LARGEST))
     return found
