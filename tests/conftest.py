@@ -13,6 +13,7 @@ _HOOK = install_import_hook("subspaces", "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from sanitize_build import missing  # noqa: E402
 from torch.utils import backend_registration  # noqa: E402
 
 from subspaces.kernels import native_library  # noqa: E402
@@ -27,7 +28,11 @@ def _absent() -> set[str]:
     cross = shutil.which("aarch64-linux-gnu-gcc") and (
         shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     )
-    found = {"gpu": torch.cuda.is_available(), "cross": bool(cross) and native_library.available()}
+    found = {
+        "gpu": torch.cuda.is_available(),
+        "sanitizer": native_library.available() and not missing(),
+        "cross": bool(cross) and native_library.available(),
+    }
     found["standin"] = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
     found |= {extra: find_spec(extra) is not None for extra in ("ray", "submitit", "tensorboard", "lightning", "peft")}
     found |= {"scores": find_spec("torchmetrics") is not None, "parquet": find_spec("pyarrow") is not None}
@@ -39,8 +44,8 @@ def _absent() -> set[str]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """GPU tests run where there is a GPU, those on a stand-in where torch takes backends in Python, those of kernels
-    for other processors where there is a cross compiler and an emulator, those of extras where these are installed;
-    elsewhere they are not collected."""
+    for other processors where there is a cross compiler and an emulator, those of sanitizers where gcc has them, those
+    of extras where these are installed; elsewhere they are not collected."""
     marks = _absent()
     absent = [item for item in items if any(item.get_closest_marker(mark) for mark in marks)]
     if absent:

@@ -22,10 +22,10 @@ from subspaces.subspace.layer_kronecker import LayerKronecker
 from subspaces.training.state import STATE, read_state
 
 REFUSED, SAME, SHORTER, SAID = "refused", "the same", "shorter", "as it says"
-WRONG, UGLY, CHANGED, SLOW = "silently wrong", "another error", "model changed", "slow"
-NEVER = (WRONG, UGLY, CHANGED, SLOW)
+WRONG, UGLY, CHANGED, SLOW, HEAVY = "silently wrong", "another error", "model changed", "slow", "too much memory"
+NEVER = (WRONG, UGLY, CHANGED, SLOW, HEAVY)
 LIMIT = 5.0
-"""Seconds that no file may take."""
+"""Seconds of the processor that no file may take."""
 
 
 class Refused(Exception):
@@ -152,7 +152,7 @@ def outcome(case: Case, mutant: Mutant, path: Path, whole: list[str]) -> str:
     """What reading a damaged file comes to. `whole` is what the good one gives; `path` is written."""
     path.unlink(missing_ok=True)  # ext4 forces the data of a file that is truncated and written to the disk: 3 ms
     path.write_bytes(mutant.content)
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -164,7 +164,7 @@ def outcome(case: Case, mutant: Mutant, path: Path, whole: list[str]) -> str:
         found = CHANGED
     except Exception:
         found = UGLY
-    if time.perf_counter() - started > LIMIT:
+    if time.process_time() - started > LIMIT:
         return SLOW
     if isinstance(found, str):
         return found

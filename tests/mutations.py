@@ -1,12 +1,10 @@
 """Ways to damage a file: bytes at random, the tables of its header, and (`sealed`) with a hash that fits again."""
 
-import base64
 import copy
 import hashlib
 import json
 import random
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -131,14 +129,16 @@ def _spoil(value: Any, rng: random.Random) -> None:
         holder[key] = rng.choice(HOSTILE)
 
 
-def _opened(content: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+def opened(content: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+    """Table, our header (metadata in format 1), data."""
     start = 8 + int.from_bytes(content[:8], "little")
     table = json.loads(content[8:start])
     metadata = table["__metadata__"]
     return table, json.loads(metadata["subspaces"]) if "subspaces" in metadata else metadata, content[start:]
 
 
-def _closed(table: dict[str, Any], header: dict[str, Any], data: bytes, seal: bool) -> bytes:
+def closed(table: dict[str, Any], header: dict[str, Any], data: bytes, seal: bool) -> bytes:
+    """A file again; `seal` makes its hash fit."""
     if seal:
         header = {**header, "content_digest": _digest(header, table, data)}
     if "subspaces" in table.get("__metadata__", {"subspaces": 0}):
@@ -164,17 +164,17 @@ def _digest(header: dict[str, Any], table: dict[str, Any], data: bytes) -> str:
 
 def _table(content: bytes, rng: random.Random) -> bytes:
     """One place of the table of tensors."""
-    table, header, data = _opened(content)
+    table, header, data = opened(content)
     tensors = {name: entry for name, entry in table.items() if name != "__metadata__"}
     _spoil(tensors, rng)
-    return _closed({"__metadata__": table["__metadata__"], **tensors}, header, data, False)
+    return closed({"__metadata__": table["__metadata__"], **tensors}, header, data, False)
 
 
 def _header(content: bytes, rng: random.Random, seal: bool = False) -> bytes:
     """One place of our header."""
-    table, header, data = _opened(content)
+    table, header, data = opened(content)
     _spoil(header, rng)
-    return _closed(table, header, data, seal)
+    return closed(table, header, data, seal)
 
 
 def _sealed_header(content: bytes, rng: random.Random) -> bytes:
@@ -183,7 +183,7 @@ def _sealed_header(content: bytes, rng: random.Random) -> bytes:
 
 def _sealed_data(content: bytes, rng: random.Random) -> bytes:
     """Other numbers, or tensors left out or under another name."""
-    table, header, data = _opened(content)
+    table, header, data = opened(content)
     names = [name for name in table if name != "__metadata__"]
     if rng.randrange(2):
         changed = bytearray(data)
@@ -196,17 +196,17 @@ def _sealed_data(content: bytes, rng: random.Random) -> bytes:
     else:
         entry = table[rng.choice(names)]
         entry["shape"] = rng.choice(([1, *entry["shape"]], entry["shape"][::-1], [*entry["shape"], 1]))
-    return _closed(table, header, data, True)
+    return closed(table, header, data, True)
 
 
 def _twins(content: bytes, rng: random.Random) -> bytes:
     """A key that stands twice, with another value the second time."""
-    table, header, data = _opened(content)
+    table, header, data = opened(content)
     text = json.dumps(header)
     key = rng.choice(list(header))
     doubled = f"{text[:-1]}, {json.dumps(key)}: {json.dumps(rng.choice(HOSTILE))}}}"
     if "subspaces" not in table["__metadata__"]:
-        return _closed(table, header, data, False)[:-1]
+        return closed(table, header, data, False)[:-1]
     table["__metadata__"] = {"subspaces": doubled}
     whole = json.dumps(table).encode()
     return struct.pack("<Q", len(whole)) + whole + data
@@ -216,21 +216,13 @@ def _deep(content: bytes, rng: random.Random) -> bytes:
     """JSON many levels deep, in the table or in our header."""
     depth = rng.choice((50, 900, 1100, 20_000))
     nest = "[" * depth + "]" * depth
-    table, header, data = _opened(content)
+    table, header, data = opened(content)
     if rng.randrange(2):
         text = json.dumps(table)[:-1] + f', "x": {nest}}}'
     else:
         table["__metadata__"] = {"subspaces": json.dumps(header)[:-1] + f', "x": {nest}}}'}
         text = json.dumps(table)
     return struct.pack("<Q", len(text)) + text.encode() + data
-
-
-def bomb(content: bytes, rng: random.Random) -> bytes:
-    """A layout that decompresses to 64 MB."""
-    table, header, data = _opened(content)
-    packer = zlib.compressobj(9)
-    raw = b"".join([*(packer.compress(b"[" * (1 << 20)) for _ in range(64)), packer.flush()])
-    return _closed(table, {**header, "layout": base64.b85encode(raw).decode()}, data, True)
 
 
 CONTAINER_WAYS: list[tuple[str, Mutator, bool]] = [

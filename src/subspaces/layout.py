@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from subspaces.bounded_json import MEMORY, cost, parse
 from subspaces.errors import unknown_name
 from subspaces.spread import whole
 
@@ -59,15 +60,19 @@ class Layout:
         return json.dumps(list(zip(self.names, self.shapes, self.dtypes, strict=True)), separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> "Layout":
+    def from_json(cls, text: str, memory: int | None = None) -> "Layout":
         """The inverse of `to_json`.
 
+        Args:
+            text: what `to_json` gave.
+            memory: the most bytes that reading it may take, where nobody has counted them yet.
+
         Raises:
-            ValueError: a text that `to_json` does not write.
+            ValueError: a text that `to_json` does not write, or one that would take more.
         """
         try:
-            rows = [(name, tuple(shape), dtype) for name, shape, dtype in json.loads(text)]
-        except (ValueError, TypeError, RecursionError) as error:
+            rows = [(name, tuple(shape), dtype) for name, shape, dtype in parse(text, memory or cost(text))]
+        except (ValueError, TypeError) as error:
             raise ValueError(f"`text` must be a layout as `to_json` writes it; got another ({error}).") from error
         names = [name for name, _, _ in rows]
         sound = all(isinstance(name, str) for name in names) and names == sorted(set(names))
@@ -82,22 +87,24 @@ class Layout:
         return base64.b85encode(zlib.compress(self.to_json().encode(), 9)).decode()
 
     @classmethod
-    def unpack(cls, text: str, tensors: int = 100_000) -> "Layout":
+    def unpack(cls, text: str, tensors: int = 16_000) -> "Layout":
         """The inverse of `pack`.
 
         Args:
             text: what `pack` gave.
-            tensors: as many as are expected at most; what takes more than 1 kB for each is not decompressed.
+            tensors: as many as are expected at most; what takes more than 1 kB for each, beyond 1 MB, is not unpacked.
 
         Raises:
             ValueError: a text that `pack` does not write, or one that would be far larger.
         """
         try:
             inflate, limit = zlib.decompressobj(), (1 << 20) + 1024 * tensors
+            if len(text) > limit // 4:  # decoding takes ten times its length
+                raise ValueError(f"it has {len(text):,} letters, more than {limit // 4:,}")
             raw = inflate.decompress(base64.b85decode(text), limit)
             if not inflate.eof or inflate.unused_data:
                 raise ValueError(f"it is cut short, or longer than {limit:,} bytes")
-            return cls.from_json(raw.decode())
+            return cls.from_json(raw.decode(), max(MEMORY, 2048 * tensors))
         except (ValueError, TypeError, AttributeError, zlib.error) as error:
             raise ValueError(f"its layout is damaged ({error})") from error
 

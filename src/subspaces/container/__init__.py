@@ -5,9 +5,21 @@ header and, tensor by tensor, name, dtype, shape and bytes. Nothing in a file is
 are compared with the file before anything is allocated, and names are looked up, never imported.
 """
 
-from subspaces.container.parts import FORMAT, digest, parse
+from subspaces.bounded_json import parse
+from subspaces.container.parts import FORMAT, HEADER_LIMIT, digest, memory_of
 from subspaces.container.parts import Former as Former
 from subspaces.container.reading import peek, read
 from subspaces.container.writing import MappedFile, write, write_large
 
-__all__ = ["FORMAT", "MappedFile", "digest", "parse", "peek", "read", "write", "write_large"]
+__all__ = [
+    "FORMAT",
+    "HEADER_LIMIT",
+    "MappedFile",
+    "digest",
+    "memory_of",
+    "parse",
+    "peek",
+    "read",
+    "write",
+    "write_large",
+]

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subspaces.bounded_json import MEMORY
+
 FORMAT = 2
 KEY = "subspaces"
 """Entry of the metadata of a safetensors file under which our header stands, as JSON."""
-DEPTH = 100
-"""How deep the JSON of a header may be nested."""
+HEADER_LIMIT = 100_000_000
+"""Bytes of a header, as safetensors allows them."""
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -51,31 +53,9 @@ def digest(header: Header, tensors: dict[str, Tensor]) -> str:
     return total.hexdigest()[:32]
 
 
-def parse(text: str | bytes) -> Any:
-    """A JSON value.
-
-    Raises:
-        ValueError: no JSON, nested too deeply, or with a key that stands twice in one object (readers differ in which
-            of the two they take).
-    """
-    try:
-        value = json.loads(text, object_pairs_hook=_no_twins)
-    except RecursionError:
-        raise ValueError("its JSON is nested too deeply") from None
-    level = [value]
-    for _ in range(DEPTH):
-        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
-        level = [child for children in inner for child in children]
-        if not level:
-            return value
-    raise ValueError("its JSON is nested too deeply")
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice in its JSON")
-    return found
+def memory_of(size: int) -> int:
+    """Bytes of memory that the header of a file of `size` bytes may take: as many, or 128 MB for a small file."""
+    return max(MEMORY, size)
 
 
 def to_json(value: Any, sort_keys: bool = False) -> str:

@@ -11,10 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subspaces.container.parts import DTYPES, FORMAT, KEY, Entry, Former, Header, digest, parse, shaped, views
+from subspaces.bounded_json import parse
+from subspaces.container.parts import (
+    DTYPES,
+    FORMAT,
+    HEADER_LIMIT,
+    KEY,
+    Entry,
+    Former,
+    Header,
+    digest,
+    memory_of,
+    shaped,
+    views,
+)
 
-HEADER_LIMIT = 100_000_000
-"""Bytes of a header, as safetensors allows them."""
 _VERIFIED: set[tuple[Any, ...]] = set()
 
 
@@ -71,18 +82,12 @@ def _stamp(path: Path, header: Header) -> tuple[Any, ...]:
 def _opened(path: Path, kind: str, former: Former | None) -> tuple[Header, dict[str, Entry], int]:
     if not path.is_file():
         raise FileNotFoundError(f"`path` must be a {kind} file; got {str(path)!r}, which does not exist.")
-    with open(path, "rb") as file:
-        try:
-            table, data = _table(file)
-            metadata = _metadata(table)
-            entries = _entries(table, os.fstat(file.fileno()).st_size - data)
-            header = said = _said(metadata)
-            if said is None and former is not None:
-                header = former(metadata)
-        except ValueError as error:
-            raise ValueError(
-                f"`path` must be a whole {kind}; got {str(path)!r}, damaged or cut short ({error})."
-            ) from error
+    try:
+        said, header, entries, data = _parts(path, former)
+    except ValueError as error:
+        raise ValueError(
+            f"`path` must be a whole {kind}; got {str(path)!r}, damaged or cut short ({error})."
+        ) from error.with_traceback(None)  # whose frames would keep all that was read
     if header is None:
         raise ValueError(f"`path` must be a {kind} file; got {str(path)!r}, another safetensors file.")
     if header.get("kind", "checkpoint") != kind:
@@ -96,13 +101,25 @@ def _opened(path: Path, kind: str, former: Former | None) -> tuple[Header, dict[
     return header, entries, data
 
 
-def _table(file: BinaryIO) -> tuple[dict[str, Any], int]:
+def _parts(path: Path, former: Former | None) -> tuple[Header | None, Header | None, dict[str, Entry], int]:
+    """Our own header if there is one, the header of any format, the tensors, and where their data begin."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        table, data = _table(file, size)
+    metadata = _metadata(table)
+    entries = _entries(table, size - data)
+    said = _said(metadata, memory_of(size))
+    return said, former(metadata) if said is None and former is not None else said, entries, data
+
+
+def _table(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
     """The table of a safetensors file and where its data begin."""
-    size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
-    if size < 10 or length > min(size - 8, HEADER_LIMIT):
+    if size < 10 or length > size - 8:
         raise ValueError("no safetensors file: its header would be longer than the file")
-    table = parse(file.read(length))
+    if length > HEADER_LIMIT:
+        raise ValueError(f"its header has {length:,} bytes, more than {HEADER_LIMIT:,}")
+    table = parse(file.read(length), memory_of(size))
     if not isinstance(table, dict):
         raise ValueError("no safetensors file: its header is no JSON object")
     return table, 8 + length
@@ -115,11 +132,11 @@ def _metadata(table: dict[str, Any]) -> dict[str, str]:
     return metadata
 
 
-def _said(metadata: Mapping[str, str]) -> Header | None:
+def _said(metadata: Mapping[str, str], memory: int) -> Header | None:
     """Our own header."""
     if KEY not in metadata:
         return None
-    header = parse(metadata[KEY])
+    header = parse(metadata[KEY], memory)
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     return header

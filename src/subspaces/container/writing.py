@@ -9,15 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
+from subspaces.bounded_json import cost, parse
 from subspaces.container.parts import (
     CODES,
     FORMAT,
+    HEADER_LIMIT,
     KEY,
     Entry,
     Header,
     Shapes,
     digest,
-    parse,
+    memory_of,
     raw_bytes,
     to_json,
     views,
@@ -106,7 +108,8 @@ def write_large(path: str | os.PathLike, kind: str, header: Header, tensors: dic
 
 def _whole(kind: str, header: Header) -> Header:
     """The header as it will be read: keys are texts, tuples are lists."""
-    return parse(to_json({"kind": kind, **header, "format": FORMAT}))
+    text = to_json({"kind": kind, **header, "format": FORMAT})
+    return parse(text, cost(text))
 
 
 def _head(header: Header, shapes: Shapes) -> tuple[bytes, dict[str, Entry]]:
@@ -123,4 +126,10 @@ def _head(header: Header, shapes: Shapes) -> tuple[bytes, dict[str, Entry]]:
         table[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, stop]}
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    size = 8 + len(text) + end
+    if len(text) > HEADER_LIMIT or cost(text) > memory_of(size):
+        raise ValueError(
+            f"a file must have a header that readers take; got {len(text):,} bytes of it for {len(shapes):,} tensors "
+            f"and {end:,} bytes of data. Save fewer tensors or notes in one file."
+        )
     return len(text).to_bytes(8, "little") + text, entries

@@ -1,6 +1,5 @@
 """Readers of the idx files of MNIST and the batch files of CIFAR, strict about every byte that they use."""
 
-import gzip
 import hashlib
 import io
 import lzma
@@ -14,7 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from subspaces.datasets.verify import damaged, unpacked
+
 IDX_UINT8 = 0x08
+LARGEST = 500_000_000
+"""Bytes of a file or a member of an archive, unpacked: ten times the largest published one."""
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -23,20 +26,15 @@ def read_idx(path: Path) -> np.ndarray:
     Layout: 0, 0, type (0x08), number of dimensions, each size as a big-endian uint32, then the bytes in C order.
 
     Raises:
-        ValueError: if the file is damaged, cut, too long or of another type.
+        ValueError: if the file is damaged, cut, too long, of another type or unpacks to more than 500 MB.
     """
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise _damaged(path, f"it cannot be unpacked ({error})") from error
+    data = unpacked(path, LARGEST)
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != IDX_UINT8:
-        raise _damaged(path, "it is no idx file of unsigned bytes")
+        raise damaged(path, "it is no idx file of unsigned bytes")
     start = 4 + 4 * data[3]
     shape = tuple(int(n) for n in np.frombuffer(data[4:start], dtype=">u4")) if len(data) >= start else ()
     if len(shape) != data[3] or len(data) - start != math.prod(shape):
-        raise _damaged(path, f"it has {len(data)} bytes, not the {start + math.prod(shape)} that its header says")
+        raise damaged(path, f"it has {len(data)} bytes, not the {start + math.prod(shape)} that its header says")
     return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
 
 
@@ -55,13 +53,13 @@ def read_members(source: Path, folder: str, members: Mapping[str, str]) -> dict[
     try:
         found = read(source, folder, members)
     except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
-        raise _damaged(source, f"it cannot be unpacked ({error})") from error
+        raise damaged(source, f"it cannot be unpacked ({error})") from error
     for name, md5 in members.items():
         if name not in found:
-            raise _damaged(source, f"{folder}/{name} is missing")
+            raise damaged(source, f"{folder}/{name} is missing")
         got = hashlib.md5(found[name], usedforsecurity=False).hexdigest()
         if got != md5:
-            raise _damaged(source, f"{folder}/{name} has md5 {got}, not {md5}")
+            raise damaged(source, f"{folder}/{name} has md5 {got}, not {md5}")
     return found
 
 
@@ -74,9 +72,10 @@ def _read_archive(source: Path, folder: str, members: Mapping[str, str]) -> dict
     with tarfile.open(source) as archive:
         for entry in archive:  # read in memory; nothing is unpacked to disk
             parent, _, name = entry.name.removeprefix("./").rpartition("/")
-            file = archive.extractfile(entry) if parent == folder and name in members else None
+            wanted = entry.isreg() and parent == folder and name in members  # no link, whatever it points to
+            file = archive.extractfile(entry) if wanted else None
             if file is not None:
-                found[name] = file.read()
+                found[name] = file.read(min(entry.size, LARGEST))
     return found
 
 
@@ -135,7 +134,3 @@ class _ContainerUnpickler(pickle.Unpickler):
             return self._allowed[module_name, global_name]
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, which is not data") from None
-
-
-def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"The file {str(path)!r} is damaged: {what}. Delete it to download it again.")

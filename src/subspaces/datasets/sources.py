@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from subspaces.datasets.files import Source, cached, fetch, find, folders
-from subspaces.datasets.formats import read_cifar_batch, read_idx, read_members
+from subspaces.datasets.formats import LARGEST, read_cifar_batch, read_idx, read_members
 from subspaces.datasets.options import stream
+from subspaces.datasets.verify import check_once, contents_digest
 
 Arrays = dict[str, np.ndarray]  # train_x (n, C, H, W) uint8, train_y (n,) int64, test_x, test_y
 
@@ -28,14 +29,16 @@ def read_digits(root: str | Path | None) -> Arrays:
     return {"train_x": images[500:], "train_y": labels[500:], "test_x": images[:500], "test_y": labels[:500]}
 
 
-def _mnist_sources(mirrors: tuple[str, ...], md5: tuple[str, str, str, str]) -> dict[str, Source]:
-    files = {
-        "train_x": "train-images-idx3-ubyte.gz",
-        "train_y": "train-labels-idx1-ubyte.gz",
-        "test_x": "t10k-images-idx3-ubyte.gz",
-        "test_y": "t10k-labels-idx1-ubyte.gz",
-    }
-    return {part: Source(file, f"md5:{sum_}", mirrors) for (part, file), sum_ in zip(files.items(), md5, strict=True)}
+_PARTS = {
+    "train_x": "train-images-idx3-ubyte.gz",
+    "train_y": "train-labels-idx1-ubyte.gz",
+    "test_x": "t10k-images-idx3-ubyte.gz",
+    "test_y": "t10k-labels-idx1-ubyte.gz",
+}
+
+
+def _mnist_sources(mirrors: tuple[str, ...], *md5: str) -> dict[str, Source]:
+    return {part: Source(file, f"md5:{sum_}", mirrors) for (part, file), sum_ in zip(_PARTS.items(), md5, strict=True)}
 
 
 _MNIST = _mnist_sources(
@@ -44,28 +47,36 @@ _MNIST = _mnist_sources(
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
         "http://yann.lecun.com/exdb/mnist/",
     ),
-    (
-        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "d53e105ee54ea40749a09fcbcd1e9432",
-        "9fb629c4189551a2d022fa330f9573f3",
-        "ec29112dd5afa0611ce80d1b7f02629c",
-    ),
+    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "d53e105ee54ea40749a09fcbcd1e9432",
+    "9fb629c4189551a2d022fa330f9573f3",
+    "ec29112dd5afa0611ce80d1b7f02629c",
 )
 _FASHION = _mnist_sources(
     (
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     ),
-    (
-        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "25c81989df183df01b3e8a0aad5dffbe",
-        "bef4ecab320f06d8554ea6380940ec79",
-        "bb300cfdad3c16e7a12a480ee83cd310",
-    ),
+    "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "25c81989df183df01b3e8a0aad5dffbe",
+    "bef4ecab320f06d8554ea6380940ec79",
+    "bb300cfdad3c16e7a12a480ee83cd310",
 )
 
 
 MNIST_LIKE = {"mnist": _MNIST, "fashion-mnist": _FASHION}
+CONTENTS = {
+    "mnist": dict(zip(_PARTS, (
+        "6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637",
+    ), strict=True)),
+    "fashion-mnist": dict(zip(_PARTS, (
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9",
+        "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965",
+    ), strict=True)),
+}  # fmt: skip
+"""MD5 of the unpacked files, for people pack them again, or not at all. Those of MNIST are of the published archives,
+those of Fashion-MNIST of Debian's package dataset-fashion-mnist (0.0~git20200523)."""
 # Never the root itself: both data sets use the same file names, and one must not be taken for the other.
 _MNIST_FOLDERS = {
     "mnist": ("mnist", "MNIST/raw"),
@@ -82,9 +93,24 @@ def read_mnist_like(name: str, root: str | Path | None) -> Arrays:
     paths |= fetch(name, missing, root, where)
     arrays: Arrays = {}
     for part, source in sources.items():
-        array = read_idx(paths[source.file] or Path(source.file))
+        path = paths[source.file] or Path(source.file)
+        check_once(path, name, CONTENTS[name][part], _files_by_contents(), _contents_digest)
+        array = read_idx(path)
         arrays[part] = array[:, None] if part.endswith("x") else array.astype(np.int64)
     return arrays
+
+
+def _contents_digest(path: Path) -> str:
+    return contents_digest(path, LARGEST)
+
+
+def _files_by_contents() -> dict[str, str]:
+    """What each published file is, by the checksum of its contents."""
+    return {
+        md5: f"{_PARTS[part].removesuffix('.gz')} of {name}"
+        for name, sums in CONTENTS.items()
+        for part, md5 in sums.items()
+    }
 
 
 @dataclass(frozen=True)

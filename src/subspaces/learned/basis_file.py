@@ -73,7 +73,7 @@ def kind_of(path: str | os.PathLike) -> tuple[str, int, int]:
             rows, start = entries["rows"].shape, entries["start" if kind == TICKET else "rows"].shape
             return kind, rows[0], start[-1]
         except (ValueError, KeyError, IndexError) as error:
-            errors.append(error)
+            errors.append(error.with_traceback(None))  # whose frames would keep all that was read
     told = f" ({errors[0]})" if isinstance(errors[0], ValueError) else ""
     raise ValueError(
         f"`subspace` must be a basis or ticket file; got {str(path)!r}{told}. Make one: subspaces extract RUN"
@@ -98,7 +98,7 @@ def _layout(header: dict[str, Any], entries: int) -> Layout | None:
         return None
     if not isinstance(text, str):
         raise ValueError("its layout is no text")
-    return Layout.from_json(text) if header["format"] == 1 else Layout.unpack(text, min(entries, 100_000))
+    return Layout.from_json(text) if header["format"] == 1 else Layout.unpack(text, min(entries, 16_000))
 
 
 def _check_basis(tensors: dict[str, Tensor], layout: Layout | None) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subspaces.container import parse
+from subspaces.container import HEADER_LIMIT, memory_of, parse
 from subspaces.layout import Layout
 
 try:
@@ -185,15 +185,17 @@ class FileStore:
         try:
             if self._data > size:
                 raise ValueError("cut short")
-            text = bytes(self._bytes(before, length))
+            if length > HEADER_LIMIT:
+                raise ValueError(f"it has {length:,} bytes, more than {HEADER_LIMIT:,}")
+            text = self._bytes(before, length)
             self._salt = hashlib.sha256(text).digest()
             if self.version == 2 and self._salt != start[16:]:
                 raise ValueError("it does not match its hash")
-            return _checked(parse(text))
+            return _checked(parse(bytes(text), memory_of(size)))
         except ValueError as error:
             raise ValueError(
                 f"`path` must have a whole header; {self.path} is damaged ({error}). Record again."
-            ) from error
+            ) from error.with_traceback(None)  # whose frames would keep all that was read
 
     def _trailer(self, index: int, step: int, pieces: Iterable[bytes | bytearray | memoryview]) -> bytes:
         if self.version == 1:
