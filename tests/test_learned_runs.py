@@ -76,7 +76,7 @@ def _initial():
 
 
 def test_a_recording_needs_a_folder_and_its_file(tmp_path):
-    with pytest.raises(ValueError, match="Add --out"):
+    with pytest.raises(ValueError, match="must go with `folder`"):
         train(RECORDED)
     with pytest.raises(KeyboardInterrupt):
         train(RECORDED, folder=tmp_path, callbacks=[Interrupt(40)])

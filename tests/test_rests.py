@@ -91,7 +91,7 @@ def test_two_dimensions_are_compared_by_their_ratio(tmp_path):
     assert "level" in str(compare(few, dataclasses.replace(many, level=0.8)))
     with pytest.raises(ValueError, match="`second` must have a d_int; got the outcome not reached"):
         compare(few, search(lambda d, seed: 0.1, baseline=1.0, d_max=50))
-    with pytest.raises(FileNotFoundError, match="`dirs` must be folders of subspaces dimension"):
+    with pytest.raises(FileNotFoundError, match="`folder` must be a folder of subspaces dimension"):
         read_estimate(tmp_path)
 
 

@@ -152,7 +152,7 @@ def test_a_stored_ticket_trains_its_weights_alone(recorded, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"optimizer": "pbfgs"}, "must go with a subspace"),
+        ({"optimizer": "pbfgs"}, "without `d` and `subspace`"),
         ({"d": 5, "optimizer": "pbfgs", "l2": 1e-4}, "must be 0"),
         ({"subspace": "BASIS", "burn_in": 3}, "left out"),
         ({"subspace": "BASIS", "projection": "dense"}, "left out"),

@@ -303,7 +303,7 @@ def test_fields_left_open_are_those_of_the_task():
         ({"d": None, "burn_in": 3}, "`burn_in` must go with `d`"),
         ({"d": None, "projection_options": ("block=64",)}, "`projection_options` must go with `d`"),
         ({"optimizer": "adam", "momentum": 0.9}, "`momentum` must be 0 with adam"),
-        ({"optimizer": "sgd", "beta2": 0.9}, "`beta2` belongs to adam"),
+        ({"optimizer": "sgd", "beta2": 0.9}, "`beta2` must go with adam"),
         ({"optimizer": "sgd", "lr": None}, "`lr` must be given with another optimizer"),
         ({"allocation": "even"}, "`allocation` must go with `blocks`"),
         ({"projection": "fastfod"}, "Did you mean 'fastfood'"),

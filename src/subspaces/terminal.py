@@ -1,28 +1,22 @@
 """What a run looks like while it goes on: live in a terminal, sparse plain lines elsewhere."""
 
-import sys
 import time
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from subspaces.layout import COORDINATES
+from subspaces.screen import Screen, console
 from subspaces.training.callbacks import Callback
 
 QUIET = 15.0
 """Seconds between plain lines where there is no terminal."""
 
 
-def console() -> Console:
-    """Progress goes to stderr, so that stdout holds results only."""
-    return Console(file=sys.stderr, highlight=False)
-
-
 class TrainDisplay(Callback):
     """Progress of one run: a bar in a terminal, else a line every few epochs."""
 
-    def __init__(self, screen: Console | None = None) -> None:
+    def __init__(self, screen: Screen | None = None) -> None:
         self.screen = screen or console()
         self._bar: Progress | None = None
         self._said = 0.0
@@ -38,7 +32,7 @@ class TrainDisplay(Callback):
                 MofNCompleteColumn(),
                 TextColumn("epochs"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[last]}"),
+                TextColumn("{task.fields[last]}", markup=False),
             )
             self._bar = Progress(*columns, console=self.screen)
             self._bar.add_task("", total=fit.epochs, completed=fit.epoch, last="")

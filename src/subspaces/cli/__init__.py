@@ -1,15 +1,18 @@
 """The command line. Each command is a dataclass, whose fields are its options, and a function of it; see COMMANDS."""
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from subspaces.cli import commands, options, own
+import subspaces
+from subspaces.cli import commands, options, own, told
+from subspaces.screen import Screen
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -19,6 +22,8 @@ class Command(NamedTuple):
 
     options: type
     run: Callable[[Any], int]
+    hidden: tuple[str, ...] = ()
+    """Words of a run that are no options of it."""
     brief: bool = False
     """Whether its help tells only the settings of runs that are often used."""
 
@@ -30,9 +35,9 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "new": Command(options.New, own.run_new),
-    "check": Command(options.Check, own.run_check, brief=True),
+    "check": Command(options.Check, own.run_check, options.HIDDEN_IN_CHECK, brief=True),
     "dimension": Command(options.Dimension, commands.run_dimension, brief=True),
-    "transition": Command(options.Transition, commands.run_transition, brief=True),
+    "transition": Command(options.Transition, commands.run_transition, options.HIDDEN_IN_TRANSITION, brief=True),
     "train": Command(options.Train, commands.run_train),
     "extract": Command(options.Extract, commands.run_extract),
     "report": Command(options.Report, commands.run_report),
@@ -55,29 +60,123 @@ A TASK is an object of yours, file.py:object or module:object, or a published on
 def main(arguments: list[str] | None = None) -> None:
     """The program ``subspaces``: choose a command, carry it out, end with its status.
 
-    Mistakes end with status 2 and one message (with a traceback if SUBSPACES_DEBUG is set), Ctrl-C with status 130.
+    Status 0: done; 1: it failed, or found something wrong; 2: what was typed cannot be done; 130: Ctrl-C. Whatever goes
+    wrong is told in one message on stderr; with SUBSPACES_DEBUG set a mistake has its traceback.
     """
     from subspaces.cli.warnings import plain_warnings
 
     plain_warnings()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    helping = not {"-h", "--help"}.isdisjoint(arguments)
+    _take_any_text()
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        chosen = tyro.extras.subcommand_cli_from_dict(
-            {name: command.help if helping else command.options for name, command in COMMANDS.items()},
-            prog="subspaces",
-            description=ABOUT,
-            args=arguments,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-        status = next(command.run for command in COMMANDS.values() if command.options is type(chosen))(chosen)
+        status = _carry_out(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
-        print(f"\n{interrupt.args[0] if interrupt.args else 'interrupted; the same command goes on'}", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        _say(f"\n{interrupt.args[0] if interrupt.args else 'interrupted; the same command goes on'}")
+        status = 130
+    except BrokenPipeError:  # `| head` has read enough
+        _forget_stdout()
+        status = 1
+    except Exception as error:
         if os.environ.get("SUBSPACES_DEBUG"):
             raise
-        text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else error
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/bold red] {escape(str(text))}", soft_wrap=True)
-        sys.exit(2)
+        text, status = _told(error)
+        _say(f"error: {_as_typed(text, words)}")
     sys.exit(status)
+
+
+def _carry_out(words: list[str]) -> int:
+    """The status of the command that the words are."""
+    if words[:1] in (["--version"], ["-V"]):
+        print(f"subspaces {subspaces.__version__}")
+        return 0
+    helping = not {"-h", "--help"}.isdisjoint(words)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        raise told.unknown_command(words[0], COMMANDS)
+    if words[:1] and words[0] in COMMANDS and not helping and (mistake := told.repeated(words[1:], _names(words[0]))):
+        raise ValueError(mistake)
+    chosen = _parsed(words, helping)
+    return next(command.run for command in COMMANDS.values() if command.options is type(chosen))(chosen)
+
+
+def _parsed(words: list[str], helping: bool) -> Any:
+    """The options of a command; what the parser cannot take is told in one line."""
+    wide, printed = os.environ.get("COLUMNS"), io.StringIO()
+    try:
+        with contextlib.nullcontext() if helping else contextlib.redirect_stderr(printed):
+            if not helping:
+                os.environ["COLUMNS"] = "100000"  # no line of it is broken
+            if words[:1] and words[0] in COMMANDS:
+                command = COMMANDS[words[0]]
+                kind: Any = command.help if helping else command.options
+                config = (tyro.conf.FlagCreatePairsOff,)
+                return tyro.cli(kind, prog=f"subspaces {words[0]}", args=words[1:], config=config)
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: command.help if helping else command.options for name, command in COMMANDS.items()},
+                prog="subspaces",
+                description=ABOUT,
+                args=words,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as ended:
+        if not printed.getvalue() or words[:1] == [] or words[0] not in COMMANDS:
+            raise ValueError(NONE.format(" ".join(words) or "nothing")) if ended.code else ended  # noqa: B904
+        text = told.from_parser(printed.getvalue(), words[0], words[1:], _names(words[0]))
+        raise ValueError(text) from None
+    finally:
+        if not helping:
+            os.environ.pop("COLUMNS")
+            os.environ.update({} if wide is None else {"COLUMNS": wide})
+
+
+NONE = "`COMMAND` must be given first; got {}. See subspaces --help."
+
+
+def _names(command: str) -> dict[str, str]:
+    return told.typed_names(COMMANDS[command].options, COMMANDS[command].hidden)
+
+
+def _as_typed(text: str, words: list[str]) -> str:
+    return told.as_typed(text, words[0], _names(words[0])) if words and words[0] in COMMANDS else text
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """The message and the status: 2 for what was typed, 1 for what failed."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}", 2 if "` must " in error.strerror else 1
+    if isinstance(error, ValueError | TypeError | RuntimeError | OSError) and str(error):
+        usage = isinstance(error, ValueError | TypeError) or "` must " in str(error)
+        return str(error), 2 if usage else 1
+    from subspaces.tasks.source import own_line
+
+    name = type(error).__name__
+    return f"{name}: {error} ({own_line(error)}). SUBSPACES_DEBUG=1 shows how it came to that.", 1
+
+
+def _say(text: str) -> None:
+    """A message on stderr, if there is one."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            Screen(error=True).print(_styled(text), soft_wrap=True)
+
+
+def _styled(text: str) -> Text:
+    styled = Text(text)
+    if text.startswith("error:"):
+        styled.stylize("bold red", 0, len("error:"))
+    return styled
+
+
+def _take_any_text() -> None:
+    """Signs that an old code page lacks are shown as question marks, and end no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _forget_stdout() -> None:
+    """Nobody reads any more; Python would try once more at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,11 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from subspaces.cli.options import Compare, Dimension, Extract, List, Report, Reproduce, Train, Transition
+from subspaces.errors import check_folder, shown
+from subspaces.screen import Screen
+
+WIDE = 200
+"""Characters of a line where no person sits before it: logs and pipes lose nothing."""
 
 
 def run_train(options: Train) -> int:
@@ -21,6 +25,7 @@ def run_train(options: Train) -> int:
     from subspaces.terminal import TrainDisplay
     from subspaces.training.callbacks import Callback, TensorBoard
 
+    _check_train(options)
     display = TrainDisplay()
     callbacks: list[Callback] = [display]
     if options.tensorboard:
@@ -40,12 +45,20 @@ def run_train(options: Train) -> int:
     return 1 if result.status == "diverged" else 0
 
 
+def _check_train(options: Train) -> None:
+    """Options without effect, and folders that are none, before anything is done."""
+    config = options.config
+    check_folder("out", options.out)
+    if config.seeds.projection and config.d is None and config.space.file is None:
+        raise ValueError(f"`seed_projection` must go with `d`; got {config.seeds.projection} without. Add `d`.")
+
+
 def _print_result(result: Any, out: Path | None) -> None:
     from subspaces.runs.store import folder_of
 
-    screen = Console(highlight=False)
+    screen = Screen()
     if result.status == "diverged":
-        screen.print(f"[red]diverged[/red]: {result.message}")
+        screen.print(Text.assemble(("diverged", "red"), f": {result.message}"), soft_wrap=True)
         return
     last = result.curves[-1]
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -74,8 +87,8 @@ def run_extract(options: Extract) -> int:
         return 0
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows(found):
-        table.add_row(name, escape(value))
-    Console(highlight=False).print(table)
+        table.add_row(name, value)
+    Screen(width=WIDE).print(table)
     print(f"basis   {found.basis}\nfigure  {found.figure}")
     return 0
 
@@ -98,16 +111,16 @@ def _show_dimension(found: Any) -> None:
     from subspaces.dimension.rests import rests_on
     from subspaces.dimension.terminal import rates_line, tried_table
 
-    screen = Console(highlight=False)
+    screen = Screen(width=WIDE)
     screen.print(tried_table(found))
     if found.rates:
         screen.print(rates_line(found), soft_wrap=True)
-    screen.print(f"\n[bold]{found.estimate}[/bold]", soft_wrap=True)
+    screen.print(Text(f"\n{found.estimate}", style="bold"), soft_wrap=True)
     box = Table(box=None, pad_edge=False, show_header=False)
     box.add_column(style="dim", no_wrap=True)
     for name, text in rests_on(found):
-        box.add_row(name, escape(text))
-    (screen if screen.is_terminal else Console(highlight=False, width=160)).print(box)
+        box.add_row(name, text)
+    screen.print(box)
     if found.estimate.d_int:
         compression = found.D / found.estimate.d_int
         screen.print(f"D = {found.D:,}, D/d = {compression:,.0f}; {found.seconds:.0f} s. Report:")
@@ -129,9 +142,8 @@ def run_transition(options: Transition) -> int:
 def _show_transition(found: Any) -> None:
     from subspaces.transition.terminal import caveats, remarks, thresholds_table
 
-    screen = Console(highlight=False)
-    wide = screen if screen.is_terminal else Console(highlight=False, width=120)
-    wide.print(thresholds_table(found))
+    screen = Screen(width=WIDE)
+    screen.print(thresholds_table(found))
     rule = found.rule
     part = {"train": "training", "val": "validation", "test": "test"}[rule.on]
     screen.print(
@@ -140,9 +152,9 @@ def _show_transition(found: Any) -> None:
         soft_wrap=True,
     )
     for text in remarks(found):
-        screen.print(escape(text), soft_wrap=True)
+        screen.print(text, soft_wrap=True)
     for text in caveats(found):
-        screen.print(f"[dim]prediction: {escape(text)}[/dim]", soft_wrap=True)
+        screen.print(Text(f"prediction: {text}", style="dim"), soft_wrap=True)
     screen.print(f"{len(found.results)} runs, {found.seconds:.0f} s, D = {found.D:,}. Report:")
 
 
@@ -161,7 +173,7 @@ def run_compare(options: Compare) -> int:
     """``subspaces compare``."""
     from subspaces.dimension.compare import compare, read_estimate
 
-    found = compare(read_estimate(options.first), read_estimate(options.second))
+    found = compare(read_estimate(options.first, "first"), read_estimate(options.second, "second"))
     if options.json:
         high = found.high if found.high < float("inf") else None
         known = {"ratio": found.ratio, "low": found.low, "high": high, "differ": found.differ}
@@ -178,7 +190,8 @@ def run_reproduce(options: Reproduce) -> int:
     from subspaces.reproduce.paths import Paths
     from subspaces.reproduce.run import redraw, reproduce
 
-    screen, paths = Console(highlight=False), Paths.of(options.out, smoke=options.smoke)
+    _check_reproduce(options)
+    screen, paths = Screen(width=WIDE), Paths.of(options.out, smoke=options.smoke)
     if options.list:
         print(json.dumps(status(paths))) if options.json else screen.print(status_table(paths))
         return 0
@@ -186,7 +199,9 @@ def run_reproduce(options: Reproduce) -> int:
         print(redraw(paths))
         return 0
     if options.recipe is None:
-        raise ValueError("`recipe` must be given; --list shows them. Such as: subspaces reproduce li2018-toy --smoke")
+        raise ValueError(
+            "`recipe` must be given, and --list shows them; got none. Such as: subspaces reproduce li2018-toy --smoke"
+        )
     with ReproduceDisplay(options.recipe) as display:
         rows = reproduce(
             options.recipe, series=options.series, everything=options.all, smoke=options.smoke,
@@ -199,6 +214,24 @@ def run_reproduce(options: Reproduce) -> int:
     screen.print(rows_table(rows))
     print(paths.page)
     return 0
+
+
+def _check_reproduce(options: Reproduce) -> None:
+    """Options that contradict one another, and places that do not exist, before anything is done."""
+    from subspaces.runs.settings import Compute
+    from subspaces.runs.sweep import check_workers
+    from subspaces.training.device import check_device
+
+    check_workers(options.workers)
+    check_folder("out", options.out)
+    check_device(Compute(device=options.device, threads=options.threads).device)
+    for asked, value in (("list", options.list), ("docs", options.docs)):
+        given = {"recipe": options.recipe, "series": options.series, "all": options.all, "docs": options.docs}
+        for name, other in given.items():
+            if value and other and name != asked:
+                raise ValueError(f"`{name}` must be left out with `{asked}`; got {shown(other)}. Remove one of them.")
+    if options.series and options.all:
+        raise ValueError(f"`all` must be left out with `series`; got {shown(options.series)}. Remove one of them.")
 
 
 def run_list(options: List) -> int:
@@ -214,5 +247,5 @@ def run_list(options: List) -> int:
         table.add_column(name, justify="right" if rows and isinstance(rows[0][head.index(name)], int) else "left")
     for row in rows:
         table.add_row(*[f"{cell:,}" if isinstance(cell, int) else "" if cell is None else str(cell) for cell in row])
-    Console(highlight=False).print(table)
+    Screen(width=WIDE).print(table)
     return 0

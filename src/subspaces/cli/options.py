@@ -10,6 +10,7 @@ import tyro
 
 from subspaces.cli.run_options import COMMON, run_options
 from subspaces.dimension.result import Rule, check_level
+from subspaces.errors import check_folder, within
 from subspaces.runs.folders import default_folder
 from subspaces.runs.run import Run
 from subspaces.transition.rule import TransitionRule
@@ -17,9 +18,11 @@ from subspaces.transition.rule import TransitionRule
 DIMENSION_RUNS = run_options(renamed={"start": "run-start"})
 """`--start` is the rule's."""
 _SET = ("d", "seed_projection", "seed_model", "seed_data")
-TRANSITION_RUNS = run_options(hidden=(*_SET, "burn_in", "record_trace"))
+HIDDEN_IN_TRANSITION = (*_SET, "burn_in", "record_trace")
+TRANSITION_RUNS = run_options(hidden=HIDDEN_IN_TRANSITION)
 """The search sets these; `--burn-in` is the rule's."""
-CHECKED_RUNS = run_options(hidden=_SET)
+HIDDEN_IN_CHECK = _SET
+CHECKED_RUNS = run_options(hidden=HIDDEN_IN_CHECK)
 """A check trains directly, and in a few dimensions of its own."""
 
 
@@ -53,6 +56,7 @@ class Check:
 
     def __post_init__(self) -> None:
         check_level(self.level)
+        within("workers", self.workers, 1, 1024, advice="As many as the machine has cores is most.")
 
 
 @dataclass
@@ -117,7 +121,12 @@ class Measuring:
     def start(self, config: Run, command: str, rule: Any) -> tuple[Run, Path]:
         """The runs in the protocol asked for, and the folder."""
         from subspaces.runs.protocols import quick
+        from subspaces.runs.sweep import check_workers
+        from subspaces.tasks import get_task
 
+        check_workers(self.workers, self.launcher)
+        check_folder("out", self.out)
+        get_task(config.task)
         config = quick(config) if self.quick else config
         return config, self.out or default_folder(config, command, rule)
 

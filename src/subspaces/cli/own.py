@@ -6,17 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from subspaces.cli.options import Check, New
+from subspaces.errors import shown
+from subspaces.screen import Screen, console
 
 _SIGNS = {"ok": ("✓", "green"), "look": ("!", "yellow"), "wrong": ("✗", "red")}
 
 
 def run_new(options: New) -> int:
     """``subspaces new``."""
+    if not options.file.name or not str(options.file).isprintable() or set(str(options.file)) & set("\\\"'"):
+        raise ValueError(
+            f"`file` must be the name of a new file, without quotes and backslashes; got {shown(str(options.file))}. "
+            "Such as own_task.py."
+        )
     file = options.file.with_suffix(".py")
     template = Path(__file__).with_name("own_task.py").read_text(encoding="utf-8")
     try:
@@ -28,7 +33,7 @@ def run_new(options: New) -> int:
         raise ValueError(f"`file` must be in a folder that is there; got {file}. Make {file.parent} first.") from error
     print(json.dumps({"file": str(file), "task": f"{file.as_posix()}:task"}) if options.json else file)
     if not options.json:
-        Console(stderr=True, highlight=False).print(
+        console().print(
             f"Put your own model, data, loss and score into it. Next: subspaces check {file.as_posix()}:task",
             soft_wrap=True,
         )
@@ -38,7 +43,6 @@ def run_new(options: New) -> int:
 def run_check(options: Check) -> int:
     """``subspaces check``."""
     from subspaces.dimension.check import check
-    from subspaces.terminal import console
 
     lines = []
     with console().status("looking at the task") if console().is_terminal else contextlib.nullcontext():
@@ -54,11 +58,11 @@ def run_check(options: Check) -> int:
 
 def print_line(line: Any) -> None:
     """A line of the table, as soon as it is known: a coloured sign in a terminal, a word elsewhere."""
-    screen = Console(highlight=False)
+    screen = Screen(width=160)
     sign, colour = _SIGNS[line.verdict]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style=colour, no_wrap=True, width=1 if screen.is_terminal else 5)
     table.add_column(style="dim", no_wrap=True, width=9)
     table.add_column()
-    table.add_row(sign if screen.is_terminal else line.verdict, line.what, escape(line.text))
-    (screen if screen.is_terminal else Console(highlight=False, width=160)).print(table)
+    table.add_row(sign if screen.is_terminal else line.verdict, line.what, line.text)
+    screen.print(table)

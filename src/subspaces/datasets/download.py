@@ -171,7 +171,7 @@ def _truncate(output: BinaryIO) -> None:
 
 @contextlib.contextmanager
 def _bar(name: str, done: int, total: int | None, progress: bool | None):
-    show = sys.stderr.isatty() if progress is None else progress
+    show = bool(sys.stderr and sys.stderr.isatty()) if progress is None else progress
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not show) as bars:
         bar = bars.add_task(name, completed=done, total=total)

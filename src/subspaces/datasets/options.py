@@ -87,7 +87,9 @@ def split_validation(data: Data, options: DataOptions, default: int | float) -> 
     wanted = default if options.validation is None else options.validation
     held_out = round(n * wanted) if isinstance(wanted, float) else wanted
     if not 0 <= held_out < n:
-        raise ValueError(f"`validation` must leave at least one of the {n} training examples; got {wanted!r}.")
+        raise ValueError(
+            f"`validation` must leave at least one of the {n} training examples; got {wanted!r}. Take fewer."
+        )
     if held_out == 0:
         return data
     order = torch.randperm(n, generator=stream(options.seed, "validation"))
@@ -156,7 +158,9 @@ def _classes(data: Data) -> int:
 def _take_subset(data: Data, options: DataOptions) -> Data:
     n, wanted = count(data.train_y), options.subset or 0
     if wanted > n:
-        raise ValueError(f"`subset` must be at most the {n} training examples left by the split; got {wanted}.")
+        raise ValueError(
+            f"`subset` must be at most the {n} training examples left by the split; got {wanted}. Take fewer."
+        )
     kept = torch.randperm(n, generator=stream(options.seed, "subset"))[:wanted].sort().values
     return replace(data, train_x=take(data.train_x, kept), train_y=take(data.train_y, kept))
 

@@ -80,7 +80,7 @@ def _log(high: int | None, low: int | None) -> float:
 
 
 @checked
-def read_estimate(folder: str | Path) -> DimensionEstimate:
+def read_estimate(folder: str | Path, argument: str = "folder") -> DimensionEstimate:
     """The estimate of a measurement's folder.
 
     Raises:
@@ -89,7 +89,7 @@ def read_estimate(folder: str | Path) -> DimensionEstimate:
     path = Path(folder) / FILE
     if not path.exists():
         raise FileNotFoundError(
-            f"`dirs` must be folders of subspaces dimension; got {folder}, which holds no {FILE}. "
+            f"`{argument}` must be a folder of subspaces dimension; got {folder}, which holds no {FILE}. "
             "Make one: subspaces dimension digits-fc --out DIR"
         )
     return DimensionEstimate.from_dict(json.loads(path.read_bytes())["measurement"]["estimate"])

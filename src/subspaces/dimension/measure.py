@@ -17,7 +17,7 @@ from subspaces.errors import check_folder, checked
 from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.records import Result
-from subspaces.runs.resolve import largest_d
+from subspaces.runs.resolve import check_search, largest_d
 from subspaces.runs.run import Run
 from subspaces.runs.stop import PLAIN, StopPolicy
 from subspaces.runs.sweep import check_workers
@@ -258,9 +258,10 @@ def _check_config(config: Run) -> None:
         raise ValueError(
             f"`d` must be left out: it is what is searched for; got {config.d}. Use `start` for the first d."
         )
-    seeds = (config.seeds.projection, config.seeds.model, config.seeds.data)
-    if any(seeds):
-        raise ValueError(f"`seed_*` must be left out: every run has its own; got {seeds}. Use `first_seed`.")
+    check_search(config)
+    for name in ("projection", "model", "data"):
+        if seed := getattr(config.seeds, name):
+            raise ValueError(f"`seed_{name}` must be left out: every run has its own; got {seed}. Use `first_seed`.")
     if config.data.validation == 0 and get_task(config.task).judged_on == "val":
         raise ValueError(
             "`validation` must be at least 1: the search chooses by the validation split; got 0. Such as 100."

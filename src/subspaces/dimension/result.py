@@ -77,6 +77,18 @@ class Rule:
                 raise ValueError(
                     f"`baseline` must be auto, global, local or a number; got {shown(self.baseline)}. Such as 0.98."
                 )
+        if self.baseline_scores and self.baseline != "auto":
+            raise ValueError(
+                f"`baseline` must be left out with `baseline_scores`; got {self.baseline} and {self.baseline_scores}. "
+                "Remove one of them."
+            )
+        if self.baseline_runs != Rule.baseline_runs and (
+            self.baseline_scores or self.baseline not in ("auto", "local")
+        ):
+            raise ValueError(
+                f"`baseline_runs` must go with `baseline` local; got {self.baseline_runs} with "
+                f"{self.baseline_scores or self.baseline}. Remove one of them."
+            )
         if not all(map(math.isfinite, self.baseline_scores)):
             raise ValueError(
                 f"`baseline` must be finite scores; got {shown(self.baseline_scores)}. Leave failed runs out."
@@ -86,7 +98,7 @@ class Rule:
                 f"`first_seed` must be in [0, {TUNING_SEED // 2:,}); got {shown(self.first_seed)}. Such as 100."
             )
         if self.rates and not self.tune_lr:
-            raise ValueError(f"`rates` must go with `tune_lr`; got {self.rates} without. Add --tune-lr.")
+            raise ValueError(f"`rates` must go with `tune_lr`; got {self.rates} without. Add `tune_lr`.")
         if not all(0 < rate < float("inf") for rate in self.rates):
             raise ValueError(f"`rates` must be positive and finite; got {self.rates}. Such as 1e-3.")
 

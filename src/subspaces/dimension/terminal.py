@@ -12,7 +12,8 @@ from rich.text import Text
 from subspaces.dimension.rates import is_trial
 from subspaces.dimension.result import IntrinsicDimension
 from subspaces.runs.pools import Event
-from subspaces.terminal import console, percent
+from subspaces.screen import console
+from subspaces.terminal import percent
 
 
 class SearchDisplay:
@@ -23,7 +24,7 @@ class SearchDisplay:
         self.title = title
         self._parts: dict[str, tuple[str, float]] = {}
         self._found: IntrinsicDimension | None = None
-        self._clock = Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=self.screen)
+        self._clock = Progress(TextColumn("{task.description}", markup=False), TimeElapsedColumn(), console=self.screen)
         self._clock.add_task(title)
         self._live = Live(console=self.screen, refresh_per_second=4, get_renderable=self._render, transient=True)
 
@@ -65,7 +66,9 @@ class SearchDisplay:
             self.screen.print(text, soft_wrap=True)
 
     def _render(self) -> Group:
-        bars = Progress(TextColumn("{task.description:>12}"), BarColumn(bar_width=30), console=self.screen)
+        bars = Progress(
+            TextColumn("{task.description:>12}", markup=False), BarColumn(bar_width=30), console=self.screen
+        )
         for label, part in self._parts.values():
             bars.add_task(label, total=100, completed=round(100 * part))
         shown: list[Any] = [self._clock, bars if self._parts else Text("  starting the workers …", style="dim")]
@@ -92,7 +95,7 @@ def tried_table(found: IntrinsicDimension, rows: int | None = None) -> Table:
         tests = [r.test_score for r in whole if r.test_score == r.test_score]
         mean = sum(scores) / len(scores) if scores else float("nan")
         spread = (sum((s - mean) ** 2 for s in scores) / (len(scores) - 1)) ** 0.5 if len(scores) > 1 else None
-        passes = "[green]passes[/green]" if mean > found.estimate.threshold else ""
+        passes = Text("passes", style="green") if mean > found.estimate.threshold else ""
         test = percent(sum(tests) / len(tests), name) if tests else "–"
         shown = percent(mean, name) if scores else "diverged" if whole else "stopped"
         around = "" if spread is None else percent(spread, name)

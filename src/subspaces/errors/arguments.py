@@ -202,8 +202,14 @@ def check_folder(name: str, value: str | os.PathLike | None) -> None:
     Raises:
         ValueError: the path is there and no folder.
     """
-    if value is not None and os.path.exists(value) and not os.path.isdir(value):
-        raise ValueError(f"`{name}` must be a folder; got {shown(os.fspath(value))}, a file. Give another name.")
+    if value is None:
+        return
+    path = os.path.abspath(os.fspath(value))
+    while not os.path.exists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    if not os.path.isdir(path):
+        where = "a file" if path == os.path.abspath(os.fspath(value)) else f"and {path} is a file"
+        raise ValueError(f"`{name}` must be a folder; got {shown(os.fspath(value))}, {where}. Give another name.")
 
 
 def _in_range(name: str, value: Any) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from subspaces.errors import unknown_name
+from subspaces.errors import shown, unknown_name
 from subspaces.recipes.series import Kind, PublishedRule, Series, Smoke, TransitionWanted, Wanted, WellsWanted
 
 __all__ = [
@@ -118,11 +118,34 @@ def load_recipe(name: str | Path) -> Recipe:
         path = RECIPES[str(name)]
     try:
         return _recipe(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"`recipe` must be a TOML file; got {path.name}: {error}. Mend that line.") from error
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"`recipe` {path.name}: {error}") from error
 
 
+_TABLES = ("train", "smoke")
+
+
+def _check_shape(table: dict[str, Any]) -> None:
+    """Tables where tables have to be, before anything is looked up in them."""
+    for key in _TABLES:
+        if not isinstance(table.get(key, {}), dict):
+            raise ValueError(f"`{key}` must be a table; got {shown(table[key])}. Write [{key}] above its entries.")
+    listed = table.get("series", [])
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise ValueError(f"`series` must be tables; got {shown(listed)}. Write [[series]] above each.")
+    for one in listed:
+        for key in ("train", "direct", "published", "missed"):
+            if not isinstance(one.get(key, {}), dict):
+                raise ValueError(f"`{key}` must be a table; got {shown(one[key])}. Write [series.{key}] above it.")
+        for key in ("d",):
+            if not isinstance(one.get(key, []), list):
+                raise ValueError(f"`{key}` must be a list; got {shown(one[key])}. Write {key} = [10, 20].")
+
+
 def _recipe(name: str, table: dict[str, Any]) -> Recipe:
+    _check_shape(table)
     common = table.pop("train", {})
     smoke = table.pop("smoke", {})
     series = tuple(_series(one, common) for one in table.pop("series", []))

@@ -11,7 +11,7 @@ from subspaces.reproduce.csv_rows import Row
 from subspaces.reproduce.page import VERDICTS, status
 from subspaces.reproduce.paths import Paths
 from subspaces.runs.pools import Event
-from subspaces.terminal import console
+from subspaces.screen import console
 
 
 class ReproduceDisplay:
@@ -19,8 +19,13 @@ class ReproduceDisplay:
 
     def __init__(self, title: str) -> None:
         self.screen = console()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, TextColumn("{task.fields[last]}"), console=self.screen)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self._bar = Progress(*columns, TextColumn("{task.fields[last]}", markup=False), console=self.screen)
         self._task = self._bar.add_task(title, total=None, last="")
         self._count = 0
 

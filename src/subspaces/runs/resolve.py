@@ -1,13 +1,14 @@
 """The settings that a task, an optimiser and a stored subspace give to what a run leaves open."""
 
 import dataclasses
+import os
 
 from subspaces.learned.stored import stored_sizes
 from subspaces.optim.records import STORED_DEFAULT, OptimizerRecord
 from subspaces.registry import resolve as resolve_name
 from subspaces.runs.run import Run
 from subspaces.subspace import Subspace
-from subspaces.tasks import get_task
+from subspaces.tasks import Objective, get_task
 
 
 def record_of(run: Run) -> OptimizerRecord:
@@ -27,7 +28,7 @@ def resolve(asked: Run) -> Run:
     if wanted.name not in (None, defaults.optimizer) and wanted.lr is None and not measured:
         raise ValueError(
             f"`lr` must be given with another optimizer than the task's; got {wanted.name} where {run.task} "
-            f"has {defaults.optimizer} at {defaults.lr:g}. Add --lr."
+            f"has {defaults.optimizer} at {defaults.lr:g}. Add `lr`."
         )
     known = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(defaults)}
     if wanted.name is not None and "momentum" not in record_of(run).takes:
@@ -37,9 +38,28 @@ def resolve(asked: Run) -> Run:
     return run.but(**{word: value for word, value in known.items() if run.value(word) is None})
 
 
+def check_search(run: Run) -> None:
+    """What every run of a search would refuse, before the first of them: names, and options without effect.
+
+    Raises:
+        ValueError: by the words that were typed.
+    """
+    space = run.space if run.space.file is not None else dataclasses.replace(run.space, d=run.d or 1)
+    space.refuse_dead_options()
+    run.record.refuse_dead_options()
+    resolve_name("projection", space.projection, others=Subspace.forms)
+    if not isinstance(get_task(run.task), Objective):
+        resolve(dataclasses.replace(run, subspace=space))
+
+
 def _with_stored(run: Run) -> Run:
     """The published settings in place of None, where there is a stored subspace or an optimiser of long steps."""
     file = run.space.file
+    if file is not None and not os.path.isfile(file):
+        raise FileNotFoundError(
+            f"`subspace` must be a basis or ticket file; got {file!r}, which is not there. "
+            "Make one: subspaces extract RUN"
+        )
     if file is not None:
         d = run.d if run.d is not None else stored_sizes(file).d
         run = run.but(d=d, optimizer=run.optimizer.name or STORED_DEFAULT)

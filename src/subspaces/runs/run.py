@@ -208,14 +208,16 @@ class Run:
         if optimizer.lr_rule == "curvature" and (self.d is None or not record.measures_rate or subspace.burn_in):
             raise ValueError(
                 f"`lr_rule` curvature must go with sgd in a subspace and no `burn_in`; got {optimizer.name}, "
-                f"d = {self.d}, burn_in = {subspace.burn_in}. Give --lr instead."
+                f"d = {self.d}, burn_in = {subspace.burn_in}. Give `lr` instead."
             )
         if record.needs_subspace and self.d is None:
-            raise ValueError(f"`optimizer` {optimizer.name} must go with a subspace. Add --subspace FILE or --d.")
+            raise ValueError(
+                f"`optimizer` must be one of direct training without `d` and `subspace`; got {optimizer.name}. Add one."
+            )
         optimizer.refuse_dead_options(record)
         self.record.refuse_dead_options()
         if self.record.every is not None and self.d is not None and subspace.projection == "layer-kronecker":
-            raise ValueError("`record` must go with whole weights; got layer-kronecker. Use --projection hadamard.")
+            raise ValueError("`record` must go with whole weights; got layer-kronecker. Use `projection` hadamard.")
 
 
 _FIELDS = {

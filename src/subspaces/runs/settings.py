@@ -75,15 +75,15 @@ class SubspaceSettings:
         if self.file is not None and self.projection != "hadamard":
             raise ValueError(f"`projection` must be left out with `subspace`; got {self.projection!r}. Remove one.")
         if self.start is not None and self.file is None:
-            raise ValueError(f"`start` must go with `subspace`; got {self.start!r} without. Add --subspace FILE.")
+            raise ValueError(f"`start` must go with `subspace`; got {self.start!r} without. Add `subspace`, a file.")
         given += ["projection"] if self.projection != SubspaceSettings.projection else []
         if self.d is None and given:
             raise ValueError(
-                f"`{given[0]}` must go with `d`; got no `d`, so all parameters are trained directly. Add --d."
+                f"`{given[0]}` must go with `d`; got no `d`, so all parameters are trained directly. Add `d`."
             )
         if self.allocation != "size" and self.blocks is None:
             raise ValueError(
-                f"`allocation` must go with `blocks`; got {self.allocation!r} without. Add --blocks layer."
+                f"`allocation` must go with `blocks`; got {self.allocation!r} without. Add `blocks`, such as layer."
             )
 
 
@@ -144,20 +144,20 @@ class OptimizerSettings:
             ValueError: the option and what to do about it.
         """
         if self.pbfgs_mode != "robust" and "mode" not in record.takes:
-            raise ValueError(f"`pbfgs_mode` must go with pbfgs; got {self.name}. Add --optimizer pbfgs.")
+            raise ValueError(f"`pbfgs_mode` must go with pbfgs; got {self.name}. Add `optimizer` pbfgs.")
         if self.lr_rule == "curvature" and self.lr is not None:
             raise ValueError(f"`lr` must be left out with `lr_rule` curvature; got {self.lr:g}. Remove one of them.")
         if self.milestones and self.schedule != "step":
-            raise ValueError(f"`milestones` must go with schedule step; got {self.schedule}. Add --schedule step.")
+            raise ValueError(f"`milestones` must go with schedule step; got {self.schedule}. Add `schedule` step.")
         if record.long_step and (self.l2 or self.momentum):
             raise ValueError(f"`l2` and `momentum` must be 0 with {self.name}; got {self.l2} and {self.momentum}.")
         if self.momentum and "momentum" not in record.takes:
             raise ValueError(
-                f"`momentum` must be 0 with {self.name}; got {self.momentum}. Use `beta2`, or --optimizer sgd."
+                f"`momentum` must be 0 with {self.name}; got {self.momentum}. Use `beta2`, or `optimizer` sgd."
             )
         if self.beta2 != 0.999 and "beta2" not in record.takes:
             raise ValueError(
-                f"`beta2` belongs to adam; got {self.beta2} with {self.name}. Remove it, or use --optimizer adam."
+                f"`beta2` must go with adam; got {self.beta2} with {self.name}. Remove it, or use `optimizer` adam."
             )
 
 
@@ -227,9 +227,7 @@ class Recording:
         at_least(1, eval_every=self.eval_every)
         every = self.every
         if every is not None and every != "epoch" and not (every.isdecimal() and int(every) >= 1):
-            raise ValueError(
-                f"`record` must be 'epoch' or a number of steps ≥ 1; got {every!r}. Such as --record epoch."
-            )
+            raise ValueError(f"`record` must be 'epoch' or a number of steps ≥ 1; got {every!r}. Such as epoch.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"`record_ema` must be in (0, 1); got {self.ema}. Such as 0.99, for about 100 steps.")
 
@@ -239,10 +237,11 @@ class Recording:
         Raises:
             ValueError: what to add.
         """
-        if self.every is None and (self.dtype, self.source) != ("float32", "weights"):
-            raise ValueError("`record_dtype` and `record_source` must go with `record`. Add --record epoch.")
+        for name, value, plain in (("dtype", self.dtype, "float32"), ("source", self.source, "weights")):
+            if self.every is None and value != plain:
+                raise ValueError(f"`record_{name}` must go with `record`; got {value} without. Add `record` epoch.")
         if self.ema is not None and (self.every is None or self.source != "weights"):
-            raise ValueError(f"`record_ema` must go with `record` of weights; got {self.ema}. Add --record epoch.")
+            raise ValueError(f"`record_ema` must go with `record` of weights; got {self.ema}. Add `record` epoch.")
 
 
 @dataclass(frozen=True)
@@ -283,10 +282,18 @@ def _check(part: Any, **words: str) -> None:
         object.__setattr__(part, f.name, one_spelling(f, getattr(part, f.name)))
 
 
+_TAKEN = ("model", "d", "D", "projection", "seed", "sizes", "only", "exclude", "origin", "blocks", "allocation",
+          "layer_scale", "gradients", "store_origin")  # fmt: skip
+
+
 def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise ValueError(f"`projection_options` must be written NAME=VALUE; got {text!r}. Such as block=global.")
+    if name in _TAKEN:
+        raise ValueError(
+            f"`projection_options` must be options of a projection alone; got {text!r}. It has a word of its own."
+        )
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

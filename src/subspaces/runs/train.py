@@ -65,7 +65,7 @@ def train(
     calls = [*callbacks]
     if run.record.every is not None:
         if place is None:
-            raise ValueError("`record` must go with a folder for the trajectory file; got none. Add --out FOLDER.")
+            raise ValueError("`record` must go with `folder`, for the trajectory file; got none. Add one.")
         record = run.record
         calls.append(RecordTrajectory(place, run.record.every, record.dtype, record.source, record.ema))
     if run.space.redraw_every and run.d is not None:

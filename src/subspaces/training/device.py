@@ -12,7 +12,9 @@ def check_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"`device` must be cpu, cuda, cuda:1, mps or another of torch's; got {name!r}.") from None
+        raise ValueError(
+            f"`device` must be cpu, cuda, cuda:1, mps or another of torch's; got {name!r}. Such as cpu."
+        ) from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:

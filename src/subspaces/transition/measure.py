@@ -14,6 +14,7 @@ from subspaces.runs.listing import listed
 from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.records import Result
+from subspaces.runs.resolve import check_search
 from subspaces.runs.run import Run
 from subspaces.runs.sweep import check_workers
 from subspaces.tasks import Objective, get_task
@@ -217,13 +218,14 @@ def _place(config: Run) -> Place:
 
 
 def _check_config(config: Run) -> None:
+    check_search(config)
     if isinstance(get_task(config.task), Objective):
         raise ValueError(
             f"`task` must be trained by the library, whose runs keep the loss of every step; {config.task} is a "
             "function run(d, seed). Write it as a Task, or measure its dimension."
         )
     if config.d is not None:
-        raise ValueError(f"`d` must be left out: it is what varies; got {config.d}. Use --d-min and --d-max.")
+        raise ValueError(f"`d` must be left out: it is what varies; got {config.d}. Use `d_min` and `d_max`.")
     if config.space.burn_in:
         burn_in = config.space.burn_in
         raise ValueError(f"`burn_in` must be in the rule; got {burn_in} in the config. Put it there.")

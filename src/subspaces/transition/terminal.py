@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from subspaces.runs.pools import Event
-from subspaces.terminal import console
+from subspaces.screen import console
 from subspaces.transition.result import Transition, outcome_of
 
 
@@ -23,7 +23,7 @@ class TransitionDisplay:
         self._found: Transition | None = None
         self._begun = False
         self._table: tuple[int, Table] | None = None
-        self._clock = Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=self.screen)
+        self._clock = Progress(TextColumn("{task.description}", markup=False), TimeElapsedColumn(), console=self.screen)
         self._clock.add_task(title)
         self._live = Live(console=self.screen, refresh_per_second=4, get_renderable=self._render, transient=True)
 
@@ -66,7 +66,9 @@ class TransitionDisplay:
             self.screen.print(text, soft_wrap=True)
 
     def _render(self) -> Group:
-        bars = Progress(TextColumn("{task.description:>20}"), BarColumn(bar_width=30), console=self.screen)
+        bars = Progress(
+            TextColumn("{task.description:>20}", markup=False), BarColumn(bar_width=30), console=self.screen
+        )
         for label, part in self._parts.values():
             bars.add_task(label, total=100, completed=round(100 * part))
         shown: list[Any] = [self._clock, bars]
