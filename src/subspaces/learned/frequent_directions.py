@@ -1,6 +1,7 @@
 """A trajectory's main directions in constant memory, one sample at a time."""
 
-from typing import Any
+import operator
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -61,13 +62,13 @@ class FrequentDirections:
         self.buffer[self.used] = vector if about is None else vector - about
         self.used += 1
 
-    def basis(self, d: int) -> LearnedBasis:
+    def basis(self, d: SupportsIndex) -> LearnedBasis:
         """The top d directions of the sketch, as `dldr` of the sketch; `mean` and `start` are those of the samples.
 
         Raises:
             ValueError: d exceeds the directions in the sketch.
         """
-        rows = self.buffer[: self.used]
+        d, rows = operator.index(d), self.buffer[: self.used]
         if not 1 <= d <= min(self.used, self.size):
             raise ValueError(
                 f"`d` must be between 1 and {min(self.used, self.size)}, the directions in the sketch; got {d}. "
@@ -96,7 +97,9 @@ class FrequentDirections:
         self.used = kept
 
 
-def frequent_directions(samples: Any, d: int, *, size: int | None = None, about: str = "start") -> LearnedBasis:
+def frequent_directions(
+    samples: Any, d: SupportsIndex, *, size: int | None = None, about: str = "start"
+) -> LearnedBasis:
     """Top d directions of samples read once, in order, in constant memory.
 
     Args:
@@ -109,6 +112,7 @@ def frequent_directions(samples: Any, d: int, *, size: int | None = None, about:
         ValueError: no samples, or d exceeds what they span.
     """
     sketch: FrequentDirections | None = None
+    d = operator.index(d)
     for sample in samples:
         vector = getattr(sample, "vector", sample)
         if sketch is None:

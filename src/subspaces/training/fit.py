@@ -21,7 +21,7 @@ from subspaces.training.batches import Batches, InMemory, Streamed
 from subspaces.training.callbacks import Callback
 from subspaces.training.loop import run_loop, surroundings
 from subspaces.training.state import Fit, load_state, read_state
-from subspaces.training.step import closure_of
+from subspaces.training.step import closure_of, loss_setting
 
 BATCH = 128
 """Examples per step where nothing is said."""
@@ -124,7 +124,7 @@ def fit(
         if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1; got {value}.")
     device, dtype = _place_of(model)
-    made, closure = _optimizer(model, optimizer, lr)
+    made, closure = _optimizer(model, optimizer, lr, get_loss(loss))
     kept_in = Path(folder) if folder is not None else None
     with surroundings(device):
         torch.manual_seed(seed)
@@ -182,7 +182,7 @@ def placed(data: Data, device: torch.device | str, dtype: torch.dtype, *, channe
     return Data(**parts)
 
 
-def _optimizer(model: nn.Module, given: Any, lr: float | None) -> tuple[torch.optim.Optimizer, str]:
+def _optimizer(model: nn.Module, given: Any, lr: float | None, loss: Any) -> tuple[torch.optim.Optimizer, str]:
     """The optimiser and what its step is given."""
     if isinstance(given, torch.optim.Optimizer):
         if lr is not None:
@@ -191,5 +191,6 @@ def _optimizer(model: nn.Module, given: Any, lr: float | None) -> tuple[torch.op
     subspace, rate = subspace_of(model), 1e-3 if lr is None else lr
     record = resolve("optimizer", given)
     rate = rate if subspace is None or record.long_step else subspace.lr(rate, record)
-    made = record.build(model.parameters() if subspace is None else subspace, {"lr": rate})
+    settings = {"lr": rate} | ({"loss": loss_setting(loss)} if "loss" in record.takes else {})
+    made = record.build(model.parameters() if subspace is None else subspace, settings)
     return made, record.closure
