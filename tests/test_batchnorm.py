@@ -62,3 +62,40 @@ def test_nothing_is_lost_on_bad_input():
 
 def test_a_model_without_batchnorm_is_left_alone():
     assert refresh_batchnorm(nn.Linear(2, 2)) == 0
+
+
+# ---- batches of all kinds
+
+
+def test_statistics_weigh_examples_not_batches():
+    model, x = nn.BatchNorm1d(3), torch.randn(70, 3)
+    refresh_batchnorm(model, [x[:64], x[64:]])
+    torch.testing.assert_close(model.running_mean, x.mean(0))
+    expected = (64 * x[:64].var(0) + 6 * x[64:].var(0)) / 70
+    torch.testing.assert_close(model.running_var, expected)
+
+
+def test_batches_of_one_join_their_neighbours():
+    model, x = nn.BatchNorm1d(3), torch.randn(65, 3)
+    refresh_batchnorm(model, [x[:64], x[64:]])
+    torch.testing.assert_close(model.running_var, x.var(0))
+    refresh_batchnorm(model, [(row[None], 0) for row in x[:40]])
+    torch.testing.assert_close(model.running_var, x[:40].var(0))
+    before = model.running_mean.clone()
+    with pytest.raises(ValueError, match="at least two examples"):
+        refresh_batchnorm(model, [x[:1]])
+    assert torch.equal(model.running_mean, before)
+
+
+def test_dictionaries_hold_more_than_the_model_takes():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, inputs):
+            return self.norm(inputs)
+
+    model, x = Named(), torch.randn(30, 3)
+    refresh_batchnorm(model, [{"inputs": x[:20], "labels": torch.zeros(20), "text": "a"}, {"inputs": x[20:]}])
+    torch.testing.assert_close(model.norm.running_mean, x.mean(0))

@@ -107,6 +107,11 @@ def test_every_method_makes_a_subspace_that_can_be_trained(recorded, tmp_path, m
     assert result.test_score > 0.85
 
 
+@pytest.mark.parametrize(("method", "d"), [("dldr", 6), ("twa", 7), ("lottery", 6)])
+def test_short_recordings_give_as_many_directions_as_there_are(recorded, tmp_path, method, d):
+    assert extract(recorded, method, out=tmp_path / "basis.safetensors").d == d
+
+
 def test_the_projected_point_is_nearly_as_good_as_the_end(basis):
     assert basis.projected_score > 0.85
     assert abs(basis.projected_score - basis.last_score) < 0.1

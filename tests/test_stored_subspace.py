@@ -1,23 +1,29 @@
 """Training in a stored subspace: where it begins, its rates and optimisers, interruption, what is refused."""
 
 import math
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from training import RECORDED, Interrupt, begun
 
 from subspaces.dimension.measure import Rule, measure_dimension
 from subspaces.learned.affine import projected_coordinates
+from subspaces.learned.bases import dldr
 from subspaces.learned.stored import load_subspace, save_ticket
 from subspaces.learned.tickets import magnitude_ticket
-from subspaces.learned.trajectory import Trajectory
+from subspaces.learned.trajectory import Trajectory, TrajectoryRecorder
 from subspaces.optim import PBFGS
 from subspaces.runs.extract import extract
 from subspaces.runs.recording import TRAJECTORY
 from subspaces.runs.run import Run
 from subspaces.runs.store import run_once
-from subspaces.runs.train import train
+from subspaces.runs.train import CHECKPOINT, train
+from subspaces.subspace import Subspace
+from subspaces.tasks import get_task
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "pbfgs", "gauss-newton"])
@@ -202,3 +208,68 @@ def normalised_network(shape, classes):
 
     size = math.prod(shape)
     return nn.Sequential(nn.Flatten(), nn.Linear(size, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, classes))
+
+
+# ---- checkpoints that point to their basis
+
+
+def _pointing(tmp_path) -> tuple[Path, Subspace]:
+    """A checkpoint of a subspace whose basis lies beside it."""
+    recorder = TrajectoryRecorder(model := _network(), every=1)
+    for _ in range(5):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        recorder.step()
+    basis = dldr(recorder, 4)
+    subspace = Subspace(model, projection=basis)
+    subspace.move_to(basis.end)
+    with pytest.raises(ValueError, match="Save the basis first"):
+        subspace.save(tmp_path / "w.safetensors", hold_basis=False)
+    basis.save(tmp_path / "basis.safetensors")
+    subspace.save(tmp_path / "w.safetensors", hold_basis=False)
+    return tmp_path / "w.safetensors", subspace
+
+
+def _network() -> nn.Module:
+    return nn.Sequential(nn.Linear(60, 80), nn.ReLU(), nn.Linear(80, 10))
+
+
+def test_a_checkpoint_may_point_to_its_basis_and_takes_the_origin_from_it(tmp_path):
+    path, subspace = _pointing(tmp_path)
+    assert path.stat().st_size < 4_000 < (tmp_path / "basis.safetensors").stat().st_size
+    again = Subspace.load(_network(), path)  # a fresh model, which stands elsewhere
+    for name, tensor in subspace.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], tensor), name
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.move(tmp_path / "basis.safetensors", tmp_path / "elsewhere" / "other.safetensors")
+    with pytest.raises(ValueError, match=r"points to the basis 'basis.safetensors' of hash \w+, and .* is not there"):
+        Subspace.load(_network(), path)
+    again = Subspace.load(_network(), path, moved)
+    assert torch.equal(again.coordinates, subspace.coordinates)
+    again.coordinates.data.zero_()
+    again.swap(path)
+    assert torch.equal(again.coordinates, subspace.coordinates)
+
+
+def test_another_basis_is_refused_by_its_hash(tmp_path):
+    path, subspace = _pointing(tmp_path)
+    other = subspace.projection.first(4)
+    other.rows = other.rows.flip(0)
+    other.save(tmp_path / "basis.safetensors")
+    with pytest.raises(ValueError, match="got another in"):
+        Subspace.load(_network(), path)
+    with pytest.raises(ValueError, match="must be the basis that"):
+        Subspace.load(_network(), path, other)
+    subspace.save(tmp_path / "held.safetensors")
+    with pytest.raises(ValueError, match="points to no basis"):
+        Subspace.load(_network(), tmp_path / "held.safetensors", tmp_path / "basis.safetensors")
+
+
+def test_the_checkpoint_of_a_run_in_a_stored_subspace_is_of_kilobytes(basis, tmp_path):
+    config = Run.of(RECORDED.task, subspace=str(basis.basis), optimizer="pbfgs", epochs=1, batch_size=256, d=3)
+    result = train(config, folder=tmp_path)
+    assert result.sizes["checkpoint"] < 8_000
+    model = get_task(RECORDED.task).build_model(5)
+    again = Subspace.load(model, tmp_path / CHECKPOINT, basis.basis)
+    assert again.d == 3

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from subspaces.learned.bases import dldr
     from subspaces.learned.trajectory import TrajectoryRecorder
     from subspaces.many import ManySubspaces
-    from subspaces.optim import PBFGS, Adam, GaussNewton
+    from subspaces.optim import PBFGS, PSGD, Adam, GaussNewton
     from subspaces.projections import PROJECTIONS, Basis, Projection, make_projection
     from subspaces.registry import register, resolve
     from subspaces.report.write import write_report
@@ -51,6 +51,7 @@ _HOMES = {
     "Callback": "training.callbacks",
     "Adam": "optim",
     "PBFGS": "optim",
+    "PSGD": "optim",
     "GaussNewton": "optim",
     # measuring
     "intrinsic_dimension": "dimension.intrinsic",
@@ -77,6 +78,7 @@ _ROOMS = ("curvature", "datasets", "learned", "models", "optim", "projections", 
 __all__ = [
     "PBFGS",
     "PROJECTIONS",
+    "PSGD",
     "Adam",
     "Basis",
     "Callback",

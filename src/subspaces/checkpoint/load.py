@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from subspaces.checkpoint.container import read
 from subspaces.checkpoint.parts import buffers_of, unchanged_digest
+from subspaces.checkpoint.pointed import read_pointed
 from subspaces.checkpoint.save import data_of, unpacked
 from subspaces.checkpoint.start import told_apart
 from subspaces.layout import Layout, digest_of, layout_of
@@ -18,7 +19,11 @@ from subspaces.spread import put_
 
 
 def load(
-    cls: Any, model: nn.Module, path: str | Path, projection: Projection | None = None, allow: Allowed = ()
+    cls: Any,
+    model: nn.Module,
+    path: str | Path,
+    projection: Projection | str | Path | None = None,
+    allow: Allowed = (),
 ) -> Any:
     """A subspace of class `cls` around a model that stands at θ₀, set to the saved coordinates and buffers.
 
@@ -30,7 +35,8 @@ def load(
         cls: the class of the subspace.
         model: a plain model.
         path: the file.
-        projection: P itself, in place of what the file says of it.
+        projection: P itself, in place of what the file says of it; or, where it points to a basis that does not lie
+            beside it, the file of the basis. Such a file may hold θ₀, and the model need not stand there then.
         allow: classes of projections from outside that the file may name; by name in a mapping.
 
     Raises:
@@ -43,6 +49,13 @@ def load(
     shared = {name: parameters[name] for name in layout.names if name in parameters}
     _check_layout(layout, shared, model, path)
     origin = _part(tensors, "origin.")
+    if isinstance(projection, Projection):
+        _check_given(header, projection, path)
+    elif isinstance(header.get("basis"), dict):
+        projection, found = read_pointed(header, path, projection, layout)
+        origin = origin or found
+    elif projection is not None:
+        raise ValueError(f"`projection` must be left out; {str(path)!r} points to no basis. Got {str(projection)!r}.")
     if not origin:
         _check_origin(header, digest_of(list(shared.values())), list(shared.values()), path)
     buffers, also = _part(tensors, "buffer."), _part(tensors, "also.")
@@ -79,6 +92,7 @@ def swap(subspace: Any, path: str | Path) -> None:
         raise ValueError(f"`path` must be of this model; got {str(path)!r}, which differs: {told}.")
     data, own = _part(tensors, "data."), data_of(subspace.projection)
     same = data.keys() == _part(own, "data.").keys() and all(torch.equal(t, own[f"data.{n}"]) for n, t in data.items())
+    same = same or isinstance(header.get("basis"), dict)  # the spec has the hash of the basis
     spec = json.loads(json.dumps(subspace.projection.spec))  # as a file holds it: lists, no tuples
     if header["projection"] != spec or not same or header.get("form", {}) != subspace.form():
         raise ValueError(
@@ -164,6 +178,16 @@ def _made(spec: dict[str, Any], tensors: dict[str, Tensor], allow: Allowed) -> P
     if "data.through" in tensors:
         return Orthonormal(spec["d"], spec["D"], spec["seed"], through=tensors["data.through"])
     return from_spec(spec, allow)
+
+
+def _check_given(header: dict[str, Any], projection: Projection, path: str | Path) -> None:
+    """A basis that is given must be the one that the coordinates belong to."""
+    wanted = header["projection"].get("options", {}).get("sha256")
+    if wanted is not None and isinstance(projection, Basis) and projection.digest() != wanted:
+        raise ValueError(
+            f"`projection` must be the basis that {str(path)!r} was trained in, of hash {wanted}; "
+            f"got one of hash {projection.digest()}."
+        )
 
 
 def _check_stored_origin(origin: dict[str, Tensor], layout: Layout, path: str | Path) -> None:

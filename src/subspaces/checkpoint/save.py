@@ -11,6 +11,7 @@ from torch import Tensor
 
 from subspaces.checkpoint.container import write
 from subspaces.checkpoint.parts import buffers_of, chosen, unchanged_digest
+from subspaces.checkpoint.pointed import pointer_to
 from subspaces.checkpoint.start import entry_of
 from subspaces.errors import shown, unknown_name
 from subspaces.projections import Basis, Coordinates, Orthonormal, Projection
@@ -27,6 +28,7 @@ def save(
     also: str | Sequence[str] | None = None,
     dtype: str = "full",
     extra: dict[str, Any] | None = None,
+    hold_basis: bool = True,
 ) -> None:
     """Write a subspace to `path`, whole or not at all.
 
@@ -44,9 +46,11 @@ def save(
         dtype: of the stored coordinates: "full", "float16" (error 0.006 % of the largest output, measured),
             "bfloat16" (0.05 %) or "int8" (one scale; 0.35 %).
         extra: JSON-able notes of your own, such as the task and the seed that make θ₀.
+        hold_basis: False points to the file that a learned basis was read from or written to, by its name and its
+            hash: kilobytes in place of d·D numbers. That file has θ₀ too, unless the subspace began elsewhere.
 
     Raises:
-        ValueError: coordinates that are not finite, an unknown dtype.
+        ValueError: coordinates that are not finite, an unknown dtype, a basis to be pointed to that is in no file.
         FileNotFoundError, OSError: no such folder, disk full; an older file stays as it was.
     """
     if dtype not in DTYPES:
@@ -63,7 +67,8 @@ def save(
     if not bool(torch.isfinite(w).all()):
         raise ValueError("`coordinates` must be finite to be saved; got NaN or infinity. The training diverged.")
     stored = buffers_of(subspace.model) if include_origin else subspace.buffers_at_start.changed(subspace.model)
-    tensors = {**_packed(w, subspace.projection.d, dtype), **data_of(subspace.projection)}
+    held = data_of(subspace.projection) if hold_basis else {}
+    tensors = {**_packed(w, subspace.projection.d, dtype), **held}
     tensors |= {f"buffer.{name}": buffer for name, buffer in stored.items()}
     tensors |= {f"also.{name}": tensor for name, tensor in _beside(subspace, also).items()}
     if include_origin:
@@ -82,6 +87,8 @@ def save(
         header["start"] = entry_of(list(subspace.origin.values()))
     if form := subspace.form():
         header["form"] = form
+    if not hold_basis:
+        header["basis"] = pointer_to(subspace.projection)
     gathered = {name: whole(t.detach()).cpu().clone().contiguous() for name, t in tensors.items()}
     if subspace.point.writes_files:
         write(Path(path), header, gathered)

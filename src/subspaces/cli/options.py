@@ -87,8 +87,9 @@ class Extract:
     method: str = "dldr"
     """Which directions: dldr, lottery, twa, gradient-pca or frequent-directions (see docs/learned-subspaces.md), or one
     of your own as package.module:function or file.py:function."""
-    d: int | float = 15
-    """Number of directions, or the share of the variance to hold, such as 0.99."""
+    d: int | float | None = None
+    """Number of directions, or the share of the variance to hold, such as 0.99; without it 15, or as many as fewer
+    samples give."""
     samples: int | None = None
     """Use the first so many samples; all of them without it."""
     every: int = 1

@@ -11,9 +11,13 @@
 A learned basis belongs to its origin: ``Subspace(model, projection=basis)`` starts there.
 """
 
+import contextlib
+import numbers
+import operator
 import os
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -40,7 +44,7 @@ __all__ = [
 @checked
 def dldr(
     samples: Any,
-    d: int | float,
+    d: SupportsIndex | SupportsFloat,
     *,
     path: str | os.PathLike | None = None,
     dtype: torch.dtype = torch.float32,
@@ -85,7 +89,7 @@ def dldr(
 @checked
 def lottery_subspace(
     samples: Any,
-    d: int | float,
+    d: SupportsIndex | SupportsFloat,
     *,
     stride: int = 1,
     path: str | os.PathLike | None = None,
@@ -119,7 +123,7 @@ def lottery_subspace(
 @checked
 def twa(
     samples: Any,
-    d: int | float | None = None,
+    d: SupportsIndex | SupportsFloat | None = None,
     *,
     path: str | os.PathLike | None = None,
     dtype: torch.dtype = torch.float32,
@@ -145,7 +149,7 @@ def twa(
 @checked
 def gradient_pca(
     gradients: Any,
-    d: int | float,
+    d: SupportsIndex | SupportsFloat,
     *,
     centred: bool = False,
     path: str | os.PathLike | None = None,
@@ -174,7 +178,7 @@ def gradient_pca(
 @checked
 def hessian_subspace(
     product: Callable[[Tensor], Tensor],
-    d: int,
+    d: SupportsIndex,
     *,
     D: int | None = None,
     order: str = "magnitude",
@@ -206,7 +210,7 @@ def hessian_subspace(
     """
     if order not in ("magnitude", "algebraic"):
         raise unknown_name("order", order, ("magnitude", "algebraic"))
-    size = int(getattr(product, "D", 0)) if D is None else D
+    d, size = operator.index(d), int(getattr(product, "D", 0)) if D is None else D
     if not 1 <= d <= size:
         raise ValueError(f"`d` must be between 1 and D = {size}; got {d}. Give `D` if `product` does not know it.")
     steps = min(size, 4 * d + 20) if steps is None else min(size, steps)
@@ -241,7 +245,7 @@ def _principal_basis(
     method: str,
     samples: gram.Samples,
     transform: gram.BlockMap,
-    d: int | float | None,
+    d: SupportsIndex | SupportsFloat | None,
     limit: tuple[int, str],
     path: str | os.PathLike | None,
     dtype: torch.dtype,
@@ -251,9 +255,10 @@ def _principal_basis(
         raise ValueError(f"`dtype` must be float32, float64 or bfloat16; got {dtype}. Such as torch.float32.")
     if limit[0] < 1:
         raise ValueError(f"`samples` must be enough for one direction; got {len(samples)}. Record more samples.")
-    _check_dimension(d, limit)  # before the expensive pass
+    wanted = _dimension(d)
+    _check_dimension(wanted, limit)  # before the expensive pass
     found = gram.principal(gram.gram(samples, transform, reduce))
-    size = _choose_dimension(d, found)
+    size = _choose_dimension(wanted, found)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     layout = samples.layout if isinstance(samples, Trajectory) else None
     buffers = samples[0].buffers if isinstance(samples, Trajectory) else {}
@@ -280,10 +285,24 @@ def _principal_basis(
         raise
     if file is not None:
         parts = file.finish()
-    return LearnedBasis(
+    basis = LearnedBasis(
         parts["rows"], method, parts["singular_values"].clone(), parts["mean"], parts["start"], layout, buffers,
         parts[end].clone(),
     )  # fmt: skip
+    basis.file = None if path is None else Path(path)
+    return basis
+
+
+def _dimension(d: Any) -> int | float | None:
+    """d as a number of Python: integers and floats of NumPy and of tensors are taken, too."""
+    if d is None:
+        return None
+    with contextlib.suppress(TypeError):
+        if not isinstance(d, bool):
+            return operator.index(d)
+    if isinstance(d, numbers.Real) and not isinstance(d, bool):
+        return float(d)
+    raise TypeError(f"`d` must be an integer or a variance ratio; got {d!r}.")
 
 
 def _check_dimension(d: int | float | None, limit: tuple[int, str]) -> None:

@@ -1,6 +1,7 @@
 """A learned basis with its origin, in memory or mapped from a file."""
 
 import os
+from pathlib import Path
 
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -51,6 +52,8 @@ class LearnedBasis(Basis):
         self.method, self.singular_values, self.mean, self.start = method, singular_values, mean, start
         self.layout, self.buffers, self.end = layout, dict(buffers or {}), end
         self.eigenvalues: Tensor | None = None  # signed, of `hessian_subspace`
+        self.file: Path | None = None
+        """Where the basis lies: what a checkpoint with ``hold_basis=False`` points to."""
 
     @property
     def ratio(self) -> Float64[Tensor, "r"]:
@@ -89,6 +92,17 @@ class LearnedBasis(Basis):
         parts[end_name(self.method)] = self.end
         given = {name: t for name, t in parts.items() if t is not None} | prefixed(self.buffers)
         write_large(path, BASIS, header_of(self.method, self.layout), given)
+        self.file = Path(path)
+
+    def first(self, d: int) -> "LearnedBasis":
+        """The basis of the first d directions; views, not copies."""
+        if not 1 <= d <= self.d:
+            raise ValueError(f"`d` must be 1…{self.d}, the directions of the basis; got {d}.")
+        end = None if self.end is None else self.end[:d]
+        values, mean, start = self.singular_values, self.mean, self.start
+        found = LearnedBasis(self.rows[:d], self.method, values, mean, start, self.layout, self.buffers, end)
+        found.file = self.file
+        return found
 
     def __repr__(self) -> str:
         held = float(self.ratio[: self.d].sum())
@@ -106,7 +120,7 @@ def load_basis(path: str | os.PathLike) -> LearnedBasis:
         ValueError: not a basis file, cut short or altered.
     """
     method, layout, tensors = found = read(path, BASIS)
-    return LearnedBasis(
+    basis = LearnedBasis(
         tensors["rows"],
         method,
         tensors["singular_values"].clone(),
@@ -116,3 +130,5 @@ def load_basis(path: str | os.PathLike) -> LearnedBasis:
         found.buffers,
         tensors[end].clone() if (end := end_name(method)) in tensors else None,
     )
+    basis.file = Path(path)
+    return basis

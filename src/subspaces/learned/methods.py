@@ -27,12 +27,15 @@ class Method:
             (D,)), d the number of directions or, where `ratio`, a share of the variance.
         records: what must have been recorded, "weights" or "gradients" (``subspaces train --record-source``).
         ratio: whether d may be a share of the variance, 0 < d ≤ 1, given as a float.
+        lost: how many of t samples give no direction: 1 where deviations or differences are taken, 0 where the samples
+            themselves are.
     """
 
     name: str
     learn: Callable[..., LearnedBasis] = field(repr=False)
     records: Literal["weights", "gradients"] = "weights"
     ratio: bool = True
+    lost: int = 1
 
     def __call__(self, samples: Trajectory, d: int | float) -> LearnedBasis:
         """The basis, with the names of the samples' tensors and the first sample as its origin if it has none.
@@ -73,8 +76,8 @@ METHODS: dict[str, Method] = table("method", accept)
 for _method in (
     Method("dldr", dldr),
     Method("lottery", lottery_subspace),
-    Method("twa", twa),
-    Method("gradient-pca", gradient_pca, records="gradients"),
+    Method("twa", twa, lost=0),
+    Method("gradient-pca", gradient_pca, records="gradients", lost=0),
     Method("frequent-directions", frequent_directions, ratio=False),
 ):
     register("method", _method.name, _method)

@@ -63,13 +63,13 @@ class FrequentDirections:
         self.buffer[self.used] = vector if about is None else vector - about
         self.used += 1
 
-    def basis(self, d: int) -> LearnedBasis:
+    def basis(self, d: SupportsIndex) -> LearnedBasis:
         """The top d directions of the sketch, as `dldr` of the sketch; `mean` and `start` are those of the samples.
 
         Raises:
             ValueError: d exceeds the directions in the sketch.
         """
-        rows = self.buffer[: self.used]
+        d, rows = operator.index(d), self.buffer[: self.used]
         if not 1 <= d <= min(self.used, self.size):
             raise ValueError(
                 f"`d` must be between 1 and {min(self.used, self.size)}, the directions in the sketch; got {d}. "

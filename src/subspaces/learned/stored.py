@@ -14,7 +14,7 @@ from subspaces.learned.basis import load_basis
 from subspaces.learned.basis_file import TICKET, header_of, kind_of, read
 from subspaces.learned.samples import Sample
 from subspaces.learned.tickets import Ticket
-from subspaces.projections import Basis, Coordinates, Projection
+from subspaces.projections import Coordinates, Projection
 
 
 class Stored(NamedTuple):
@@ -59,9 +59,8 @@ def load_subspace(path: str | os.PathLike, d: int | None = None) -> Stored:
     basis = load_basis(path)
     if basis.layout is None or basis.start is None:
         raise ValueError(f"`subspace` must have an origin; {path} has none. Extract it from a recorded run.")
-    end = None if basis.end is None or basis.at_mean else basis.end[:d]  # of the first sample
-    rows = basis.rows if d is None else basis.rows[:d]
-    return Stored(Basis(rows.T, orthonormal=False), basis.origin, basis.method, end)
+    chosen = basis if d is None else basis.first(d)
+    return Stored(chosen, basis.origin, basis.method, None if basis.at_mean else chosen.end)
 
 
 def stored_sizes(path: str | os.PathLike) -> _Sizes:

@@ -1,9 +1,10 @@
 """Lottery tickets as axis-aligned subspaces: P = [e_i] for i in S, d = |S|, pruned weights at 0."""
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int64
@@ -50,7 +51,7 @@ class Ticket:
 
 @checked
 def magnitude_ticket(
-    trained: Any, rewind: Any, keep: int | float, *, pruned: str = "zero", among: Tensor | None = None
+    trained: Any, rewind: Any, keep: SupportsIndex | float, *, pruned: str = "zero", among: Tensor | None = None
 ) -> Ticket:
     """One-shot ticket: the globally largest |θ_i| of a trained network survive and start again from `rewind`.
 
@@ -76,7 +77,7 @@ def magnitude_ticket(
             f"`trained` and `rewind` must have one length; got {len(final)} and {len(start)}. Record both."
         )
     rows = torch.arange(len(final)) if among is None else among
-    count = round(keep * len(final)) if isinstance(keep, float) else keep
+    count = round(keep * len(final)) if isinstance(keep, float) else operator.index(keep)
     if not 1 <= count <= len(rows) or (isinstance(keep, float) and keep > 1):
         raise ValueError(
             f"`keep` must be 1…{len(rows)} weights or a fraction of all {len(final)}; got {keep}. Such as 0.1."

@@ -1,4 +1,4 @@
-"""Optimisers of the coordinates: a faster Adam, and those that torch lacks. P-SGD is torch.optim.SGD on them.
+"""Optimisers of the coordinates: a faster Adam, those that torch lacks, and P-SGD, torch's SGD at a measured rate.
 
 Names are imported at their first use: a subspace needs none of them, and some bring SciPy along.
 """
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from subspaces.optim.adam import Adam
-    from subspaces.optim.curvature import curvature_rate, largest_curvature
+    from subspaces.optim.curvature import curvature_rate, largest_curvature, stable_rate
     from subspaces.optim.gauss_newton import LOSSES, GaussNewton
     from subspaces.optim.pbfgs import MODES, PBFGS
+    from subspaces.optim.psgd import PSGD
 
 _HOMES = {
     "Adam": "adam",
@@ -20,9 +21,21 @@ _HOMES = {
     "GaussNewton": "gauss_newton",
     "MODES": "pbfgs",
     "PBFGS": "pbfgs",
+    "PSGD": "psgd",
+    "stable_rate": "curvature",
 }
 
-__all__ = ["LOSSES", "MODES", "PBFGS", "Adam", "GaussNewton", "curvature_rate", "largest_curvature"]
+__all__ = [
+    "LOSSES",
+    "MODES",
+    "PBFGS",
+    "PSGD",
+    "Adam",
+    "GaussNewton",
+    "curvature_rate",
+    "largest_curvature",
+    "stable_rate",
+]
 
 
 def __getattr__(name: str) -> Any:

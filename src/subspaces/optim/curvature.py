@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from subspaces.curvature.spectrum import lanczos
 from subspaces.errors import at_least, checked, within
@@ -88,9 +88,60 @@ def curvature_rate(
         >>> lr = curvature_rate(subspace, lambda: loss_fn(model(x), y))              # doctest: +SKIP
         >>> optimizer = torch.optim.SGD(subspace.parameters(), lr, momentum=0.9)     # doctest: +SKIP
     """
-    within("momentum", momentum, 0, 1, ends="[)", advice="Such as 0.9.")
-    within("safety", safety, 0, 1, ends="()", advice="Such as 0.5.")
-    top = largest_curvature(subspace, closure, iterations=iterations)
+    _check(momentum, safety)
+    return _rate(largest_curvature(subspace, closure, iterations=iterations), momentum, safety)
+
+
+def stable_rate(
+    subspace: HasCoordinates,
+    closure: Callable[[], Any],
+    *,
+    momentum: float = 0.9,
+    safety: float = 0.5,
+    iterations: int = 10,
+) -> float:
+    """The smaller of the rates at the origin, w = 0, and where the model stands; on one batch.
+
+    A trained point is flat and would allow a rate that the steeper ground around it does not. A point where nothing
+    curves up tells no limit and does not count. The model and its buffers are left as they were.
+
+    Args:
+        subspace, closure, momentum, safety, iterations: as in `curvature_rate`.
+
+    Raises:
+        RuntimeError: nothing curves up at either point, or the loss is not finite.
+    """
+    _check(momentum, safety)
+    w = subspace.coordinates
+    here, model = w.detach().clone(), getattr(subspace, "model", None)
+    buffers = list(model.buffers()) if isinstance(model, nn.Module) else []
+    kept = [buffer.clone() for buffer in buffers]
+    places = [here] if not bool(here.any()) else [here, torch.zeros_like(here)]
+    try:
+        tops = []
+        for place in places:
+            _stand(subspace, place)
+            tops.append(largest_curvature(subspace, closure, iterations=iterations))
+    finally:
+        _stand(subspace, here)
+        with torch.no_grad():
+            for buffer, value in zip(buffers, kept, strict=True):
+                buffer.copy_(value)
+    return _rate(max(tops), momentum, safety)
+
+
+@torch.no_grad()
+def _stand(subspace: HasCoordinates, w: Tensor) -> None:
+    subspace.coordinates.copy_(w)
+    subspace.sync()
+
+
+def _rate(top: float, momentum: float, safety: float) -> float:
     if not top > 0:
         raise RuntimeError(f"`closure` must curve up in the subspace; λ_max is {top:.3g}. Use another batch or point.")
     return safety * 2 * (1 + momentum) / top
+
+
+def _check(momentum: float, safety: float) -> None:
+    within("momentum", momentum, 0, 1, ends="[)", advice="Such as 0.9.")
+    within("safety", safety, 0, 1, ends="()", advice="Such as 0.5.")

@@ -4,43 +4,23 @@ import contextlib
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn import functional
 
 from subspaces.errors import at_least, checked, shown, unknown_name, within
+from subspaces.optim import trust
+from subspaces.optim.decay import Decay
+from subspaces.optim.given import FOR_SCHEDULERS, subspace_given
 from subspaces.optim.objective import Protected
+from subspaces.optim.output_losses import LOSSES, LocalModel, OutputLoss, tensor_of
 
-LOSSES = ("cross_entropy", "squared_error")
+__all__ = ["LOSSES", "GaussNewton", "LocalModel"]
+
 JACOBIANS = ("forward", "differences")
-
-
-@runtime_checkable
-class FunctionalCoordinates(Protocol):
-    """What `GaussNewton` needs of a `Subspace`."""
-
-    coordinates: nn.Parameter
-
-    def sync(self) -> None: ...
-    def functional(self, w: Any, *args: Any) -> Any: ...
-
-
-@dataclass(frozen=True)
-class LocalModel:
-    """L(w + δ) ≈ loss + gradientᵀδ + ½ δᵀ matrix δ on one batch, in float64."""
-
-    loss: float
-    gradient: Float[Tensor, "d"]
-    matrix: Float[Tensor, "d d"]
-
-    def decrease(self, move: Float[Tensor, "d"]) -> float:
-        """Predicted L(w) − L(w + δ)."""
-        return -float(self.gradient @ move + 0.5 * (move @ self.matrix @ move))
 
 
 class GaussNewton(torch.optim.Optimizer):
@@ -48,24 +28,29 @@ class GaussNewton(torch.optim.Optimizer):
 
     J = ∂f/∂w by d forward-mode products along the columns of P; cross-entropy:
     G = (1/N) Σ_i J_iᵀ (diag(p_i) − p_i p_iᵀ) J_i; squared error (the mean over all entries, as `mse_loss`):
-    G = 2 JᵀJ / (N·C). The gradient comes from J too: no backward pass.
+    G = 2 JᵀJ / (N·C). The gradient comes from J too: no backward pass. Any other loss by the products of its Hessian in
+    the outputs, d backward passes that stop there.
     Ratio of actual to predicted decrease on the same batch: > ¾ → μ/3; < ¼ → 2μ; ≤ 0 → the step is rejected and μ
     raised. Trials build no graph and leave buffers and random state alone; after `tries` rejections, or where anything
-    is not finite, the step is zero.
+    is not finite, the step is zero. Each step is judged on the next batch, too (`trust`): steps that raise its loss are
+    taken back, and only a share of later ones is taken, so that small batches make short steps and do not diverge.
 
     Cost of a step: d forward-mode products (3 to 4 forward passes each) and one forward pass per try; memory N·C·d
     numbers for J and `chunk` forward passes. For d up to a few hundred. ``jacobian="differences"`` takes
     (f(w + εe_j) − f(w))/ε instead: one forward pass each, J to about 1 % (ReLU bends within ε; rounding).
 
     Args:
-        subspace: a `Subspace` (anything with `coordinates`, `sync` and `functional(w, *inputs)`).
-        loss: "cross_entropy" (logits (N, C, …), targets class indices (N, …) or probabilities like the logits) or
-            "squared_error" (targets like the outputs).
+        subspace: a `Subspace` (anything with `coordinates`, `sync` and `functional(w, *inputs)`), or the parameters of
+            a model in one.
+        loss: "cross_entropy" (logits (N, C, …) or (N, T, C), targets class indices (N, …), −100 left out, or
+            probabilities like the logits (N, C, …)), "squared_error" (targets like the outputs), or any function
+            (outputs, targets) → mean loss, such as ``nn.CrossEntropyLoss(weight, label_smoothing=0.1)``.
         damping: μ at the start, relative to the largest diagonal entry of G; 0 for pure Gauss–Newton.
         tries: trial steps at most.
         jacobian: "forward" (exact) or "differences".
         chunk: forward-mode products at once, by `vmap`; 1 is fastest unless a forward pass takes below a millisecond.
         ema: weight of the earlier G in a moving average over batches, in [0, 1); 0 uses the batch alone.
+        weight_decay, decay_towards: as in `PBFGS`: ½ λ ‖θ‖² ("zero") or ½ λ ‖w‖² ("origin"), added to the loss.
 
     Raises:
         ValueError: an argument out of range.
@@ -80,25 +65,28 @@ class GaussNewton(torch.optim.Optimizer):
     @checked
     def __init__(
         self,
-        subspace: FunctionalCoordinates,
-        loss: str = "cross_entropy",
+        subspace: Any,
+        loss: Any = "cross_entropy",
         *,
         damping: float = 1e-3,
         tries: int = 8,
         jacobian: str = "forward",
         chunk: int = 1,
         ema: float = 0.0,
+        weight_decay: float = 0.0,
+        decay_towards: str = "zero",
     ):
-        if loss not in LOSSES:
-            raise unknown_name("loss", loss, LOSSES)
         if jacobian not in JACOBIANS:
             raise unknown_name("jacobian", jacobian, JACOBIANS)
         within("damping", damping, 0, math.inf, ends="[)", advice="Such as 1e-3.")
         within("ema", ema, 0, 1, ends="[)", advice="0 switches it off.")
         at_least(1, tries=tries, chunk=chunk)
-        self.subspace, self.loss, self.tries = subspace, loss, tries
+        self.subspace, self.loss, self.tries = subspace_given(subspace, "GaussNewton"), loss, tries
+        self._output_loss = OutputLoss(loss)
+        self.decay = Decay(self.subspace, weight_decay, decay_towards)
         self.jacobian, self.chunk = jacobian, chunk
-        super().__init__([subspace.coordinates], {"lr": 1.0, "damping": damping, "ema": ema})
+        options = {"lr": 1.0, "damping": damping, "ema": ema, **FOR_SCHEDULERS}
+        super().__init__([self.subspace.coordinates], options)
         self.last_ratio = math.nan
         self.last_outputs: Tensor | None = None
 
@@ -125,21 +113,39 @@ class GaussNewton(torch.optim.Optimizer):
         guard = Protected(self.subspace)
         with guard:  # the one evaluation that updates the buffers
             self.last_outputs = self._outputs(w.detach(), arguments)
-            first = self._loss(self.last_outputs, targets)
+            first = self._loss(self.last_outputs, targets, w)
+        start = self._judged(arguments, targets, guard, first)
         model = self.local_model(arguments, targets, guard)
-        if math.isfinite(first) and bool(torch.isfinite(model.matrix).all() & torch.isfinite(model.gradient).all()):
-            self._trust_region(self._averaged(model), arguments, targets, guard, first)
+        if math.isfinite(start) and model.is_finite():
+            model = self._averaged(model).plus(self.decay, w.detach())
+            self._trust_region(model, arguments, targets, guard, start)
         self.subspace.sync()
         return first
 
+    def _judged(self, arguments: tuple[Any, ...], targets: Any, guard: Protected, first: float) -> float:
+        """The loss where this step begins: at the anchor, if this batch says that the last steps did harm."""
+        w, state = self.subspace.coordinates, self.state[self.subspace.coordinates]
+        trust.begin(state, w)
+        if "before" not in state:
+            return first
+        good = trust.judge(state, first, self._at(state.pop("before"), arguments, targets, guard), w)
+        if good:
+            return first
+        w.copy_(state["anchor"])
+        return self._at(w.detach(), arguments, targets, guard)
+
+    def _at(self, w: Tensor, arguments: tuple[Any, ...], targets: Any, guard: Protected) -> float:
+        with guard:
+            return self._loss(self._outputs(w, arguments), targets, w)
+
     def local_model(
-        self, arguments: tuple[Any, ...], targets: Tensor, guard: AbstractContextManager[Any] | None = None
+        self, arguments: tuple[Any, ...], targets: Any, guard: AbstractContextManager[Any] | None = None
     ) -> LocalModel:
         """Loss, gradient and Gauss–Newton matrix at the present w; each pass within `guard` (same dropout masks)."""
         w, guarded = self.subspace.coordinates.detach(), guard or contextlib.nullcontext()
 
         def plain(v: Tensor) -> Tensor:
-            return self.subspace.functional(v, *arguments)
+            return tensor_of(self.subspace.functional(v, *arguments))
 
         def function(v: Tensor) -> Tensor:
             with guarded:
@@ -151,8 +157,7 @@ class GaussNewton(torch.optim.Optimizer):
             outputs, jacobian = _dual_jacobian(function, w)
         else:
             outputs, jacobian = _batched_jacobian(plain, w, self.chunk, guarded)
-        make = _cross_entropy_model if self.loss == "cross_entropy" else _squared_error_model
-        return make(outputs, jacobian, targets)
+        return self._output_loss.model(outputs, jacobian, targets)
 
     # ---- private
 
@@ -160,14 +165,14 @@ class GaussNewton(torch.optim.Optimizer):
         """f(w) as a training step computes it: BatchNorm moves the buffers, which `Protected` puts back."""
         model, theta = getattr(self.subspace, "model", None), getattr(self.subspace, "theta", None)
         if not isinstance(model, nn.Module) or theta is None:
-            return self.subspace.functional(w, *arguments)
-        return torch.func.functional_call(model, theta(w), arguments)
+            return tensor_of(self.subspace.functional(w, *arguments))
+        return tensor_of(torch.func.functional_call(model, theta(w), arguments))
 
     def _trust_region(
-        self, model: LocalModel, arguments: tuple[Any, ...], targets: Tensor, guard: Protected, first: float
+        self, model: LocalModel, arguments: tuple[Any, ...], targets: Any, guard: Protected, first: float
     ) -> None:
         w, state = self.subspace.coordinates, self.state[self.subspace.coordinates]
-        scale = max(float(model.matrix.diagonal().max()), 1e-300)
+        scale = max(float(model.matrix.diagonal().max()), 1e-3 * float(model.gradient.norm()), 1e-300)
         damping = state.setdefault("damping", self.param_groups[0]["damping"] * scale)
         growth = 2.0
         for _ in range(self.tries):
@@ -175,12 +180,14 @@ class GaussNewton(torch.optim.Optimizer):
             predicted = -math.inf if move is None else model.decrease(move)
             if move is not None and predicted > 0:
                 move = self.param_groups[0]["lr"] * move
+                move = trust.limited(state, float(move.norm())) * move
                 predicted = model.decrease(move)
-                with guard:
-                    loss = self._loss(self._outputs(w.detach() + move.to(w.dtype), arguments), targets)
+                loss = self._at(w.detach() + move.to(w.dtype), arguments, targets, guard)
                 ratio = (first - loss) / predicted
                 if math.isfinite(loss) and ratio > 0:
+                    before = w.detach().clone()
                     w.add_(move.to(w.dtype))
+                    trust.took(state, before, w.detach())
                     state["damping"] = damping / 3 if ratio > 0.75 else damping * 2 if ratio < 0.25 else damping
                     self.last_ratio = ratio
                     return
@@ -200,12 +207,9 @@ class GaussNewton(torch.optim.Optimizer):
         state["matrix"] = matrix
         return LocalModel(model.loss, model.gradient, matrix)
 
-    def _loss(self, outputs: Tensor, targets: Tensor) -> float:
-        if self.loss == "cross_entropy":
-            return float(functional.cross_entropy(outputs, targets))
-        if outputs.shape != targets.shape:
-            raise ValueError(f"`targets` must be {tuple(outputs.shape)} like the outputs; got {tuple(targets.shape)}.")
-        return float(functional.mse_loss(outputs, targets))
+    def _loss(self, outputs: Tensor, targets: Any, w: Tensor) -> float:
+        value = float(self._output_loss.value(outputs, targets))
+        return value + self.decay.value(w) if self.decay else value
 
 
 def _dual_jacobian(function: Callable[[Tensor], Tensor], w: Float[Tensor, "d"]) -> tuple[Tensor, Tensor]:
@@ -256,27 +260,3 @@ def _solve(model: LocalModel, damping: float) -> Tensor | None:
         return None
     move = -torch.cholesky_solve(model.gradient[:, None], factor)[:, 0]
     return move if bool(torch.isfinite(move).all()) else None
-
-
-def _cross_entropy_model(outputs: Tensor, jacobian: Tensor, targets: Tensor) -> LocalModel:
-    """Σ_c p_c (J_c − J̄)(J_c − J̄)ᵀ with J̄ = Σ_c p_c J_c equals Jᵀ (diag(p) − ppᵀ) J without a C × C matrix."""
-    logits, rows = outputs.double().movedim(1, -1), jacobian.double().movedim(2, -1)
-    classes = logits.shape[-1]
-    logits, rows = logits.reshape(-1, classes), rows.reshape(len(rows), -1, classes)
-    if targets.is_floating_point():
-        wanted = targets.double().movedim(1, -1).reshape(-1, classes)
-    else:
-        wanted = functional.one_hot(targets.reshape(-1), classes).double()
-    logp = logits.log_softmax(-1)
-    p = logp.exp()
-    centred = (rows - (rows * p).sum(-1, keepdim=True)) * p.sqrt()
-    flat = centred.reshape(len(rows), -1)
-    gradient = torch.einsum("dnc,nc->d", rows, p * wanted.sum(-1, keepdim=True) - wanted) / len(logits)
-    return LocalModel(-float((wanted * logp).sum()) / len(logits), gradient, flat @ flat.T / len(logits))
-
-
-def _squared_error_model(outputs: Tensor, jacobian: Tensor, targets: Tensor) -> LocalModel:
-    residual = (outputs - targets).double().reshape(-1)
-    rows = jacobian.double().reshape(len(jacobian), -1)
-    count = residual.numel()
-    return LocalModel(float(residual @ residual) / count, 2 * rows @ residual / count, 2 * rows @ rows.T / count)

@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from subspaces.optim.decay import Decay
+from subspaces.optim.given import loss_of
+
 
 @runtime_checkable
 class HasCoordinates(Protocol):
@@ -64,13 +67,15 @@ class BatchLoss:
 
     Args:
         subspace: owner of `coordinates`.
-        closure: returns the scalar loss of one fixed batch (or the mean over fixed micro-batches). It may call
-            ``loss.backward()`` itself if ``loss.requires_grad``; otherwise that is done here.
+        closure: returns the scalar loss of one fixed batch (or the mean over fixed micro-batches), alone or first in a
+            tuple. It may call ``loss.backward()`` itself if ``loss.requires_grad``; otherwise that is done here.
+        decay: a penalty on w, added to loss and gradient.
     """
 
-    def __init__(self, subspace: HasCoordinates, closure: Callable[[], Any]):
+    def __init__(self, subspace: HasCoordinates, closure: Callable[[], Any], decay: Decay | None = None):
         self._closure, self._w, self._protected = closure, subspace.coordinates, Protected(subspace)
         self._pending: Tensor | None = None
+        self._decay = decay or Decay(subspace, 0.0, "origin")
 
     def loss_and_gradient(self) -> tuple[float, Float[Tensor, "d"]]:
         """Loss and gradient where the model stands."""
@@ -81,10 +86,11 @@ class BatchLoss:
         """Loss where the model stands, without a graph unless its gradient may be wanted."""
         self._pending, self._w.grad = None, None
         with self._protected, torch.set_grad_enabled(graph):
-            result = self._evaluate()
+            result = loss_of(self._evaluate())
         if graph:
             self._pending = result if isinstance(result, Tensor) else None
-        return float(result.detach() if isinstance(result, Tensor) else result)
+        value = float(result.detach() if isinstance(result, Tensor) else result)
+        return value + self._decay.value(self._w) if self._decay else value
 
     def gradient(self) -> Float[Tensor, "d"]:
         """Gradient of the last loss that was taken with ``graph=True``; the model must not have moved since."""
@@ -96,7 +102,8 @@ class BatchLoss:
         gradient, self._w.grad, self._pending = self._w.grad, None, None
         if gradient is None:
             raise RuntimeError("`closure` must depend on the coordinates; the gradient did not reach them.")
-        return gradient.detach().clone()
+        gradient = gradient.detach().clone()
+        return gradient + self._decay.gradient(self._w) if self._decay else gradient
 
     def _evaluate(self) -> Any:
         try:

@@ -9,8 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subspaces.errors import at_least, checked, shown, unknown_name, within
+from subspaces.optim import trust
+from subspaces.optim.decay import Decay
+from subspaces.optim.given import FOR_SCHEDULERS, subspace_given
 from subspaces.optim.line_search import Trial, backtracking
-from subspaces.optim.objective import BatchLoss, HasCoordinates
+from subspaces.optim.objective import BatchLoss
 
 MODES: dict[str, dict[str, float]] = {
     "published": {"armijo": 0.4, "shrink": 0.4},  # nblt/DLDR train_pbfgs.py (0.55 before 2021-08)
@@ -33,9 +36,14 @@ class PBFGS(torch.optim.Optimizer):
     B₀ = (yᵀs/yᵀy) I at the first pair; Armijo 10⁻⁴; on failure a zero step and B forgotten; on a non-finite loss back
     to the last good point. Pairs are taken at the first d steps and then at every `pair_every`-th, so that a step costs
     about 1.5 gradients (one trial is a forward pass); on full batches use ``pair_every=1``.
+    Steps are judged on the next batch (`trust`), every one until they have proved good, then every `pair_every`-th, at
+    one forward pass each: steps that raise its loss are taken back, and only a share of later ones is taken. So small
+    batches, down to one example, make short steps and do not diverge; large ones are what the method is for.
+
+    Schedulers of torch move `lr`; what those that cycle momentum (OneCycleLR) write besides is not read.
 
     Args:
-        subspace: a `Subspace` (anything with `coordinates` and `sync`).
+        subspace: a `Subspace` (anything with `coordinates` and `sync`), or the parameters of a model in one.
         mode: "robust" or "published".
         lr: first α of every line search, > 0.
         armijo: c in (0, 1); the mode's by default.
@@ -44,6 +52,9 @@ class PBFGS(torch.optim.Optimizer):
         pair_every: steps between curvature pairs once d pairs are known (robust mode only).
         damping: Powell's share in [0, 1): pairs with less curvature than this share of the model's are mixed with it
             (robust mode only). Near 0 only negative curvature is, which is exact on quadratics with long steps.
+        weight_decay: λ of a penalty that is added to the loss.
+        decay_towards: "zero", ½ λ ‖θ‖², as in training without a subspace; or "origin", ½ λ ‖w‖², which pulls to θ₀ as
+            `weight_decay` of torch's optimisers on the coordinates does.
 
     Raises:
         ValueError: an argument out of range.
@@ -58,7 +69,7 @@ class PBFGS(torch.optim.Optimizer):
     @checked
     def __init__(
         self,
-        subspace: HasCoordinates,
+        subspace: Any,
         mode: str = "robust",
         *,
         lr: float = 1.0,
@@ -67,6 +78,8 @@ class PBFGS(torch.optim.Optimizer):
         tries: int = 20,
         pair_every: int = 10,
         damping: float = 0.2,
+        weight_decay: float = 0.0,
+        decay_towards: str = "zero",
     ):
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES)
@@ -82,9 +95,11 @@ class PBFGS(torch.optim.Optimizer):
         within("damping", damping, 0, 1, ends="[)")
         within("lr", lr, 0, math.inf, ends="()", advice="Such as 1.")
         at_least(1, tries=tries, pair_every=pair_every)
-        self.subspace, self.mode = subspace, mode
-        options = {"armijo": armijo, "shrink": shrink, "tries": tries}
-        super().__init__([subspace.coordinates], {"lr": lr, "pair_every": pair_every, "damping": damping, **options})
+        self.subspace, self.mode = subspace_given(subspace, "PBFGS"), mode
+        self.decay = Decay(self.subspace, weight_decay, decay_towards)
+        options = {"armijo": armijo, "shrink": shrink, "tries": tries, **FOR_SCHEDULERS}
+        options |= {"lr": lr, "pair_every": pair_every, "damping": damping}
+        super().__init__([self.subspace.coordinates], options)
         self.last_trial: Trial | None = None
 
     @torch.no_grad()
@@ -92,8 +107,8 @@ class PBFGS(torch.optim.Optimizer):
         """One step on one batch.
 
         Args:
-            closure: returns the loss of the batch; called again at trial points. It need not call backward; if it does,
-                then only ``if loss.requires_grad``.
+            closure: returns the loss of the batch, alone or first in a tuple; called again at trial points. It need not
+                call backward; if it does, then only ``if loss.requires_grad``.
 
         Returns:
             The loss before the step.
@@ -105,7 +120,7 @@ class PBFGS(torch.optim.Optimizer):
             )
         w = self.subspace.coordinates
         before = w.clone()
-        objective = BatchLoss(self.subspace, closure)
+        objective = BatchLoss(self.subspace, closure, self.decay)
         try:
             loss, gradient = objective.loss_and_gradient()
             if not math.isfinite(loss) or not bool(torch.isfinite(gradient).all()):
@@ -113,7 +128,7 @@ class PBFGS(torch.optim.Optimizer):
             elif self.mode == "published":
                 self._published(objective, loss, gradient)
             else:
-                self._robust(objective, loss, gradient)
+                self._robust(objective, *self._judged(objective, loss, gradient))
         except BaseException:  # also Ctrl-C within a trial: the model is left where the step began
             self._move(before)
             raise
@@ -133,6 +148,21 @@ class PBFGS(torch.optim.Optimizer):
         state["gradient"], state["move"] = gradient, trial.step * direction
         self._finish(trial)
 
+    def _judged(self, objective: BatchLoss, loss: float, gradient: Tensor) -> tuple[float, Tensor]:
+        """Loss and gradient where this step begins: at the anchor, if this batch says that the last steps did harm."""
+        state, w = self._state(), self.subspace.coordinates
+        trust.begin(state, w)
+        if not trust.is_due(state, self.param_groups[0]["pair_every"], state["step"]):
+            return loss, gradient
+        here = w.clone()
+        self._move(state["before"])
+        good = trust.judge(state, loss, objective.loss(), here)
+        self._move(here if good else state["anchor"])
+        if good:
+            return loss, gradient
+        self._forget()
+        return objective.loss_and_gradient()
+
     def _robust(self, objective: BatchLoss, loss: float, gradient: Tensor) -> None:
         state, group = self._state(), self.param_groups[0]
         direction = -(state["inverse"] @ gradient)
@@ -140,11 +170,15 @@ class PBFGS(torch.optim.Optimizer):
         if not (math.isfinite(slope) and slope < 0) and state["pairs"]:
             self._forget()
             direction, slope = -gradient, -float(gradient @ gradient)
-        first = group["lr"] if state["pairs"] else group["lr"] * min(1.0, 1.0 / max(float(gradient.norm()), 1e-30))
+        first = group["lr"]
+        if not state["pairs"]:
+            first *= min(1.0, 1.0 / max(float(gradient.norm()), 1e-30))
+        first *= trust.limited(state, first * float(direction.norm()))
         wants_pair = state["pairs"] < len(gradient) or state["step"] % group["pair_every"] == 0
         before = self.subspace.coordinates.clone()
         if slope == 0.0:  # a stationary point
             return
+        state.pop("before", None)
         trial = self._search(objective, loss, slope, direction, first, graph=wants_pair)
         if not trial.accepted:
             self._move(before)
@@ -155,6 +189,7 @@ class PBFGS(torch.optim.Optimizer):
             at = objective.gradient() if self._graph_at == trial.step else objective.loss_and_gradient()[1]
             self._learn(trial.step * direction, at - gradient, -trial.step * gradient)
         state["safe"] = self.subspace.coordinates.clone()
+        trust.took(state, before, state["safe"])
         self._finish(trial)
 
     def _learn(self, s: Tensor, y: Tensor, ms: Tensor) -> None:

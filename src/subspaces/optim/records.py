@@ -28,8 +28,8 @@ class OptimizerRecord:
     Attributes:
         name: registered name, or import path.
         factory: ``factory(trained, **settings)`` gives a torch optimiser; `trained` is what `build` got.
-        takes: settings it takes besides `lr`, in the library's words: `momentum`, `beta2`, `mode`, `loss`; for a class
-            of optimisers its own keyword arguments, too.
+        takes: settings it takes besides `lr`, in the library's words: `momentum`, `beta2`, `mode`, `loss` (a name or a
+            function, that of the training); for a class of optimisers its own keyword arguments, too.
         rate_power: the rate of w is native·(D/d)^rate_power/c^norm_power for columns of norm c.
         norm_power: 1 where a step of w has a length of its own, 2 where it is in proportion to Pᵀg, 0 to leave the
             rate alone.
@@ -159,7 +159,9 @@ def _pbfgs(subspace: Any, lr: float = 1.0, mode: str = "robust") -> torch.optim.
     return PBFGS(subspace, mode, lr=lr)
 
 
-def _gauss_newton(subspace: Any, lr: float = 1.0, loss: str = "cross_entropy") -> torch.optim.Optimizer:
+def _gauss_newton(
+    subspace: Any, lr: float = 1.0, loss: str | Callable[[Any, Any], torch.Tensor] = "cross_entropy"
+) -> torch.optim.Optimizer:
     """Its matrix from d + 1 forward passes; the length of a step follows from the damping, not from `lr`."""
     from subspaces.optim.gauss_newton import GaussNewton
 

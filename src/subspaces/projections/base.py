@@ -144,9 +144,13 @@ class Projection(abc.ABC):
 
     @final
     @checked
-    def to_dense(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
-        """P as a (D, d) matrix, for inspection and tests. Memory: D·d numbers."""
-        return self(torch.eye(self.d, dtype=dtype, device=device)).T.contiguous()
+    def to_dense(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
+        """P as a (D, d) matrix, for inspection and tests; float64 where that is held, else float32. D·d numbers."""
+        return self(torch.eye(self.d, dtype=dtype or self._dense_dtype, device=device)).T.contiguous()
+
+    @property
+    def _dense_dtype(self) -> torch.dtype:
+        return torch.float32
 
     def _map(self, x: Tensor, transposed: bool, start: int, stop: int) -> Tensor:
         """Rows of P or Pᵀ by the operator of torch, which knows derivatives, batches and compilers."""

@@ -66,6 +66,10 @@ class Basis(Projection):
     def seeded(self) -> bool:
         return False
 
+    @property
+    def _dense_dtype(self) -> torch.dtype:
+        return torch.float64 if self.rows.dtype == torch.float64 else torch.float32
+
     def digest(self) -> str:
         """A hash of the matrix, so that a checkpoint can name the basis that it belongs to."""
         raw = self.rows.contiguous().view(torch.uint8).cpu().numpy()

@@ -199,7 +199,7 @@ def learned_row(recipe: str, series: Series, d: int | None, results: Sequence[Re
     ratio = series.measure == "pca_ratio"
     scale = 1.0 if ratio else _scale(task.score_name)
     digits = 6 if ratio else 2 if task.score_name == "accuracy" else 4
-    measured = interval_of_mean([scale * value for value in values])
+    measured = _within(interval_of_mean([scale * value for value in values]), scale)
     end = f"{task.score_name} of the {'average' if series.averages else 'projected end'}"
     return row_of(
         recipe, series, results[0], "PCA ratio" if ratio else end, settings=_averaged(series, results[0].config),

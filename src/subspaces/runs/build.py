@@ -23,7 +23,7 @@ from subspaces.training.batches import Batches, InMemory, Streamed, derived_seed
 from subspaces.training.callbacks import Callback
 from subspaces.training.fit import placed
 from subspaces.training.state import STATE, Fit, Kept, load_parameters, load_state, read_state
-from subspaces.training.step import add_penalty, take_step
+from subspaces.training.step import add_penalty, loss_setting, take_step
 
 
 def build(asked: Run, folder: Path | None = None, data_root: str | None = None) -> tuple[Fit, Run]:
@@ -104,6 +104,8 @@ def _options(run: Run, record: Any, lr: float | None = None) -> dict[str, Any]:
     """The settings of a run that an optimiser takes."""
     settings = run.optimizer
     known = {"momentum": settings.momentum, "beta2": settings.beta2, "mode": settings.pbfgs_mode}
+    if "loss" in record.takes:
+        known["loss"] = loss_setting(task_of(run).loss)
     return {"lr": (settings.lr or 0.0) if lr is None else lr} | {k: v for k, v in known.items() if k in record.takes}
 
 

@@ -28,6 +28,9 @@ from subspaces.tasks.find import is_known
 from subspaces.training.state import Fit
 from subspaces.training.step import evaluate
 
+DIRECTIONS = 15
+"""Directions that are taken where nothing is said, if there are so many (Li et al. 2021, ResNet-8)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
@@ -67,7 +70,7 @@ class Extraction:
 def extract(
     source: str | Path,
     method: str = "dldr",
-    d: int | float = 15,
+    d: int | float | None = None,
     *,
     out: str | Path | None = None,
     samples: int | None = None,
@@ -80,7 +83,8 @@ def extract(
     Args:
         source: the folder of a run with a trajectory file, or such a file.
         method: a key of `subspaces.learned.methods.METHODS`, or the import path of one of your own.
-        d: number of directions, or a variance ratio in (0, 1) (not for frequent-directions).
+        d: number of directions, or a variance ratio in (0, 1) (not for frequent-directions); 15 without it, or as many
+            as fewer samples give.
         out: basis file; ``METHOD-d.safetensors`` beside the trajectory without it. The figure lies beside it.
         samples: use only the first so many samples.
         every: use every n-th sample.
@@ -106,7 +110,7 @@ def extract(
             f"Use {fitting}, or record with --record-source {learner.records}."
         )
     gradients = learner.records == "gradients"
-    basis = learner(chosen, d)
+    basis = learner(chosen, max(1, min(DIRECTIONS, len(chosen) - learner.lost)) if d is None else d)
     if gradients:
         _start_at_initialisation(basis, config, data_root)
     stem = re.sub(r"[^\w.-]+", "_", learner.name)

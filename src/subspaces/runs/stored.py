@@ -10,7 +10,7 @@ from subspaces.datasets.trees import call
 from subspaces.learned.basis import AT_MEAN
 from subspaces.learned.batchnorm import refresh_batchnorm
 from subspaces.learned.stored import load_subspace
-from subspaces.optim import curvature_rate
+from subspaces.optim import stable_rate
 from subspaces.runs.run import Run
 from subspaces.subspace import Subspace
 from subspaces.training.state import Fit
@@ -52,38 +52,18 @@ def start_stored(fit: Fit, run: Run) -> None:
 def measured_rate(fit: Fit, run: Run) -> float:
     """½ · 2(1 + β)/λ_max with the larger λ_max of the origin and the start, on one batch in float32.
 
-    A trained point is flat and would allow a rate that the steeper ground around it does not.
-
     Raises:
-        ValueError: no direction curves up, or the loss is not finite.
+        ValueError: no direction curves up at either, or the loss is not finite.
     """
-    subspace = fit.subspace
-    assert subspace is not None
-    closure = first_batch_loss(fit)
-    here, kept = subspace.coordinates.detach().clone(), [buffer.clone() for buffer in fit.model.buffers()]
-    places = [here] if not bool(here.any()) else [here, torch.zeros_like(here)]
+    assert fit.subspace is not None
     try:
-        rates = []
-        for place in places:
-            _place(subspace, place)
-            rates.append(curvature_rate(subspace, closure, momentum=run.optimizer.momentum or 0.0, iterations=10))
-        return min(rates)
+        momentum = run.optimizer.momentum or 0.0
+        return stable_rate(fit.subspace, first_batch_loss(fit), momentum=momentum, iterations=10)
     except RuntimeError as error:
         raise ValueError(f"`lr` must be given where its rule fails ({error}). Add --lr.") from error
-    finally:
-        _place(subspace, here)
-        with torch.no_grad():
-            for buffer, value in zip(fit.model.buffers(), kept, strict=True):
-                buffer.copy_(value)
 
 
 def first_batch_loss(fit: Fit) -> Callable[[], Tensor]:
     """The loss of the first examples of the training part, in their order, as a function of where the model stands."""
     inputs, targets = fit.batches.first()
     return lambda: fit.loss(call(fit.model, inputs), targets)
-
-
-@torch.no_grad()
-def _place(subspace: Subspace, w: Tensor) -> None:
-    subspace.coordinates.copy_(w)
-    subspace.sync()

@@ -96,7 +96,7 @@ def _result(fit: Fit, asked: Run, run: Run, status: Any, message: str, folder: P
         sizes["projection"] = subspace.projection.stored_bytes
         if folder is not None and status == "done" and not run.space.redraw_every and not run.space.burn_in:
             folder.mkdir(parents=True, exist_ok=True)
-            subspace.save(folder / CHECKPOINT)
+            subspace.save(folder / CHECKPOINT, hold_basis=getattr(subspace.projection, "file", None) is None)
             sizes["checkpoint"] = (folder / CHECKPOINT).stat().st_size
     filled = run.to_dict()
     return Result(

@@ -529,10 +529,12 @@ class Subspace:
         also: str | Sequence[str] | None = None,
         dtype: str = "full",
         extra: dict[str, Any] | None = None,
+        hold_basis: bool = True,
     ) -> None:
         """Write coordinates, changed buffers and the recipe of P and θ₀ to a file; see `subspaces.checkpoint.save`."""
         self.sync()
-        checkpoint.save(path, self, include_origin=include_origin, also=also, dtype=dtype, extra=extra)
+        options: dict[str, Any] = {"include_origin": include_origin, "also": also, "dtype": dtype, "extra": extra}
+        checkpoint.save(path, self, hold_basis=hold_basis, **options)
 
     @checked
     def swap(self, path: str | Path) -> None:
@@ -542,7 +544,12 @@ class Subspace:
     @classmethod
     @checked
     def load(
-        cls, model: nn.Module, path: str | Path, projection: Projection | None = None, *, allow: Allowed = ()
+        cls,
+        model: nn.Module,
+        path: str | Path,
+        projection: Projection | str | Path | None = None,
+        *,
+        allow: Allowed = (),
     ) -> "Subspace":
         """Wrap a model that stands at θ₀ and set it to the saved point; see `subspaces.checkpoint.load`.
 

@@ -23,7 +23,7 @@ from subspaces.training.callbacks import Callback
 from subspaces.training.loop import run_loop, surroundings
 from subspaces.training.schedules import check_milestones
 from subspaces.training.state import Fit, load_state, read_state
-from subspaces.training.step import closure_of
+from subspaces.training.step import closure_of, loss_setting
 
 BATCH = 128
 """Examples per step where nothing is said."""
@@ -131,7 +131,7 @@ def fit(
     check_milestones(tuple(milestones), schedule)
     check_folder("folder", folder)
     device, dtype = _place_of(model)
-    made, closure = _optimizer(model, optimizer, lr)
+    made, closure = _optimizer(model, optimizer, lr, get_loss(loss))
     kept_in = Path(folder) if folder is not None else None
     with surroundings(device):
         torch.manual_seed(seed)
@@ -189,7 +189,7 @@ def placed(data: Data, device: torch.device | str, dtype: torch.dtype, *, channe
     return Data(**parts)
 
 
-def _optimizer(model: nn.Module, given: Any, lr: float | None) -> tuple[torch.optim.Optimizer, str]:
+def _optimizer(model: nn.Module, given: Any, lr: float | None, loss: Any) -> tuple[torch.optim.Optimizer, str]:
     """The optimiser and what its step is given."""
     if isinstance(given, torch.optim.Optimizer):
         mine = {id(parameter) for parameter in model.parameters()}
@@ -204,5 +204,6 @@ def _optimizer(model: nn.Module, given: Any, lr: float | None) -> tuple[torch.op
     subspace, rate = subspace_of(model), 1e-3 if lr is None else lr
     record = resolve("optimizer", given)
     rate = rate if subspace is None or record.long_step else subspace.lr(rate, record)
-    made = record.build(model.parameters() if subspace is None else subspace, {"lr": rate})
+    settings = {"lr": rate} | ({"loss": loss_setting(loss)} if "loss" in record.takes else {})
+    made = record.build(model.parameters() if subspace is None else subspace, settings)
     return made, record.closure

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from subspaces.datasets.forms import describe
 from subspaces.datasets.trees import Tree, call
 from subspaces.errors import shown
+from subspaces.tasks.losses import cross_entropy
 from subspaces.tasks.scores import evaluate_score
 from subspaces.tasks.source import own_line
 from subspaces.training.state import Fit
@@ -78,6 +79,11 @@ def closure_of(optimizer: torch.optim.Optimizer) -> str:
     An optimiser says so by its attribute ``takes_closure``; torch's LBFGS, which has none, wants gradients.
     """
     return getattr(optimizer, "takes_closure", "backward" if isinstance(optimizer, torch.optim.LBFGS) else "none")
+
+
+def loss_setting(loss: Any) -> Any:
+    """A loss as optimisers take it that look into it (`loss` of their records): the usual one by its name."""
+    return "cross_entropy" if loss is cross_entropy else loss
 
 
 def _long_step(fit: Fit, inputs: Tree, targets: Tree) -> tuple[Tensor, Any]:
