@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from subspaces.checkpoint.container import write
-from subspaces.checkpoint.parts import buffers_of, chosen, unchanged_digest
+from subspaces.checkpoint.parts import base_of, buffers_of, chosen, unchanged_digest
 from subspaces.errors import unknown_name
 from subspaces.projections import Basis, Coordinates, Orthonormal, Projection
 from subspaces.spread import whole
@@ -70,6 +70,8 @@ def save(
     }
     if form := subspace.form():
         header["form"] = form
+    if base := base_of(subspace.model):
+        header["base"] = base
     gathered = {name: whole(t.detach()).cpu().clone().contiguous() for name, t in tensors.items()}
     if subspace.point.writes_files:
         write(Path(path), header, gathered)
