@@ -1,6 +1,8 @@
 """Reading a checkpoint into a model, or into a subspace that is there already."""
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subspaces.checkpoint.container import read
-from subspaces.checkpoint.parts import buffers_of, unchanged_digest
+from subspaces.checkpoint.parts import base_told, buffers_of, unchanged_digest
 from subspaces.checkpoint.pointed import read_pointed
 from subspaces.checkpoint.save import data_of, unpacked
 from subspaces.checkpoint.start import told_apart
@@ -57,7 +59,8 @@ def load(
     elif projection is not None:
         raise ValueError(f"`projection` must be left out; {str(path)!r} points to no basis. Got {str(projection)!r}.")
     if not origin:
-        _check_origin(header, digest_of(list(shared.values())), list(shared.values()), path)
+        own = list(shared.values())
+        _check_origin(header, digest_of(own), own, path, model)
     buffers, also = _part(tensors, "buffer."), _part(tensors, "also.")
     _check_buffers(buffers, header, model, path)
     _check_beside(also, parameters, path)
@@ -86,6 +89,64 @@ def swap(subspace: Any, path: str | Path) -> None:
     Raises:
         ValueError: another layout, projection, θ₀ or form; the model is then as it was.
     """
+    w, buffers, also = read_for(subspace, path)
+    beside = subspace.beside_at_start
+    trained = beside.trained(subspace.model) if beside.were_written(subspace.model) else {}
+    missing = [name for name in trained if name not in also]
+    if missing:
+        raise ValueError(
+            f"`path` must hold what was trained beside the subspace; got none of {', '.join(missing[:4])} in "
+            f"{str(path)!r}."
+        )
+    _put(subspace, w, buffers, also)
+
+
+def average(subspace: Any, paths: Sequence[str | Path], weights: Sequence[int | float] | None = None) -> None:
+    """Set a subspace to the weighted mean of the coordinates of several files of it, with buffers and heads alike.
+
+    The coordinates are averaged, hence the tensors of θ, since P is linear. In the space "lora" these are the factors:
+    the mean of products is another thing.
+
+    Args:
+        subspace: as for `swap`.
+        paths: one file or more.
+        weights: one number for each, with a sum other than 0; they are divided by it. None: all alike.
+
+    Raises:
+        ValueError: no file, other numbers of weights, a sum of 0, a file that does not fit; the model is as it was.
+    """
+    counts = [1.0] * len(paths) if weights is None else [float(one) for one in weights]
+    if not paths or len(counts) != len(paths) or not math.isfinite(sum(counts)) or sum(counts) == 0:
+        raise ValueError(f"`weights` must be a number for each of {len(paths)} files, of a sum not 0; got {weights}.")
+    read_ones = [read_for(subspace, path) for path in paths]
+    shares = [one / sum(counts) for one in counts]
+    w = torch.stack([share * one[0].double() for share, one in zip(shares, read_ones, strict=True)]).sum(0)
+    buffers = _mean_of([one[1] for one in read_ones], shares, paths)
+    _put(subspace, w, buffers, _mean_of([one[2] for one in read_ones], shares, paths))
+
+
+def _mean_of(found: list[dict[str, Tensor]], shares: list[float], paths: Sequence[Any]) -> dict[str, Tensor]:
+    """Tensors that all files hold; counts are those of the first."""
+    if differing := [name for one in found for name in one.keys() ^ found[0].keys()]:
+        raise ValueError(
+            f"`paths` must hold the same buffers and heads; got {differing[0]!r} in some of {list(paths)}."
+        )
+    mean: dict[str, Tensor] = {}
+    for name, first in found[0].items():
+        if first.is_floating_point():
+            total = sum(share * one[name].double() for share, one in zip(shares, found, strict=True))
+            mean[name] = torch.as_tensor(total).to(first.dtype)
+        else:
+            mean[name] = first
+    return mean
+
+
+def read_for(subspace: Any, path: str | Path) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Coordinates, buffers and tensors beside of a file of the same model, projection and θ₀ as a subspace.
+
+    Raises:
+        ValueError: another layout, projection, θ₀ or form.
+    """
     header, tensors = read(path)
     told = _layout(header, path, len(subspace.layout.names)).difference(subspace.layout)
     if told:
@@ -100,19 +161,14 @@ def swap(subspace: Any, path: str | Path) -> None:
             f"Call remove(keep=False) and Subspace.load."
         )
     stored = subspace.store_origin and not subspace.point.spread
-    _check_origin(header, subspace.origin_digest(), list(subspace.origin.values()) if stored else [], path)
+    own = list(subspace.origin.values()) if stored else []
+    _check_origin(header, subspace.origin_digest(), own, path, subspace.model)
     w, buffers, also = unpacked(tensors), _part(tensors, "buffer."), _part(tensors, "also.")
     if w.shape != subspace.coordinates.shape:
         raise ValueError(f"`path` must hold {subspace.d} coordinates; got {tuple(w.shape)} in {str(path)!r}.")
     _check_buffers(buffers, header, subspace.model, path)
     _check_beside(also, dict(subspace.model.named_parameters(remove_duplicate=False)), path)
-    missing = [name for name in subspace.beside_at_start.trained(subspace.model) if name not in also]
-    if missing:
-        raise ValueError(
-            f"`path` must hold what was trained beside the subspace; got none of {', '.join(missing[:4])} in "
-            f"{str(path)!r}."
-        )
-    _put(subspace, w, buffers, also)
+    return w, buffers, also
 
 
 @torch.no_grad()
@@ -134,11 +190,11 @@ def names_of(header: dict[str, Any], path: str | Path) -> tuple[str, ...]:
     return _layout(header, path, 100_000).names
 
 
-def other_weights(header: dict[str, Any], path: str | Path) -> str:
+def other_weights(header: dict[str, Any], path: str | Path, model: nn.Module) -> str:
     """What is said of frozen weights that are not those of a file."""
     return (
         f"`model` must stand at the origin of {str(path)!r}; got other weights. Build it with the seed or the "
-        f"pretrained weights that it was trained from; notes in the file: {header['extra']}."
+        f"pretrained weights that it was trained from; notes in the file: {header['extra']}.{base_told(header, model)}"
     )
 
 
@@ -210,13 +266,14 @@ def _check_layout(layout: Layout, shared: dict[str, nn.Parameter], model: nn.Mod
     )
 
 
-def _check_origin(header: dict[str, Any], own: str, tensors: list[Tensor], path: str | Path) -> None:
+def _check_origin(header: dict[str, Any], own: str, tensors: list[Tensor], path: str | Path, model: nn.Module) -> None:
     if own != header["origin_digest"]:
         raise ValueError(
             told_apart(header.get("start"), tensors, str(path))
             or f"`model` must stand at the origin of {str(path)!r}; got other parameter values (hash "
             f"{own}, not {header['origin_digest']}). Build it with the seed or the "
             f"pretrained weights that it was trained from; notes in the file: {header['extra']}."
+            + base_told(header, model)
         )
 
 

@@ -3,6 +3,7 @@
 import fnmatch
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,12 +61,22 @@ class Beside:
     """
 
     def __init__(self, model: nn.Module):
-        self._start = {name: _hash([(name, tensor)]) for name, tensor in trainable_beside(model).items()}
+        held = trainable_beside(model)
+        self._start = {name: _hash([(name, tensor)]) for name, tensor in held.items()}
+        self._looks = {name: _look(tensor) for name, tensor in held.items()}
+
+    def were_written(self, model: nn.Module) -> bool:
+        """Whether a tensor may have changed since, as far as its version tells: without a hash, for a quick look."""
+        return any(self._looks.get(name) != _look(tensor) for name, tensor in trainable_beside(model).items())
 
     def trained(self, model: nn.Module) -> dict[str, Tensor]:
         """Those that are not what they were."""
         now = trainable_beside(model)
         return {name: tensor for name, tensor in now.items() if self._start.get(name) != _hash([(name, tensor)])}
+
+
+def _look(tensor: Tensor) -> tuple[int, int]:
+    return id(tensor), tensor._version
 
 
 def trainable_beside(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -85,3 +96,24 @@ def chosen(trained: dict[str, Tensor], also: str | Sequence[str] | None) -> dict
         return trained
     patterns = [also] if isinstance(also, str) else list(also)
     return {n: t for n, t in trained.items() if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)}
+
+
+def base_of(model: nn.Module) -> dict[str, str]:
+    """Name and revision of the pretrained model that a model was loaded from, as far as its config tells."""
+    config = getattr(model, "config", None)
+    given = {"name": getattr(config, "_name_or_path", None), "revision": getattr(config, "_commit_hash", None)}
+    return {key: value for key, value in given.items() if isinstance(value, str) and value}
+
+
+def base_told(header: dict[str, Any], model: nn.Module) -> str:
+    """What a file and a model say of the pretrained model behind them, for a message; "" where neither does."""
+    theirs, ours = header.get("base"), base_of(model)
+    if not isinstance(theirs, dict) or not theirs:
+        return ""
+    told = f" The file was trained from {_named(theirs)}"
+    return f"{told}; the model is {_named(ours)}." if ours else f"{told}."
+
+
+def _named(base: dict[str, Any]) -> str:
+    revision = f" at revision {base['revision']}" if "revision" in base else ""
+    return f"{base.get('name', 'a model without a name')!r}{revision}"

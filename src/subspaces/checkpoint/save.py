@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from subspaces.checkpoint.container import write
-from subspaces.checkpoint.parts import buffers_of, chosen, unchanged_digest
+from subspaces.checkpoint.parts import base_of, buffers_of, chosen, unchanged_digest
 from subspaces.checkpoint.pointed import pointer_to
 from subspaces.checkpoint.start import entry_of
 from subspaces.errors import shown, unknown_name
@@ -89,6 +89,8 @@ def save(
         header["form"] = form
     if not hold_basis:
         header["basis"] = pointer_to(subspace.projection)
+    if base := base_of(subspace.model):
+        header["base"] = base
     gathered = {name: whole(t.detach()).cpu().clone().contiguous() for name, t in tensors.items()}
     if subspace.point.writes_files:
         write(Path(path), header, gathered)

@@ -5,7 +5,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -35,6 +35,10 @@ from subspaces.subspace.root import HOLDER
 from subspaces.subspace.rows import real
 from subspaces.subspace.settle import look_for_exchanged, settle_parameters, settle_values
 from subspaces.subspace.wrappers import check_free, inner_model, renew_wrappers, renew_wrappers_later
+
+if TYPE_CHECKING:
+    from subspaces.subspace.adapter import Adapter
+    from subspaces.subspace.mixed import Mixed
 
 ALL = "all"
 """The space of whole tensors."""
@@ -540,6 +544,22 @@ class Subspace:
     def swap(self, path: str | Path) -> None:
         """Go to the numbers of another file of the same subspace, in place; see `subspaces.checkpoint.swap`."""
         checkpoint.swap(self, path)
+
+    def average(self, paths: Sequence[str | Path], weights: Sequence[int | float] | None = None) -> None:
+        """Go to the weighted mean of the numbers of several files; see `subspaces.checkpoint.average`."""
+        checkpoint.average(self, paths, weights)
+
+    def mixed(self, files: Sequence[str | Path]) -> "Mixed":
+        """The model for batches whose rows belong to different files: ``mixed([2, 0, 0], x)``; see `Mixed`."""
+        from subspaces.subspace.mixed import Mixed
+
+        return Mixed(self, files)
+
+    def to_lora(self, folder: str | Path, rank: int | None = None) -> "Adapter":
+        """Write a plain LoRA adapter that PEFT loads onto the model at θ₀; see `subspaces.subspace.adapter`."""
+        from subspaces.subspace.adapter import to_lora
+
+        return to_lora(self, folder, rank)
 
     @classmethod
     @checked

@@ -85,7 +85,7 @@ def factor_(
     if not issubclass(kind, LowRankKept):
         made.base = weight
     made.left, made.right, made.scale = left, right, scale
-    made.recast, made.given, made.mixed = False, None, None
+    made.recast, made.given = False, None
     made.register_parameter("core", core)
 
 
@@ -98,7 +98,7 @@ def unfactor_(module: nn.Module) -> None:
     weight = made.weight if kept else made.base
     for name in FACTORS if kept else ("base", *FACTORS):
         del made._parameters[name]
-    for name in ("scale", "recast", "given", "mixed"):
+    for name in ("scale", "recast", "given"):
         del made.__dict__[name]
     made.__class__ = module.plain
     if not kept:

@@ -43,8 +43,6 @@ class LowRankLayer(nn.Module):
     """The layer was cast since it was factored."""
     given: Tensor | None
     """A weight that a state dict has brought and that is to be settled."""
-    mixed: Any
-    """(L, S, R, change of the bias) of every row of the batch that runs, with an axis for the rows; None usually."""
 
     def change(self, left: Tensor | None = None, core: Tensor | None = None, right: Tensor | None = None) -> Tensor:
         """c·L S R as a matrix; of other factors than the present ones where all are given."""
@@ -66,11 +64,7 @@ class LowRankLayer(nn.Module):
         self.base.copy_(self.base.to(wide) + change.view(self.base.shape).to(wide))
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.mixed is None:
-            return self.run(input) + self.part(input, self.left, self.core, self.right)
-        *factors, bias = self.mixed
-        out = self.run(input) + self.part_each(input, *factors)
-        return out if bias is None else out + bias.view(len(bias), *[1] * (out.dim() - 2), -1)
+        return self.run(input) + self.part(input, self.left, self.core, self.right)
 
     def run(self, input: Tensor) -> Tensor:
         """The layer at W₀."""

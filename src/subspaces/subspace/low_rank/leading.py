@@ -90,7 +90,8 @@ def _orthonormal(matrix: ndarray, bits: int) -> ndarray:
 
 
 def _length(a: ndarray, bits: int) -> float:
-    return math.sqrt(float(_product(a, a, bits)))
+    whole, unit = _integers(a, bits)
+    return math.sqrt(float(whole @ whole)) * unit
 
 
 def _eigenvectors(symmetric: ndarray) -> ndarray:

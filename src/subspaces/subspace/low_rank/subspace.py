@@ -303,7 +303,7 @@ class Lora(Subspace):
             factor_all_(model, names_in(checkpoint.names_of(header, path), recipe), recipe)
             stored = any(name.startswith("origin.") for name in tensors)
             if not stored and weights_digest(layers_of(model)) != form["weights"]:
-                raise ValueError(checkpoint.other_weights(header, path))
+                raise ValueError(checkpoint.other_weights(header, path, model))
             return checkpoint.load(functools.partial(cls._around, recipe), model, path, projection, allow)
         except BaseException:
             unfactor_all_(model)
