@@ -88,6 +88,8 @@ class Scenario:
     two: tuple[float, float, float] | None = None  # good and bad score, width in ln d of the share that is good
     examples: int | None = None  # the score is a share of so many examples
     baseline: tuple[float, float, int] | None = None  # mean, sd, number of the direct runs
+    at: float = 500  # where the curve, which passes T near 500, is moved to
+    d_max: int = D_MAX
     excluded: bool = False  # by definition, or beyond what the noise shows: see docs/decision-rule.md
 
     @property
@@ -129,6 +131,10 @@ SCENARIOS = [
     Scenario("30 % by 0.2", saturating, 0.004, "30 % end 0.2 low", failing=(0.3, 0.2)),
     Scenario("0.95 or 0.80", saturating, 0.004, "two outcomes, half good at d_int", two=(0.95, 0.8, 0.1)),
     Scenario("0.97 or 0.60", saturating, 0.004, "two outcomes, half good at d_int", two=(0.97, 0.6, 0.3)),
+    Scenario("small, 80 images", digits, 0, "d_int 31 of D = 740, 80 images", examples=80, at=31, d_max=740),
+    Scenario("small, sd 0.03", saturating, 0.03, "d_int 31 of D = 740, noise sd 0.03", at=31, d_max=740),
+    Scenario("small, 0.97 or 0.10", saturating, 0.004, "two outcomes", two=(0.97, 0.1, 0.3), at=31, d_max=740),
+    Scenario("small, 0.97 or 0.60", saturating, 0.004, "two outcomes", two=(0.97, 0.6, 0.6), at=31, d_max=740),
 ]
 
 
@@ -151,7 +157,7 @@ class World:
 
     def mean(self, d: float) -> float:
         """Expected score of runs that did not fail; where runs have two outcomes, how many pass, around T."""
-        x = d / self.stretch
+        x = d * 500 / self.scenario.at / self.stretch
         if self.scenario.two:
             return T + logistic(math.log(x / 500) / self.scenario.two[2]) - 0.5
         return self.scenario.mean(x, self.height) if "stair" in self.scenario.name else self.scenario.mean(x)
@@ -172,18 +178,23 @@ class World:
     @property
     def truth(self) -> int:
         """Smallest integer that passes and is followed by no dip up to twice as large a d."""
-        grid = np.unique(np.rint(np.geomspace(30, 30_000, 6000)).astype(int))
+        low, high = (max(1, self.scenario.at * part) for part in (0.06, 60))
+        grid = np.unique(np.rint(np.geomspace(low, high, 6000)).astype(int))
         mean, threshold = np.array([self.mean(d) for d in grid]), self.scenario.threshold
         low = grid[mean <= threshold * (1 if self.scenario.two else 1 - DIP)]
         for d in grid[mean > threshold]:
             after = low[np.searchsorted(low, d) :]
             if not after.size or after[0] > REACH * d:
                 return int(d)
-        return D_MAX
+        return self.scenario.d_max
 
 
 def covered(found: DimensionEstimate, world: World) -> bool:
     """Whether the interval holds the truth; for the flat curve, whether the outcome is right."""
     if world.scenario.name == "flat":
         return found.outcome == "not reached"
-    return found.low is not None and found.low <= world.truth * 1.002 and (found.high or D_MAX) >= world.truth
+    return (
+        found.low is not None
+        and found.low <= world.truth * 1.002
+        and (found.high or world.scenario.d_max) >= world.truth
+    )

@@ -32,7 +32,7 @@ from subspaces.dimension.fidelity import hopeless
 from subspaces.dimension.given import estimate_of
 from subspaces.dimension.search import search
 
-MAX_RUNS = 60
+MAX_RUNS, WIDEST = 60, 2.0  # as subspaces dimension has them
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,9 @@ def cheapest_grid(scenario: Scenario, kind: str, wanted: float, grids: int) -> f
 
 def one_search(world: World, ahead: int) -> DimensionEstimate:
     return search(
-        world.evaluate, baseline=world.baseline, d_max=D_MAX, max_runs=MAX_RUNS, noise=world.noise, batch=ahead
-    )
+        world.evaluate, baseline=world.baseline, d_max=world.scenario.d_max, max_runs=MAX_RUNS, noise=world.noise,
+        batch=ahead, widest=WIDEST,
+    )  # fmt: skip
 
 
 def study(scenario: Scenario, searches: int, grids: int) -> Row:

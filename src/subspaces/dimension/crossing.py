@@ -2,17 +2,20 @@
 
 import math
 from functools import cached_property
-from statistics import fmean
+from statistics import NormalDist, fmean
 from typing import Any
 
 import numpy as np
 
+from subspaces.dimension.curve import Array, Curve
 from subspaces.dimension.estimate import Baseline, DimensionEstimate, Outcome, literal_rule
+from subspaces.dimension.groups import FEWEST_TO_TELL
 from subspaces.dimension.reading import WINDOW, Reading
 
 FEWEST = 10  # runs in the fit below which nothing is called found
 EXACT_SPAN, EXACT_RUNS = 3, 3  # an interval of at most 3 integers is settled by up to 3 runs at each
 MOST_FAILED = 6  # from this many runs on, the search ends when more than half have failed
+ENOUGH_RUNS, RELAXED_FROM = 16, 24  # runs that should do (with a known slope); runs from which a wider interval may do
 BASELINE_SHARE = 0.6  # of the wanted interval's standard deviation that may be the baseline's
 
 
@@ -24,8 +27,7 @@ class Crossing(Reading):
     @cached_property
     def outcome(self) -> Outcome:
         """How the search would end on these runs; ``running`` while it should go on."""
-        failed = sum(run.status == "failed" for run in self.runs)
-        if len(self.runs) >= MOST_FAILED and 2 * failed > len(self.runs) and not self.two_outcomes:
+        if self._most_failed:
             return "runs failed"
         if self.curve is None or self.suspects:
             return "running"
@@ -39,6 +41,35 @@ class Crossing(Reading):
             return "found" if self.enough and not self.unconfirmed and not self.unseen else "running"
         return "limited by baseline" if self._baseline_decides else "running"
 
+    @property
+    def _most_failed(self) -> bool:
+        """Whether most runs failed and nothing can come of it.
+
+        Where some runs pass and the failed ones have scores, runs may have two outcomes: that is settled by more runs,
+        up to twice as many as it takes to tell it.
+        """
+        failed = [run for run in self.runs if run.status == "failed"]
+        if len(self.runs) < MOST_FAILED or 2 * len(failed) <= len(self.runs) or self.two_outcomes:
+            return False
+        scored = sum(math.isfinite(run.score) for run in failed)
+        passed = any(run.score > self.threshold.value for run in self.runs)
+        return not (passed and 2 * scored > len(failed) and len(self.runs) < 2 * FEWEST_TO_TELL)
+
+    @cached_property
+    def wanted(self) -> float:
+        """Width high / low of the interval that will do.
+
+        ``ratio``; where one run says so little that `ENOUGH_RUNS` could not give that even if the slope were known,
+        the width that they would give, up to ``widest``. Asked only once nearly so many runs are in the fit.
+        """
+        plan, middle = self.plan, self.interval[1]
+        if plan.widest is None or self.curve is None or middle is None or self.curve.y.size < RELAXED_FROM:
+            return plan.ratio
+        slope = self.curve.slope(middle)
+        one = self.curve.noise_sd / slope if slope > 0 else math.inf
+        width = 2 * NormalDist().inv_cdf(1 - self.tail) * one / math.sqrt(ENOUGH_RUNS)
+        return max(plan.ratio, min(math.exp(min(width, 9.0)), plan.widest))
+
     def _passing(self, d: int) -> float:
         return 0.0 if self.curve is None else float(self.curve.passing([d], self.fitted_threshold)[0])
 
@@ -47,7 +78,7 @@ class Crossing(Reading):
         """Where the fit is narrow but runs do not show its ends: the d beside it at which a run would."""
         low, _, high = self.interval
         fit_low, middle, fit_high = self._fitted
-        room = self.plan.ratio * (fit_low or 0) / (fit_high or math.inf)
+        room = self.wanted * (fit_low or 0) / (fit_high or math.inf)
         if self.narrow or middle is None or room < 1 or self.cliff is not None:
             return None
         a, b = math.ceil((fit_low or 1) / math.sqrt(room)), math.floor((fit_high or 1) * math.sqrt(room))
@@ -60,7 +91,7 @@ class Crossing(Reading):
     def narrow(self) -> bool:
         """Whether the interval is as narrow as wanted."""
         low, _, high = self.interval
-        return bool(low and high and high <= self.plan.ratio * low)
+        return bool(low and high and high <= self.wanted * low)
 
     @property
     def explored_down(self) -> bool:
@@ -69,11 +100,16 @@ class Crossing(Reading):
 
     @property
     def _baseline_decides(self) -> bool:
-        """Whether more runs could hardly narrow the interval: the threshold is known 3 times worse than the curve."""
+        """Whether more runs could hardly narrow the interval: the threshold is known far worse than the curve.
+
+        Three times, or twice where the threshold alone makes the interval wider than wanted.
+        """
         middle = self.interval[1]
-        if self.curve is None or middle is None or self.curve.y.size < FEWEST:
+        if self.curve is None or middle is None or self.curve.y.size < FEWEST or self.two_outcomes:
             return False
-        return self.threshold.sd > 3 * float(self.curve.mean_sd([middle])[1][0])
+        slope, own = self.curve.slope(middle), self.threshold.sd
+        alone = 4 * own / slope if slope > 0 else math.inf
+        return own > (2 if alone > math.log(self.wanted) else 3) * float(self.curve.mean_sd([middle])[1][0])
 
     @cached_property
     def unseen(self) -> list[int]:
@@ -136,12 +172,31 @@ class Crossing(Reading):
         near = [r for r in self.runs if d_int / WINDOW <= r.d <= d_int * WINDOW and r.status != "stopped"]
         passing = [r.score > self.threshold.value for r in near if d_int <= r.d <= d_int * 1.5]
         found: dict[str, Any] = {"share_failed": fmean(r.status == "failed" for r in near) if near else 0.0}
+        found["ratio_wanted"] = self.wanted
         found["share_passing"] = fmean(passing) if passing else None
+        found |= self._other_definitions()
         slope = self.curve.slope(d_int)
         if outcome == "limited by baseline" and slope > 0:
             allowed = BASELINE_SHARE * slope * math.log(self.plan.ratio) / 4
             found["baseline_runs_wanted"] = math.ceil(base.runs * (self.threshold.sd / allowed) ** 2)
         return found
+
+    def _other_definitions(self) -> dict[str, Any]:
+        """Where runs fail or have two outcomes: d by the mean of all runs, and by the share that passes."""
+        if not self.two_outcomes and not any(run.status == "failed" for run in self.runs):
+            return {}
+        (d, score), passing = self.pairs, self.successes
+        if passing is None:
+            return {}
+        mean = Curve(d, score, scale=self.threshold.value)
+        chances = (mean.passing(self.grid, self.threshold), passing.passing(self.grid))
+        return dict(zip(("by_mean", "by_passing"), map(self._first_passing, chances), strict=True))
+
+    def _first_passing(self, chance: Array) -> tuple[int | None, int | None, int | None]:
+        """(d, low, high): the smallest d of the grid that pass with a probability of a half, the tail, the rest."""
+        first = [np.flatnonzero(chance >= level) for level in (0.5, self.tail, 1 - self.tail)]
+        d, low, high = (int(self.grid[found[0]]) if found.size else None for found in first)
+        return d, low, high
 
     def fit(self, d_int: int | None) -> dict[str, float]:
         """Noise, slope and bend of the fitted curve; empty without one."""

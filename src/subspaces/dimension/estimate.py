@@ -130,6 +130,10 @@ class DimensionEstimate:
         share_passing: share of the runs around d_int (within the fit's window, at d_int and above) that pass, failed
             ones counted as not passing.
         baseline_runs_wanted: how many baseline runs would do, where they limit the interval.
+        by_mean, by_passing: (d, low, high) by the other definitions, where runs failed or have two outcomes: the
+            expected score of all runs with a score, failed ones too, and the share of the runs that pass (more than a
+            half); None where none failed.
+        ratio_wanted: width of the interval that would do; wider than asked for where one run tells too little.
     """
 
     outcome: Outcome
@@ -153,6 +157,9 @@ class DimensionEstimate:
     share_failed: float = 0.0
     share_passing: float | None = None
     baseline_runs_wanted: int | None = None
+    by_mean: tuple[int | None, int | None, int | None] | None = None
+    by_passing: tuple[int | None, int | None, int | None] | None = None
+    ratio_wanted: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -176,6 +183,8 @@ class DimensionEstimate:
         runs = ({**run, "score": math.nan if run["score"] is None else run["score"]} for run in fields["runs"])
         fields["runs"] = tuple(Observation(**run) for run in runs)
         fields["curve"] = tuple((int(d), float(mean), float(sd)) for d, mean, sd in fields["curve"])
+        for name in ("by_mean", "by_passing"):
+            fields[name] = tuple(fields[name]) if fields.get(name) else None
         for name in ("baseline", "threshold"):
             fields[name] = math.nan if fields[name] is None else fields[name]
         return cls(**fields)

@@ -13,6 +13,7 @@ from subspaces.dimension.estimate import Observation, Status
 COLLAPSE = 0.15  # a run this share of the threshold below its peers is suspected to have failed
 FAILING = 0.1  # share of runs that is expected to fail, where some do
 FEWEST_TO_FLAG = 6  # runs below which only a collapse tells a failure
+FEWEST_TO_TELL = 10  # runs near the crossing below which two outcomes are not told from scatter
 NEAR = 0.05  # runs within this distance in ln d are repeats of one another
 DIP = 0.003  # how likely so many failures must be to be taken for failures rather than for a dip
 SUSPICIOUS = -2.5  # residuals, in standard deviations, above which no run is looked at twice
@@ -147,7 +148,7 @@ def two_outcomes(d: Array, score: Array, threshold: float) -> bool:
     the threshold, two or three would be there.
     """
     above, below = score > threshold, score <= threshold
-    if d.size < 10 or above.sum() < 3 or below.sum() < 3:
+    if d.size < FEWEST_TO_TELL or above.sum() < 3 or below.sum() < 3:
         return False
     if (d[below][:, None] >= d[above]).sum() < 3:
         return False

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.dimension.rates import Do, Rates, is_trial
-from subspaces.dimension.result import FILE, IntrinsicDimension, Rule, sampling_noise
+from subspaces.dimension.result import FILE, RATIO, WIDEST, IntrinsicDimension, Rule, sampling_noise
 from subspaces.dimension.search import ThresholdSearch
 from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
@@ -138,7 +138,8 @@ class _Search(Measurement):
         return ThresholdSearch(
             baseline,
             level=rule.level,
-            ratio=rule.ratio,
+            ratio=rule.ratio or RATIO,
+            widest=WIDEST if rule.ratio is None else None,
             confidence=rule.confidence,
             max_runs=rule.max_runs,
             d_min=rule.d_min,

@@ -69,10 +69,14 @@ def _sentence(found: DimensionEstimate, series: RunSeries) -> str:
     if found.d_int is None:
         return f"No estimate: {found.outcome}."
     interval = f"{found.low or found.d_min:,} to {f'{found.high:,}' if found.high else 'open'}"
+    if found.by == "passing":
+        verb = f"more than half of the runs of the network of {series.D:,} parameters reach"
+    else:
+        verb = f"the network of {series.D:,} parameters is expected to reach"
     ending = "" if found.outcome == "found" else f" The search is not finished: {found.outcome}."
     return (
         f"In a random subspace of {found.d_int:,} dimensions ({100 * found.confidence:g} % interval {interval}) "
-        f"the network of {series.D:,} parameters is expected to reach {goal}.{ending}"
+        f"{verb} {goal}.{ending}"
     )
 
 

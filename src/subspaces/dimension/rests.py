@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.given import estimate_of
+from subspaces.dimension.result import RATIO
 from subspaces.runs.build import judging_examples
 from subspaces.runs.records import Result
 from subspaces.tasks import TASKS, Objective, get_task
@@ -35,8 +36,8 @@ def by_test(found: "IntrinsicDimension") -> DimensionEstimate | None:
     if found.direct and not direct:
         return None
     return estimate_of(
-        runs, baseline, d_max=estimate.d_max, d_min=estimate.d_min, level=estimate.level, ratio=found.rule.ratio,
-        confidence=estimate.confidence,
+        runs, baseline, d_max=estimate.d_max, d_min=estimate.d_min, level=estimate.level,
+        ratio=found.rule.ratio or RATIO, confidence=estimate.confidence,
     )  # fmt: skip
 
 
@@ -63,12 +64,24 @@ def rests_on(found: "IntrinsicDimension") -> list[tuple[str, str]]:
 
 
 def _definition(found: DimensionEstimate) -> str:
+    mean, passing = _dimension(found.by_mean), _dimension(found.by_passing)
     if found.by == "passing":
-        return "more than half of the runs: here runs succeed or fail, with nothing in between"
+        text = "more than half of the runs: here runs succeed or fail, with nothing in between"
+        return f"{text}; by the expected score of all runs d_int would be {mean}" if mean else text
     text = "the expected score of runs that did not fail, at d_int and without a dip up to 2 d_int"
     if found.share_passing is not None:
         text += f"; from d_int to 1.5 d_int {100 * found.share_passing:.0f} % of the runs pass"
+    if mean and passing:
+        text += f"; with failed runs counted {mean}; more than half of the runs pass from {passing}"
     return text
+
+
+def _dimension(found: tuple[int | None, int | None, int | None] | None) -> str:
+    """``d [low, high]``; empty where nothing was worked out."""
+    if found is None:
+        return ""
+    d, low, high = (f"{end:,}" if end else "?" for end in found)
+    return f"{d} [{low}, {high}]" if found[0] else "at none of the d tried"
 
 
 def _baseline(found: "IntrinsicDimension") -> str:
@@ -128,4 +141,11 @@ def _runs(found: "IntrinsicDimension") -> str:
     text = f"{len(estimate.runs)} of at most {rule.max_runs}, decided {found.ahead} ahead"
     if found.ahead > rule.ahead:
         text += " (as many as workers: fewer would do fewer runs)"
-    return f"{text}; {failed} failed and set aside" if failed else f"{text}; none failed"
+    text += (
+        f"; {failed} failed and set aside" if failed and estimate.by == "score" else "" if failed else "; none failed"
+    )
+    asked = rule.ratio or RATIO
+    if estimate.ratio_wanted and estimate.ratio_wanted > asked and estimate.outcome == "found":
+        text += f"; an interval of {estimate.ratio_wanted:.2f} instead of {asked:g} did: one run tells little here"
+        text += f" (--ratio {asked:g} goes on)"
+    return text

@@ -15,6 +15,8 @@ from subspaces.runs.run import Run
 
 FILE = "measurement.json"
 """Name of the record of a measurement in its folder."""
+RATIO, WIDEST = 1.25, 2.0
+"""Width of the interval that is wanted, and that will do where one run tells too little."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class Rule:
     """Scores of direct runs that were done already, in place of a baseline; their spread enters the interval."""
     baseline_runs: int = 3
     """Direct runs of a local baseline; their spread enters the interval."""
-    ratio: float = 1.25
-    """Wanted width high/low of the interval."""
+    ratio: float | None = None
+    """Wanted width high/low of the interval. Without it 1.25, or where one run tells too little for that (few
+    validation examples, runs that succeed or fail) the width that about 28 runs give, up to 2; the answer says so."""
     confidence: float = 0.95
     """Probability that the interval holds."""
     max_runs: int = 60
@@ -68,6 +71,8 @@ class Rule:
                 ) from error
         if self.baseline_runs < 1:
             raise ValueError(f"`baseline_runs` must be at least 1; got {self.baseline_runs}.")
+        if self.ratio is not None and not self.ratio > 1:
+            raise ValueError(f"`ratio` must be above 1, such as 1.25; got {self.ratio}.")
         if self.ahead < 1:
             raise ValueError(f"`ahead` must be at least 1; got {self.ahead}.")
         if not 0 <= self.first_seed < TUNING_SEED // 2:
