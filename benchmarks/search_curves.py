@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
+from scipy.special import ndtr, ndtri
 
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.reading import DIP, REACH, rising_means
@@ -88,6 +89,7 @@ class Scenario:
     two: tuple[float, float, float] | None = None  # good and bad score, width in ln d of the share that is good
     examples: int | None = None  # the score is a share of so many examples
     baseline: tuple[float, float, int] | None = None  # mean, sd, number of the direct runs
+    difficulty: float | None = None  # all runs are judged by the same examples, of so different difficulty (probit)
     at: float = 500  # where the curve, which passes T near 500, is moved to
     d_max: int = D_MAX
     excluded: bool = False  # by definition, or beyond what the noise shows: see docs/decision-rule.md
@@ -101,6 +103,9 @@ FC_CURVE = published_curve()
 SCENARIOS = [
     Scenario("digits, 200 images", digits, 0, "digits-fc: binomial of 200 images", examples=200),
     Scenario("digits, 700 images", digits, 0, "the same with 700 validation images", examples=700),
+    Scenario("one split of 200", digits, 0, "the same 200 images judge all runs", examples=200, difficulty=0.6),
+    Scenario("one split of 200, hard", digits, 0, "some images far harder", examples=200, difficulty=1.5),
+    Scenario("one split of 5,000", digits, 0, "the same 5,000 judge all runs", examples=5000, difficulty=1.0),
     Scenario("steep", lambda d: 0.1 + 0.89 * logistic(math.log(d / 500) / 0.08), 0.01, "logistic, width 0.08 in ln d"),
     Scenario("shallow", lambda d: 1 - 0.1 * (d / 700) ** -0.3, 0.003, "slope 0.03 per unit of ln d"),
     Scenario("noisy", saturating, 0.02, "noise sd 0.02"),
@@ -145,6 +150,7 @@ class World:
         self.scenario, self.seed, rng = scenario, seed, np.random.default_rng([seed, 1804])
         self.stretch, self.height = math.exp(rng.uniform(-1, 1)), rng.random()
         self.baseline: float | list[float] = 1.0
+        self.examples = rng.standard_normal(scenario.examples or 0)
         if scenario.baseline:
             mean, sd, runs = scenario.baseline
             self.baseline = (mean + sd * rng.standard_normal(runs)).tolist()
@@ -152,8 +158,13 @@ class World:
     @property
     def noise(self) -> float | None:
         """What is known of it beforehand."""
-        n = self.scenario.examples
+        n = None if self.shared else self.scenario.examples
         return math.sqrt(T * (1 - T) / n) if n else None
+
+    @property
+    def shared(self) -> int | None:
+        """Examples by which all runs are judged."""
+        return self.scenario.examples if self.scenario.difficulty else None
 
     def mean(self, d: float) -> float:
         """Expected score of runs that did not fail; where runs have two outcomes, how many pass, around T."""
@@ -167,6 +178,9 @@ class World:
         mean = self.mean(d)
         if scenario.two:
             mean = scenario.two[0] if rng.random() < mean - T + 0.5 else scenario.two[1]
+        if scenario.difficulty:  # Φ(√(1 + s²) Φ⁻¹(mean) + s z) over z ~ N(0, 1) has this mean
+            level = math.sqrt(1 + scenario.difficulty**2) * ndtri(mean)
+            return float(np.mean(rng.random(self.examples.size) < ndtr(level + scenario.difficulty * self.examples)))
         if scenario.examples:
             return rng.binomial(scenario.examples, mean) / scenario.examples
         if scenario.failing and rng.random() < scenario.failing[0]:

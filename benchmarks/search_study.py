@@ -110,7 +110,7 @@ def cheapest_grid(scenario: Scenario, kind: str, wanted: float, grids: int) -> f
 def one_search(world: World, ahead: int) -> DimensionEstimate:
     return search(
         world.evaluate, baseline=world.baseline, d_max=world.scenario.d_max, max_runs=MAX_RUNS, noise=world.noise,
-        batch=ahead, widest=WIDEST,
+        batch=ahead, widest=WIDEST, shared=world.shared,
     )  # fmt: skip
 
 

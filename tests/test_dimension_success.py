@@ -1,10 +1,13 @@
-"""The share of runs that pass, as a function of d."""
+"""The share of runs that pass, as a function of d; the error of one validation split."""
 
 import math
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
+from subspaces.dimension.search import search
+from subspaces.dimension.split_error import split_errors
 from subspaces.dimension.success import LAPSE, SuccessCurve
 
 
@@ -43,3 +46,43 @@ def test_one_odd_run_does_not_decide():
     passed = (d > 350).astype(float)
     passed[0] = 1.0
     assert SuccessCurve(d, passed).passing([200, 600]) == pytest.approx([0, 1], abs=0.1)
+
+
+# ---- one validation split for all runs
+
+
+def judged(examples, difficulty):
+    """Runs that answer the same examples, some of which are hard for all of them; accuracy 0.9 at d = 500."""
+    hard = np.random.default_rng(11).standard_normal(examples)
+
+    def run(d, seed):
+        level = math.sqrt(1 + difficulty**2) * (1.28155 + 0.5 * math.log(d / 500))
+        right = ndtr(level + difficulty * hard)
+        return float(np.mean(np.random.default_rng([seed, d]).random(examples) < right))
+
+    return run
+
+
+def test_the_error_of_one_split_is_in_the_interval():
+    alone = search(judged(1000, 1.0), baseline=1.0, d_max=50_000)
+    told = search(judged(1000, 1.0), baseline=1.0, d_max=50_000, shared=1000)
+    assert alone.split_sd == 0.0
+    assert told.split_sd == pytest.approx(math.sqrt(0.25 * 0.09 / 1000), rel=0.6)  # a quarter is shared at 1.0
+    assert len(told.runs) > len(alone.runs) or told.ratio > alone.ratio
+    with pytest.raises(ValueError, match="`shared` must be at least 1"):
+        search(judged(10, 1.0), baseline=1.0, d_max=50_000, shared=0)
+
+
+def test_a_search_ends_where_the_split_alone_is_too_uncertain():
+    found = search(judged(60, 2.0), baseline=1.0, d_max=50_000, shared=60)
+    assert found.outcome == "limited by validation"
+    assert "the one validation split allows no narrower interval" in str(found)
+    assert len(found.runs) < 40
+
+
+def test_the_less_runs_scatter_the_more_is_shared():
+    binomial = math.sqrt(0.09 / 200)
+    quiet, loud = split_errors(0.9, 200, 0.5 * binomial, 60), split_errors(0.9, 200, 1.1 * binomial, 60)
+    assert quiet[2] > 0.75 * binomial > loud[2]
+    assert list(quiet) == sorted(quiet)
+    assert max(loud) < binomial

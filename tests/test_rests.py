@@ -7,14 +7,18 @@ import sys
 
 import fake_trainer
 import pytest
+import torch
 
 from subspaces.dimension.compare import compare, read_estimate
 from subspaces.dimension.measure import FILE, measure_dimension
 from subspaces.dimension.rests import by_test, gain, rests_on
 from subspaces.dimension.result import Rule, sampling_noise
 from subspaces.dimension.search import search
+from subspaces.dimension.series import gather
+from subspaces.dimension.splits import shared_examples, splits_of_their_own
 from subspaces.runs.protocols import quick
 from subspaces.runs.run import Run
+from subspaces.tasks import Task, register_task
 
 
 def measured(folder, config=None, rule=None):
@@ -27,7 +31,7 @@ def test_the_record_says_what_the_answer_rests_on(tmp_path):
     lines = dict(rests_on(found))
     assert "expected score of runs that did not fail" in lines["passes"]
     assert "measured: 3 direct runs" in lines["baseline"]
-    assert "200 validation examples" in lines["judged by"]
+    assert "200 validation examples, another split for every run: in the interval" in lines["judged by"]
     assert "the task's own length" in lines["training"]
     assert lines["runs"].startswith(f"{len(found.estimate.runs)} of at most 60, decided 2 ahead")
     record = json.loads((tmp_path / FILE).read_text())["measurement"]
@@ -47,6 +51,37 @@ def test_d_int_by_test_stands_beside_that_by_validation(tmp_path):
     assert found.estimate.d_int is not None
     assert (test.d_int or 0) > found.estimate.d_int
     assert f"by the test examples {test.d_int}" in dict(rests_on(found))["judged by"]
+
+
+def test_every_run_has_a_validation_split_of_its_own_unless_one_is_asked_for(tmp_path):
+    own = measured(tmp_path / "own", rule=Rule(baseline="local"))
+    runs = [*own.results, *own.direct]
+    assert all(run.config.seeds.split == run.config.seeds.model for run in runs)
+    assert len({run.config.seeds.split for run in own.results}) == len(own.results)
+    moved = measured(tmp_path / "moved", Run.of("digits-fc", seed_split=7), Rule(baseline="1.0"))
+    assert all(run.config.seeds.split == 7 + run.config.seeds.model for run in moved.results)
+    one = measured(tmp_path / "one", Run.of("digits-fc", seed_split=7), Rule(baseline="1.0", one_split=True))
+    assert {run.config.seeds.split for run in one.results} == {7}
+    assert one.estimate.split_sd > 0
+    assert "one split for all runs: ±" in dict(rests_on(one))["judged by"]
+    record = json.loads((tmp_path / "one" / FILE).read_text())["measurement"]
+    assert record["splits"] == "one"
+    assert record["estimate"]["split_sd"] == one.estimate.split_sd
+    assert len(gather([tmp_path / "own"])) == 1  # runs of other splits are one series
+
+
+def test_one_split_judges_where_it_cannot_be_drawn_or_many_examples_do():
+    x, y = torch.randn(60, 3), torch.randint(0, 2, (60,))
+    model = lambda: torch.nn.Linear(3, 2)  # noqa: E731
+    drawn = register_task(Task("drawn-split", model, (x, y)))
+    brought = register_task(Task("brought-split", model, {"train": (x, y), "val": (x[:20], y[:20])}))
+    assert splits_of_their_own(Run.of(drawn))
+    assert not splits_of_their_own(Run.of(brought))
+    assert shared_examples(Run.of(brought)) == 20
+    assert splits_of_their_own(Run.of("digits-fc"))
+    assert not splits_of_their_own(Run.of("mnist-fc"))
+    assert shared_examples(Run.of("mnist-fc")) == 5000
+    assert not splits_of_their_own(Run.of("toy"))
 
 
 def test_scores_that_go_on_rising_are_told():

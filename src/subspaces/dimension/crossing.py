@@ -39,7 +39,9 @@ class Crossing(Reading):
             return "always reached"
         if self.narrow:
             return "found" if self.enough and not self.unconfirmed and not self.unseen else "running"
-        return "limited by baseline" if self._baseline_decides else "running"
+        if not self._threshold_decides:
+            return "running"
+        return "limited by validation" if self.split_sd > self.threshold.sd else "limited by baseline"
 
     @property
     def _most_failed(self) -> bool:
@@ -99,7 +101,12 @@ class Crossing(Reading):
         return min(self.means, default=math.inf) <= max(self.plan.d_min, self.plan.start // 16)
 
     @property
-    def _baseline_decides(self) -> bool:
+    def split_sd(self) -> float:
+        """Standard error of a score near the threshold, of being judged by one split."""
+        return math.sqrt(fmean(sd**2 for sd in self.split_sds)) if self.split_sds else 0.0
+
+    @property
+    def _threshold_decides(self) -> bool:
         """Whether more runs could hardly narrow the interval: the threshold is known far worse than the curve.
 
         Three times, or twice where the threshold alone makes the interval wider than wanted.
@@ -107,7 +114,7 @@ class Crossing(Reading):
         middle = self.interval[1]
         if self.curve is None or middle is None or self.curve.y.size < FEWEST or self.two_outcomes:
             return False
-        slope, own = self.curve.slope(middle), self.threshold.sd
+        slope, own = self.curve.slope(middle), self.fitted_threshold.sd
         alone = 4 * own / slope if slope > 0 else math.inf
         return own > (2 if alone > math.log(self.wanted) else 3) * float(self.curve.mean_sd([middle])[1][0])
 
@@ -173,6 +180,7 @@ class Crossing(Reading):
         passing = [r.score > self.threshold.value for r in near if d_int <= r.d <= d_int * 1.5]
         found: dict[str, Any] = {"share_failed": fmean(r.status == "failed" for r in near) if near else 0.0}
         found["ratio_wanted"] = self.wanted
+        found["split_sd"] = self.split_sd
         found["share_passing"] = fmean(passing) if passing else None
         found |= self._other_definitions()
         slope = self.curve.slope(d_int)

@@ -13,6 +13,7 @@ from typing import Any
 from subspaces.dimension.rates import Do, Rates, is_trial
 from subspaces.dimension.result import FILE, RATIO, WIDEST, IntrinsicDimension, Rule, sampling_noise
 from subspaces.dimension.search import ThresholdSearch
+from subspaces.dimension.splits import shared_examples, splits_of_their_own
 from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
 from subspaces.runs.records import Result
@@ -80,6 +81,7 @@ class _Search(Measurement):
     ) -> None:
         super().__init__(config, out, rule.minutes, on_event)
         self.rule, self.D = rule, get_task(config.task).D
+        self.own_splits = not rule.one_split and splits_of_their_own(config)
         self.direct: list[Result] = []
         self.results: dict[tuple[int, int], Result] = {}
         self.engine: ThresholdSearch | None = None
@@ -125,7 +127,7 @@ class _Search(Measurement):
         if wanted != "local":
             return float(wanted)
         seeds = range(self.rule.first_seed, self.rule.first_seed + self.rule.baseline_runs)
-        found = self.finish(_seeded(_direct(self.config), seed) for seed in seeds)
+        found = self.finish(self._seeded(_direct(self.config), seed) for seed in seeds)
         self.direct = list(found.values())
         return [result.score for result in self.direct]
 
@@ -148,6 +150,7 @@ class _Search(Measurement):
             first_seed=rule.first_seed,
             noise=sampling_noise(self.config, rule.level, baseline),
             ahead=ahead,
+            shared=None if self.own_splits else shared_examples(self.config),
         )
 
     def _go_on(self, engine: ThresholdSearch) -> None:
@@ -208,7 +211,12 @@ class _Search(Measurement):
         lr = self.config.optimizer.lr if self.rates is None else self.rates.at(d, do)
         if lr is None and self.rates is not None:
             return None
-        return _seeded(self.config, seed).but(d=d, lr=lr)
+        return self._seeded(self.config, seed).but(d=d, lr=lr)
+
+    def _seeded(self, config: Run, seed: int) -> Run:
+        """A run with seeds of its own, and with its own validation split where that can be drawn."""
+        split = config.seeds.split + seed if self.own_splits else config.seeds.split
+        return config.but(seed_projection=seed, seed_model=seed, seed_data=seed, seed_split=split)
 
     def measurement(self) -> IntrinsicDimension:
         assert self.engine is not None
@@ -217,7 +225,7 @@ class _Search(Measurement):
         found = IntrinsicDimension(
             self.config, self.rule, self.D, estimate, self.direct, runs, round(self.elapsed(), 3)
         )
-        found.ahead = self.engine.ahead
+        found.ahead, found.own_splits = self.engine.ahead, self.own_splits
         if self.rates is not None:
             found.rates, found.tuning = dict(self.rates.known), list(self.rates.runs.values())
         return found
@@ -232,10 +240,6 @@ class _Search(Measurement):
 def _guess(D: int, d_min: int, d_max: int) -> int:
     """Where to begin: √D lies within a factor of two or three of the published d_int90 of small image tasks."""
     return max(d_min, min(d_max, round(D**0.5)))
-
-
-def _seeded(config: Run, seed: int) -> Run:
-    return config.but(seed_projection=seed, seed_model=seed, seed_data=seed)
 
 
 def _direct(config: Run) -> Run:

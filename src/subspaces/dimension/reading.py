@@ -11,6 +11,7 @@ import numpy as np
 from subspaces.dimension.curve import Array, Curve, Threshold
 from subspaces.dimension.estimate import Observation
 from subspaces.dimension.groups import COLLAPSE, are_real, judge, low_outliers, two_outcomes
+from subspaces.dimension.split_error import split_errors
 from subspaces.dimension.success import SuccessCurve
 from subspaces.dimension.witness import DOUBTED, SEEN, Bounds, bounds, clamped
 
@@ -33,6 +34,7 @@ class Plan:
     looks: bool = True  # False for runs chosen beforehand: nothing is paid for looking after each
     noise: float | None = None  # standard deviation of a score near the threshold, where it is known beforehand
     widest: float | None = None  # width that will do where one run tells too little for ``ratio``; None: only ``ratio``
+    shared: int | None = None  # examples by which all runs are judged, where a score is the share of them that is right
 
 
 class Reading:
@@ -150,10 +152,19 @@ class Reading:
             return None
         return Curve(*zip(*pairs, strict=True), scale=self.threshold.value, noise=self.plan.noise)
 
-    @property
+    @cached_property
     def fitted_threshold(self) -> Threshold:
-        """What the fitted quantity has to pass: the threshold, or half of the runs."""
-        return Threshold(0.5) if self.two_outcomes else self.threshold
+        """What the fitted quantity has to pass: the threshold, as uncertain as the split makes it, or half the runs."""
+        if self.two_outcomes:
+            return Threshold(0.5)
+        return self.threshold.blurred(self.split_sds)
+
+    @cached_property
+    def split_sds(self) -> tuple[float, ...]:
+        """Equally likely standard errors of a score near the threshold, of being judged by these examples alone."""
+        if self.plan.shared is None or self.curve is None or self.two_outcomes:
+            return ()
+        return split_errors(self.threshold.value, self.plan.shared, self.curve.noise_sd, self.curve.y.size)
 
     @cached_property
     def grid(self) -> Array:

@@ -102,11 +102,20 @@ def _judge(found: "IntrinsicDimension") -> str:
         return f"what the function returns as {task.score_name}"
     examples = judging_examples(config)
     if examples:
-        text = f"{examples:,} validation examples, one split (seed {config.seeds.split})"
+        text = f"{examples:,} validation examples, {_split(found)}"
     test = by_test(found)
     if test is not None and test.d_int is not None:
         text += f"; by the test examples {test.d_int:,} [{test.low or 1:,}, {f'{test.high:,}' if test.high else '?'}]"
     return text
+
+
+def _split(found: "IntrinsicDimension") -> str:
+    """Whether the choice of the examples is part of the interval."""
+    if found.own_splits:
+        return "another split for every run: in the interval"
+    if found.estimate.split_sd:
+        return f"one split for all runs: ± {found.estimate.split_sd:.2g} of the score, in the interval"
+    return "one split for all runs, whose choice is not in the interval"
 
 
 def _training(found: "IntrinsicDimension") -> str:

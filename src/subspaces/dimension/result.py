@@ -57,6 +57,9 @@ class Rule:
     ahead: int = 2
     """Runs that are decided before the first of them has ended. Up to so many workers do the same runs and find the
     same answer; more of them decide as many runs ahead as they are, which is another question and needs more runs."""
+    one_split: bool = False
+    """Judge all runs by the validation split of --seed-split. Without it, where fewer than 2,000 validation examples
+    are drawn from the training data, every run has a split of its own: the interval holds for the data set."""
     first_seed: int = 0
     """The runs have the seeds first_seed, first_seed + 1, …; each sets projection, model and data order."""
 
@@ -130,6 +133,8 @@ class IntrinsicDimension:
     """Runs that did so."""
     ahead: int = 1
     """Runs that were decided before the first of them had ended."""
+    own_splits: bool = False
+    """Whether every run was judged by a validation split of its own."""
     folder: Path | None = None
     """Where runs and record are kept."""
     report: Path | None = None
@@ -220,6 +225,7 @@ class IntrinsicDimension:
             "by_test": None if (test := by_test(self)) is None else [test.d_int, test.low, test.high],
             "tried": rows,
             "rates": [{"d": d, "rate": c.rate, "trials": _finite(c.trials)} for d, c in sorted(self.rates.items())],
+            "splits": "one for each run" if self.own_splits else "one",
             "direct": [r.score for r in self.direct],
             "seconds": self.seconds,
             "environment": environment(),

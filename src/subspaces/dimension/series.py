@@ -13,7 +13,7 @@ from subspaces.report.rows import left_out, listed, read_record, read_rows, sett
 MEASURED, DIRECT, TUNING, OTHERS = "subspace", "direct", "tuning", "others"
 """What runs are to a folder: of its measurement, without a subspace, for the choice of a rate, and runs of the same
 settings that the measurement does not list. All other runs go by their settings."""
-VARIED = ("d", "seed_projection", "seed_model", "seed_data", "device", "threads")
+VARIED = ("d", "seed_projection", "seed_model", "seed_data", "seed_split", "device", "threads")
 LONGEST = 32
 """Characters of a label in a legend."""
 

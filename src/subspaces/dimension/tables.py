@@ -109,7 +109,7 @@ def to_do_again(series: RunSeries, named: bool) -> str:
         ("projection", row["config"]["projection"] if series.rows else None),
     ]
     facts += [(name, value) for name, value in row["resolved"].items() if value is not None and name != "lr_scaled"]
-    default = {"task", "d", "seed_model", "seed_data", "seed_projection", "projection", *row["resolved"]}
+    default = {"task", "d", "seed_model", "seed_data", "seed_projection", "seed_split", "projection", *row["resolved"]}
     plain = ("device", "threads", "dtype", "eval_every", "beta2", "l2")
     facts += [
         (k, v)
