@@ -1,7 +1,9 @@
 """What an answer rests on, and two answers compared."""
 
 import dataclasses
+import functools
 import json
+import math
 import subprocess
 import sys
 
@@ -18,7 +20,7 @@ from subspaces.dimension.series import gather
 from subspaces.dimension.splits import shared_examples, splits_of_their_own
 from subspaces.runs.protocols import quick
 from subspaces.runs.run import Run
-from subspaces.tasks import Task, register_task
+from subspaces.tasks import Objective, Task, register_task
 
 
 def measured(folder, config=None, rule=None):
@@ -104,6 +106,33 @@ def test_whether_training_had_converged_stands_in_the_answer(tmp_path):
     told = dict(rests_on(found))["converged"]
     assert "direct runs no longer rising" in told
     assert "runs near d_int still rising: longer training may give another d_int" in told
+
+
+def test_twice_the_epochs_tell_what_d_int_would_become(tmp_path):
+    rule = Rule(baseline="local", check_convergence=True)
+    call = functools.partial(measure_dimension, Run.of("digits-fc", epochs=30), tmp_path, workers=1)
+    found = call(rule, trainer="fake_trainer:slow_learner")
+    longer = found.converged
+    assert longer is not None
+    assert (longer.epochs, len(found.longer)) == (60, 9)  # three at either end and three direct ones
+    assert longer.gain == pytest.approx((0.03, 0.03))
+    assert longer.d_int == pytest.approx((found.d_int or 0) * math.exp(-0.03 / 0.12), rel=0.1)
+    assert "with 60 epochs d_int would be" in dict(rests_on(found))["converged"]
+    record = json.loads((tmp_path / FILE).read_text())
+    assert record["measurement"]["twice_the_epochs"]["d_int"] == longer.d_int
+    assert [run["kind"] for run in record["runs"]].count("longer") == 9
+    (one,) = gather([tmp_path])
+    assert {row["config"]["epochs"] for row in [*one.rows, *one.direct]} == {30}
+    again = call(rule, trainer="fake_trainer:fails")
+    assert again.converged == longer
+    plain = call(dataclasses.replace(rule, check_convergence=False), trainer="fake_trainer:fails")
+    assert (plain.estimate, plain.converged) == (found.estimate, None)
+
+
+def test_a_loop_of_ones_own_has_no_epochs_to_double(tmp_path):
+    task = register_task(Objective("own-loop", lambda d, seed: 1.0, D=100))
+    with pytest.raises(ValueError, match="`check_convergence` must be left out"):
+        measure_dimension(Run.of(task), tmp_path, Rule(check_convergence=True))
 
 
 def test_noise_is_known_beforehand_where_few_examples_judge():

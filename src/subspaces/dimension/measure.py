@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from subspaces.dimension.convergence import Longer, compared, doubled, repeated
+from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.rates import Do, Rates, is_trial
 from subspaces.dimension.result import FILE, RATIO, WIDEST, IntrinsicDimension, Rule, sampling_noise
 from subspaces.dimension.search import ThresholdSearch
@@ -20,7 +22,7 @@ from subspaces.runs.records import Result
 from subspaces.runs.resolve import largest_d
 from subspaces.runs.run import Run
 from subspaces.runs.stop import PLAIN, StopPolicy
-from subspaces.tasks import get_task
+from subspaces.tasks import Objective, get_task
 from subspaces.training.callbacks import TensorBoard
 
 __all__ = ["FILE", "RUNS", "IntrinsicDimension", "Rule", "measure_dimension"]
@@ -64,7 +66,7 @@ def measure_dimension(
         >>> found.estimate.d_int                                            # doctest: +SKIP
     """
     rule = rule or Rule()
-    _check_config(config)
+    _check_config(config, rule)
     logs = str(Path(out) / "tensorboard") if tensorboard else None
     if logs is not None:
         TensorBoard(logs)  # refuse before the first run what every run would refuse
@@ -83,6 +85,9 @@ class _Search(Measurement):
         self.rule, self.D = rule, get_task(config.task).D
         self.own_splits = not rule.one_split and splits_of_their_own(config)
         self.direct: list[Result] = []
+        self.longer: list[Result] = []
+        self.doubled: set[Run] = set()
+        self.converged: Longer | None = None
         self.results: dict[tuple[int, int], Result] = {}
         self.engine: ThresholdSearch | None = None
         self.rates: Rates | None = None
@@ -110,7 +115,19 @@ class _Search(Measurement):
                 self._keep_busy(engine, workers)
                 if self.in_hand:
                     self.proceed()
+            if self.rule.check_convergence and engine.estimate().d_int and not self.over:
+                self._train_longer(engine.estimate())
         return self._write()
+
+    def _train_longer(self, estimate: DimensionEstimate) -> None:
+        """Do some runs once more with twice the epochs."""
+        groups = repeated(estimate, [self.results[run.d, run.seed] for run in estimate.runs])
+        direct = [doubled(run.config) for run in self.direct if run.status == "done"]
+        self.doubled = {doubled(run.config) for group in groups for run in group} | set(direct)
+        done = self.finish(sorted(self.doubled, key=lambda run: (run.d or 0, run.seeds.model)))
+        pairs = [[(run, done[doubled(run.config)]) for run in group] for group in groups]
+        self.longer = list(done.values())
+        self.converged = compared(estimate, pairs, [done[config] for config in direct])
 
     # ---- baseline
 
@@ -192,10 +209,11 @@ class _Search(Measurement):
         return {config: result for config in configs if (result := self.result(config)) is not None}
 
     def take(self, event: Event) -> None:
-        if event.result is not None and self.engine is not None and not is_trial(event.config):
+        known = event.result is not None and event.config not in self.doubled
+        if known and event.result is not None and self.engine is not None and not is_trial(event.config):
             self._tell(self.engine, event.result)
             self._write()
-        elif event.result is not None and event.config.d is None:
+        elif known and event.result is not None and event.config.d is None:
             self.direct.append(event.result)
         self.on_event(event, None if self.engine is None else self.measurement())
 
@@ -225,6 +243,7 @@ class _Search(Measurement):
         found = IntrinsicDimension(
             self.config, self.rule, self.D, estimate, self.direct, runs, round(self.elapsed(), 3)
         )
+        found.longer, found.converged = self.longer, self.converged
         found.ahead, found.own_splits = self.engine.ahead, self.own_splits
         if self.rates is not None:
             found.rates, found.tuning = dict(self.rates.known), list(self.rates.runs.values())
@@ -247,7 +266,12 @@ def _direct(config: Run) -> Run:
     return dataclasses.replace(config, subspace=None)
 
 
-def _check_config(config: Run) -> None:
+def _check_config(config: Run, rule: Rule) -> None:
+    if rule.check_convergence and isinstance(get_task(config.task), Objective):
+        raise ValueError(
+            f"`check_convergence` must be left out: {config.task} is a function run(d, seed), which trains by itself. "
+            "Measure a longer one beside it."
+        )
     if config.d is not None:
         raise ValueError(
             f"`d` must be left out: it is what is searched for; got {config.d}. Use --start for the first d."

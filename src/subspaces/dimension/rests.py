@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
+from subspaces.dimension.convergence import in_words
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.given import estimate_of
 from subspaces.dimension.result import RATIO
@@ -130,6 +131,8 @@ def _training(found: "IntrinsicDimension") -> str:
 
 
 def _convergence(found: "IntrinsicDimension") -> str:
+    if isinstance(get_task(found.config.task), Objective):
+        return ""
     middle, threshold = found.estimate.d_int, found.estimate.threshold
     near = [r for r in found.results if middle and middle / NEAR <= (r.config.d or 0) <= middle * NEAR]
     told = []
@@ -141,7 +144,11 @@ def _convergence(found: "IntrinsicDimension") -> str:
             verdict = "no longer rising" if flat and not rising else "perhaps still rising"
             verdict = "still rising: longer training may give another d_int" if rising else verdict
             told.append(f"{name} {verdict} ({known[0]:+.4f} ± {known[1]:.4f} in the last third)")
-    return "; ".join(told)
+    if found.converged is not None:
+        told.append(in_words(found.converged, found.estimate))
+    elif any("rising:" in text or "perhaps" in text for text in told):
+        told.append("--check-convergence does some with twice the epochs")
+    return "; ".join(told) or "cannot be told: fewer than three evaluations"
 
 
 def _runs(found: "IntrinsicDimension") -> str:
