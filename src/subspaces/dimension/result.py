@@ -59,8 +59,8 @@ class Rule:
     """Runs that are decided before the first of them has ended. Up to so many workers do the same runs and find the
     same answer; more of them decide as many runs ahead as they are, which is another question and needs more runs."""
     check_convergence: bool = False
-    """After the search, do runs at either end of the interval once more with twice the epochs (about six, and those of a
-    local baseline), and say what d_int would become."""
+    """After the search, do runs at either end of the interval once more with twice the epochs (about six, and those of
+    a local baseline), and say what d_int would become."""
     one_split: bool = False
     """Judge all runs by the validation split of --seed-split. Without it, where fewer than 2,000 validation examples
     are drawn from the training data, every run has a split of its own: the interval holds for the data set."""
