@@ -18,6 +18,7 @@ from subspaces.dimension.result import Rule, sampling_noise
 from subspaces.dimension.search import search
 from subspaces.dimension.series import gather
 from subspaces.dimension.splits import shared_examples, splits_of_their_own
+from subspaces.report.write import write_report
 from subspaces.runs.protocols import quick
 from subspaces.runs.run import Run
 from subspaces.tasks import Objective, Task, register_task
@@ -170,6 +171,20 @@ def test_the_command_compares_two_folders(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["differ"]
     assert told["notes"] == ["one is of level 0.8 and the other of 0.9"]
+
+
+def test_the_page_of_several_folders_has_their_ratios(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, level in zip(folders, (0.8, 0.9, 0.9), strict=True):
+        measured(folder, rule=Rule(baseline="1.0", level=level))
+    text = write_report(list(folders), tmp_path / "out").read_text()
+    a, b, _ = (read_estimate(folder) for folder in folders)
+    found = compare(a, b)
+    assert f"<td>a / b</td><td>{found.ratio:.3g}</td><td>{found.low:.3g} – {found.high:.3g}</td>" in text
+    assert "they differ; but one is of level 0.8 and the other of 0.9" in text
+    assert "<td>b / c</td><td>1</td>" in text
+    assert "no difference is shown" in text
+    assert "Ratios" not in write_report([folders[0]], tmp_path / "one").read_text()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 from subspaces.dimension import figures
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.series import RunSeries, gather
-from subspaces.dimension.tables import all_runs, comparison, rates, to_do_again, tried
+from subspaces.dimension.tables import all_runs, comparison, rates, ratios, to_do_again, tried
 from subspaces.report.figures import save
 from subspaces.report.page import Card, Part
 from subspaces.report.rows import has_rows
@@ -36,6 +36,7 @@ def section(folders: Sequence[Path], drawings: Path | None, *, level: float) -> 
         cards=_cards(series),
         figures="" if drawings is None else _figures(series, drawings),
         tables=comparison(series)
+        + ratios(series)
         + "".join(make(one, several) for one in series for make in (tried, rates))
         + "".join(all_runs(one, several) for one in series),
         again="".join(to_do_again(one, several) for one in series),
