@@ -126,7 +126,7 @@ SCENARIOS = [
     Scenario("knee, flatter, sd 0.01", knee(0.3, 0.03), 0.01, "the same at 2.5 times the noise", excluded=True),
     Scenario("dip", dip(0.017, 0.03, 1.3, 1.7), 0.004, "0.017 above, 0.03 below, at 1.3 to 1.7 times d_int"),
     Scenario("dip, sd 0.01", dip(0.017, 0.03, 1.3, 1.7), 0.01, "the same at 2.5 times the noise"),
-    Scenario("dip within noise", dip(0.004, 0.004, 1.3, 1.7), 0.004, "0.4 % above, 0.4 % below"),
+    Scenario("dip within noise", dip(0.004, 0.004, 1.3, 1.7), 0.004, "0.4 % above, 0.4 % below", excluded=True),
     Scenario("dip far", dip(0.017, 0.03, 3, 6), 0.004, "0.03 below at 3 to 6 times d_int"),
     Scenario("5 % by 0.2", saturating, 0.004, "5 % of the runs end 0.2 low", failing=(0.05, 0.2)),
     Scenario("10 % by 0.2", saturating, 0.004, "10 % end 0.2 low", failing=(0.1, 0.2)),

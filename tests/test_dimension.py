@@ -108,6 +108,26 @@ def test_a_collapsed_first_run_does_not_fake_a_cliff():
     assert [run.status for run in found.runs if run.seed == 0] == ["failed"]
 
 
+def test_a_dip_right_above_the_first_crossing_is_seen():
+    def dips(d):
+        if 1.3 * 691 < d < 1.7 * 691:
+            return 0.87
+        return rising(d) if d > 1000 else min(rising(d), 0.917)
+
+    for k in range(4):
+        assert (search(noisy(dips, 0.004, k), baseline=1.0, d_max=100_000).d_int or 0) > 1000
+
+
+def test_a_curve_that_flattens_at_the_threshold_is_named():
+    def corner(d):
+        return 0.9 + (0.3 if d < 500 else 0.03) * math.log(d / 500)
+
+    found = search(noisy(corner, 0.01, 2), baseline=1.0, d_max=20_000)
+    assert found.flattens is not None
+    assert found.flattens < 0.25
+    assert search(noisy(rising, 0.01, 2), baseline=1.0, d_max=20_000).flattens is None
+
+
 # ---- the baseline
 
 

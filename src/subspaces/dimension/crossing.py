@@ -16,6 +16,8 @@ FEWEST = 10  # runs in the fit below which nothing is called found
 EXACT_SPAN, EXACT_RUNS = 3, 3  # an interval of at most 3 integers is settled by up to 3 runs at each
 MOST_FAILED = 6  # from this many runs on, the search ends when more than half have failed
 ENOUGH_RUNS, RELAXED_FROM = 16, 24  # runs that should do (with a known slope); runs from which a wider interval may do
+BESIDE, FLAT = 2.0, 0.25  # slope up to this factor above d_int, under this share of that below: perhaps a corner
+HIDES = 0.15  # ln d to which one run there tells it at best: what is sharper does not hide a corner
 BASELINE_SHARE = 0.6  # of the wanted interval's standard deviation that may be the baseline's
 
 
@@ -129,8 +131,10 @@ class Crossing(Reading):
             return []
         tried = np.array(sorted(self.means))
         wanted = []
-        if 1.5 * middle < plan.d_max and not ((tried >= 1.5 * middle) & (tried <= 3 * middle)).any():
-            wanted.append(min(plan.d_max, 2 * middle))
+        if 1.4 * middle < plan.d_max and not ((tried >= 1.38 * middle) & (tried <= 1.62 * middle)).any():
+            wanted.append(min(plan.d_max, round(1.5 * middle)))
+        if 1.62 * middle < plan.d_max and not ((tried > 1.62 * middle) & (tried <= 3 * middle)).any():
+            wanted.append(min(plan.d_max, round(2.1 * middle)))
         if middle / 3 > plan.d_min and not ((tried >= middle / 6) & (tried <= middle / 2.4)).any():
             wanted.append(max(plan.d_min, round(middle / 3.5)))
         return wanted
@@ -180,7 +184,7 @@ class Crossing(Reading):
         passing = [r.score > self.threshold.value for r in near if d_int <= r.d <= d_int * 1.5]
         found: dict[str, Any] = {"share_failed": fmean(r.status == "failed" for r in near) if near else 0.0}
         found["ratio_wanted"] = self.wanted
-        found["split_sd"] = self.split_sd
+        found["split_sd"], found["flattens"] = self.split_sd, self._flattens(d_int)
         found["share_passing"] = fmean(passing) if passing else None
         found |= self._other_definitions()
         slope = self.curve.slope(d_int)
@@ -188,6 +192,15 @@ class Crossing(Reading):
             allowed = BASELINE_SHARE * slope * math.log(self.plan.ratio) / 4
             found["baseline_runs_wanted"] = math.ceil(base.runs * (self.threshold.sd / allowed) ** 2)
         return found
+
+    def _flattens(self, d_int: int) -> float | None:
+        """The slope above d_int over that below it, where it is under a quarter and the noise could hide a corner."""
+        at = [max(min(self.window), d_int / BESIDE), d_int, min(max(self.window), d_int * BESIDE)]
+        if self.curve is None or self.two_outcomes or at[0] * 1.2 > d_int or at[2] < 1.2 * d_int:
+            return None
+        mean, _ = self.curve.mean_sd(at)
+        below, above = ((mean[i + 1] - mean[i]) / math.log(at[i + 1] / at[i]) for i in (0, 1))
+        return float(above / below) if above < min(FLAT * below, self.curve.noise_sd / HIDES) else None
 
     def _other_definitions(self) -> dict[str, Any]:
         """Where runs fail or have two outcomes: d by the mean of all runs, and by the share that passes."""

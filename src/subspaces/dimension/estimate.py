@@ -135,6 +135,8 @@ class DimensionEstimate:
         by_mean, by_passing: (d, low, high) by the other definitions, where runs failed or have two outcomes: the
             expected score of all runs with a score, failed ones too, and the share of the runs that pass (more than a
             half); None where none failed.
+        flattens: slope of the fit above d_int over that below, where that is under a quarter: the curve has, or may
+            have, a corner or a plateau at the threshold, and the interval is less sure; None elsewhere.
         split_sd: standard error of a score near the threshold, of judging all runs by one validation split; in the
             interval. 0 where every run has a split of its own, or where it is not known.
         ratio_wanted: width of the interval that would do; wider than asked for where one run tells too little.
@@ -165,6 +167,7 @@ class DimensionEstimate:
     by_passing: tuple[int | None, int | None, int | None] | None = None
     ratio_wanted: float | None = None
     split_sd: float = 0.0
+    flattens: float | None = None
 
     @property
     def ratio(self) -> float:

@@ -60,7 +60,12 @@ def gain(results: Iterable[Result]) -> tuple[float, float] | None:
 def rests_on(found: "IntrinsicDimension") -> list[tuple[str, str]]:
     """Pairs (what, words) for the box beside the answer."""
     lines = [("passes", _definition(found.estimate)), ("baseline", _baseline(found)), ("judged by", _judge(found))]
-    lines += [("training", _training(found)), ("converged", _convergence(found)), ("runs", _runs(found))]
+    lines += [
+        ("curve", _shape(found.estimate)),
+        ("training", _training(found)),
+        ("converged", _convergence(found)),
+        ("runs", _runs(found)),
+    ]
     return [(name, text) for name, text in lines if text]
 
 
@@ -83,6 +88,16 @@ def _dimension(found: tuple[int | None, int | None, int | None] | None) -> str:
         return ""
     d, low, high = (f"{end:,}" if end else "?" for end in found)
     return f"{d} [{low}, {high}]" if found[0] else "at none of the d tried"
+
+
+def _shape(found: DimensionEstimate) -> str:
+    """A curve that the definition excludes, as far as it shows."""
+    if found.flattens is None:
+        return ""
+    return (
+        f"far flatter above the threshold than below it (slope {found.flattens:.2f} of that): if it has a corner or a "
+        "plateau there that hides in the noise of the runs, d_int may lie outside the interval"
+    )
 
 
 def _baseline(found: "IntrinsicDimension") -> str:
