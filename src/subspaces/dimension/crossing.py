@@ -122,7 +122,7 @@ class Crossing(Reading):
 
     @cached_property
     def unseen(self) -> list[int]:
-        """The d at which a run is wanted so that both sides are known: twice d_int, and a quarter of it.
+        """The d at which a run is wanted so that both sides are known: 1.5 and twice d_int, and a quarter of it.
 
         A dip below the threshold, a lower crossing, and the slope show there.
         """
@@ -131,10 +131,11 @@ class Crossing(Reading):
             return []
         tried = np.array(sorted(self.means))
         wanted = []
-        if 1.4 * middle < plan.d_max and not ((tried >= 1.38 * middle) & (tried <= 1.62 * middle)).any():
-            wanted.append(min(plan.d_max, round(1.5 * middle)))
-        if 1.62 * middle < plan.d_max and not ((tried > 1.62 * middle) & (tried <= 3 * middle)).any():
-            wanted.append(min(plan.d_max, round(2.1 * middle)))
+        fine = middle >= 5 and self.cliff is None  # integers may be sparse; beside a cliff there is no small dip
+        beyond = ((1.38, 1.5, 1.62), (1.62, 2.1, 3)) if fine else ((1.5, 2, 3),)
+        for first, best, last in beyond:
+            if first * middle < plan.d_max and not ((tried >= first * middle) & (tried <= last * middle)).any():
+                wanted.append(min(plan.d_max, round(best * middle)))
         if middle / 3 > plan.d_min and not ((tried >= middle / 6) & (tried <= middle / 2.4)).any():
             wanted.append(max(plan.d_min, round(middle / 3.5)))
         return wanted
