@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
+from scipy.special import ndtr, ndtri
 
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.reading import DIP, REACH, rising_means
@@ -88,6 +89,9 @@ class Scenario:
     two: tuple[float, float, float] | None = None  # good and bad score, width in ln d of the share that is good
     examples: int | None = None  # the score is a share of so many examples
     baseline: tuple[float, float, int] | None = None  # mean, sd, number of the direct runs
+    difficulty: float | None = None  # all runs are judged by the same examples, of so different difficulty (probit)
+    at: float = 500  # where the curve, which passes T near 500, is moved to
+    d_max: int = D_MAX
     excluded: bool = False  # by definition, or beyond what the noise shows: see docs/decision-rule.md
 
     @property
@@ -99,6 +103,9 @@ FC_CURVE = published_curve()
 SCENARIOS = [
     Scenario("digits, 200 images", digits, 0, "digits-fc: binomial of 200 images", examples=200),
     Scenario("digits, 700 images", digits, 0, "the same with 700 validation images", examples=700),
+    Scenario("one split of 200", digits, 0, "the same 200 images judge all runs", examples=200, difficulty=0.6),
+    Scenario("one split of 200, hard", digits, 0, "some images far harder", examples=200, difficulty=1.5),
+    Scenario("one split of 5,000", digits, 0, "the same 5,000 judge all runs", examples=5000, difficulty=1.0),
     Scenario("steep", lambda d: 0.1 + 0.89 * logistic(math.log(d / 500) / 0.08), 0.01, "logistic, width 0.08 in ln d"),
     Scenario("shallow", lambda d: 1 - 0.1 * (d / 700) ** -0.3, 0.003, "slope 0.03 per unit of ln d"),
     Scenario("noisy", saturating, 0.02, "noise sd 0.02"),
@@ -119,7 +126,7 @@ SCENARIOS = [
     Scenario("knee, flatter, sd 0.01", knee(0.3, 0.03), 0.01, "the same at 2.5 times the noise", excluded=True),
     Scenario("dip", dip(0.017, 0.03, 1.3, 1.7), 0.004, "0.017 above, 0.03 below, at 1.3 to 1.7 times d_int"),
     Scenario("dip, sd 0.01", dip(0.017, 0.03, 1.3, 1.7), 0.01, "the same at 2.5 times the noise"),
-    Scenario("dip within noise", dip(0.004, 0.004, 1.3, 1.7), 0.004, "0.4 % above, 0.4 % below"),
+    Scenario("dip within noise", dip(0.004, 0.004, 1.3, 1.7), 0.004, "0.4 % above, 0.4 % below", excluded=True),
     Scenario("dip far", dip(0.017, 0.03, 3, 6), 0.004, "0.03 below at 3 to 6 times d_int"),
     Scenario("5 % by 0.2", saturating, 0.004, "5 % of the runs end 0.2 low", failing=(0.05, 0.2)),
     Scenario("10 % by 0.2", saturating, 0.004, "10 % end 0.2 low", failing=(0.1, 0.2)),
@@ -129,6 +136,10 @@ SCENARIOS = [
     Scenario("30 % by 0.2", saturating, 0.004, "30 % end 0.2 low", failing=(0.3, 0.2)),
     Scenario("0.95 or 0.80", saturating, 0.004, "two outcomes, half good at d_int", two=(0.95, 0.8, 0.1)),
     Scenario("0.97 or 0.60", saturating, 0.004, "two outcomes, half good at d_int", two=(0.97, 0.6, 0.3)),
+    Scenario("small, 80 images", digits, 0, "d_int 31 of D = 740, 80 images", examples=80, at=31, d_max=740),
+    Scenario("small, sd 0.03", saturating, 0.03, "d_int 31 of D = 740, noise sd 0.03", at=31, d_max=740),
+    Scenario("small, 0.97 or 0.10", saturating, 0.004, "two outcomes", two=(0.97, 0.1, 0.3), at=31, d_max=740),
+    Scenario("small, 0.97 or 0.60", saturating, 0.004, "two outcomes", two=(0.97, 0.6, 0.6), at=31, d_max=740),
 ]
 
 
@@ -139,6 +150,7 @@ class World:
         self.scenario, self.seed, rng = scenario, seed, np.random.default_rng([seed, 1804])
         self.stretch, self.height = math.exp(rng.uniform(-1, 1)), rng.random()
         self.baseline: float | list[float] = 1.0
+        self.examples = rng.standard_normal(scenario.examples or 0)
         if scenario.baseline:
             mean, sd, runs = scenario.baseline
             self.baseline = (mean + sd * rng.standard_normal(runs)).tolist()
@@ -146,12 +158,17 @@ class World:
     @property
     def noise(self) -> float | None:
         """What is known of it beforehand."""
-        n = self.scenario.examples
+        n = None if self.shared else self.scenario.examples
         return math.sqrt(T * (1 - T) / n) if n else None
+
+    @property
+    def shared(self) -> int | None:
+        """Examples by which all runs are judged."""
+        return self.scenario.examples if self.scenario.difficulty else None
 
     def mean(self, d: float) -> float:
         """Expected score of runs that did not fail; where runs have two outcomes, how many pass, around T."""
-        x = d / self.stretch
+        x = d * 500 / self.scenario.at / self.stretch
         if self.scenario.two:
             return T + logistic(math.log(x / 500) / self.scenario.two[2]) - 0.5
         return self.scenario.mean(x, self.height) if "stair" in self.scenario.name else self.scenario.mean(x)
@@ -161,6 +178,9 @@ class World:
         mean = self.mean(d)
         if scenario.two:
             mean = scenario.two[0] if rng.random() < mean - T + 0.5 else scenario.two[1]
+        if scenario.difficulty:  # Φ(√(1 + s²) Φ⁻¹(mean) + s z) over z ~ N(0, 1) has this mean
+            level = math.sqrt(1 + scenario.difficulty**2) * ndtri(mean)
+            return float(np.mean(rng.random(self.examples.size) < ndtr(level + scenario.difficulty * self.examples)))
         if scenario.examples:
             return rng.binomial(scenario.examples, mean) / scenario.examples
         if scenario.failing and rng.random() < scenario.failing[0]:
@@ -172,18 +192,23 @@ class World:
     @property
     def truth(self) -> int:
         """Smallest integer that passes and is followed by no dip up to twice as large a d."""
-        grid = np.unique(np.rint(np.geomspace(30, 30_000, 6000)).astype(int))
+        low, high = (max(1, self.scenario.at * part) for part in (0.06, 60))
+        grid = np.unique(np.rint(np.geomspace(low, high, 6000)).astype(int))
         mean, threshold = np.array([self.mean(d) for d in grid]), self.scenario.threshold
         low = grid[mean <= threshold * (1 if self.scenario.two else 1 - DIP)]
         for d in grid[mean > threshold]:
             after = low[np.searchsorted(low, d) :]
             if not after.size or after[0] > REACH * d:
                 return int(d)
-        return D_MAX
+        return self.scenario.d_max
 
 
 def covered(found: DimensionEstimate, world: World) -> bool:
     """Whether the interval holds the truth; for the flat curve, whether the outcome is right."""
     if world.scenario.name == "flat":
         return found.outcome == "not reached"
-    return found.low is not None and found.low <= world.truth * 1.002 and (found.high or D_MAX) >= world.truth
+    return (
+        found.low is not None
+        and found.low <= world.truth * 1.002
+        and (found.high or world.scenario.d_max) >= world.truth
+    )

@@ -9,12 +9,14 @@ median interval is as narrow:
 * range: over the whole range given to the search;
 * bracket: in the bracket that doubling from the search's start finds, the runs that found it included.
 
-Writes results/search_study.csv row by row (rows of as many searches and grids are kept: it may be interrupted) and
+Writes results/search_study.csv row by row (rows of as many searches and grids, and of the same
+sources of the search, are kept: it may be interrupted) and
 docs/figures/search_study.png under DIR (by default this checkout). About an hour of one core at full size.
 """
 
 import argparse
 import csv
+import hashlib
 import math
 import time
 from dataclasses import asdict, dataclass, fields
@@ -27,12 +29,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 from search_curves import D_MAX, SCENARIOS, Scenario, World, covered
 
+import subspaces.dimension.search
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.fidelity import hopeless
 from subspaces.dimension.given import estimate_of
 from subspaces.dimension.search import search
 
-MAX_RUNS = 60
+PARTS = ["search", "crossing", "placement", "reading", "curve", "witness", "groups", "success", "split_error"]
+PARTS += ["given", "estimate"]
+"""Modules of the search: a row of another state of them is done anew."""
+MAX_RUNS, WIDEST = 60, 2.0  # as subspaces dimension has them
+
+
+def _digest() -> str:
+    """Eight digits for the sources of the search."""
+    sources = (Path(subspaces.dimension.search.__file__).parent / f"{name}.py" for name in PARTS)
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
+
+
+RULE = _digest()
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,7 @@ class Row:
     grid_range: float
     grid_bracket: float
     cpu_ms: float
+    rule: str
 
 
 def grid_of(world: World, kind: str, levels: int) -> tuple[list[int], list[int]]:
@@ -109,8 +125,9 @@ def cheapest_grid(scenario: Scenario, kind: str, wanted: float, grids: int) -> f
 
 def one_search(world: World, ahead: int) -> DimensionEstimate:
     return search(
-        world.evaluate, baseline=world.baseline, d_max=D_MAX, max_runs=MAX_RUNS, noise=world.noise, batch=ahead
-    )
+        world.evaluate, baseline=world.baseline, d_max=world.scenario.d_max, max_runs=MAX_RUNS, noise=world.noise,
+        batch=ahead, widest=WIDEST, shared=world.shared,
+    )  # fmt: skip
 
 
 def study(scenario: Scenario, searches: int, grids: int) -> Row:
@@ -144,6 +161,7 @@ def study(scenario: Scenario, searches: int, grids: int) -> Row:
         grid_range=cheapest_grid(scenario, "range", ratio, grids) if narrow else math.nan,
         grid_bracket=cheapest_grid(scenario, "bracket", ratio, grids) if narrow else math.nan,
         cpu_ms=cpu,
+        rule=RULE,
     )
 
 
@@ -212,7 +230,7 @@ def stored(table: Path) -> dict[str, Row]:
         return {}
     with table.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if set(row) == {field.name for field in fields(Row)}]
-    kinds = {"scenario": str, "what": str, "searches": int, "grids": int}
+    kinds = {"scenario": str, "what": str, "searches": int, "grids": int, "rule": str}
     return {row["scenario"]: Row(**{k: kinds.get(k, float)(v) for k, v in row.items()}) for row in rows}
 
 
@@ -232,8 +250,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="scenarios whose name begins so")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1])
     options = parser.parse_args()
-    table = options.out / "results" / "search_study.csv"
-    known = {k: r for k, r in stored(table).items() if (r.searches, r.grids) == (options.searches, options.grids)}
+    table, wanted = options.out / "results" / "search_study.csv", (options.searches, options.grids, RULE)
+    known = {k: r for k, r in stored(table).items() if (r.searches, r.grids, r.rule) == wanted}
     for scenario in SCENARIOS:
         if scenario.name in known or (options.only and not any(map(scenario.name.startswith, options.only))):
             continue

@@ -120,3 +120,13 @@ def logged(root: Path) -> list[str]:
     """Keys of the runs that were started below a root, in order."""
     path = root / "log.txt"
     return [line.split()[1] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def slow_learner(config: Run, *, folder: Path, callbacks: Any = ()) -> Result:
+    """The same curve, 0.06 lower in subspaces, of which half is made up for with each doubling of 30 epochs."""
+    result = known_curve(config, folder=folder)
+    if config.d is not None:
+        lost = 0.06 * 30 / (config.optimizer.epochs or 30)
+        for row in result.curves:
+            row["score"] = max(0.0, (row["score"] or 0) - lost)
+    return result

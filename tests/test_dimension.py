@@ -108,6 +108,26 @@ def test_a_collapsed_first_run_does_not_fake_a_cliff():
     assert [run.status for run in found.runs if run.seed == 0] == ["failed"]
 
 
+def test_a_dip_right_above_the_first_crossing_is_seen():
+    def dips(d):
+        if 1.3 * 691 < d < 1.7 * 691:
+            return 0.87
+        return rising(d) if d > 1000 else min(rising(d), 0.917)
+
+    for k in range(4):
+        assert (search(noisy(dips, 0.004, k), baseline=1.0, d_max=100_000).d_int or 0) > 1000
+
+
+def test_a_curve_that_flattens_at_the_threshold_is_named():
+    def corner(d):
+        return 0.9 + (0.3 if d < 500 else 0.03) * math.log(d / 500)
+
+    found = search(noisy(corner, 0.01, 2), baseline=1.0, d_max=20_000)
+    assert found.flattens is not None
+    assert found.flattens < 0.25
+    assert search(noisy(rising, 0.01, 2), baseline=1.0, d_max=20_000).flattens is None
+
+
 # ---- the baseline
 
 
@@ -166,3 +186,53 @@ def test_baseline_scores():
         baseline_scores([-3.0, -2.0])
     with pytest.raises(ValueError, match="at least one score"):
         baseline_scores([])
+
+
+# ---- small tasks, and runs that succeed or fail
+
+
+def succeeds(at, good=0.97, bad=0.1, width=0.3):
+    """Runs that end at one of two scores, half of them good at ``at``."""
+
+    def run(d, seed):
+        rng = np.random.default_rng([seed, d, 5])
+        share = 1 / (1 + (at / d) ** (1 / width))
+        return (good if rng.random() < share else bad) + 0.004 * rng.standard_normal()
+
+    return run
+
+
+@pytest.mark.parametrize("bad", [0.1, 0.6])
+def test_runs_that_succeed_or_fail_never_end_as_most_runs_failed(bad):
+    found = [
+        search(succeeds(30 + k, bad=bad), baseline=1.0, d_max=300, widest=2.0, first_seed=99 * k) for k in range(2)
+    ]
+    assert {one.outcome for one in found} <= {"found", "budget spent"}
+    for k, one in enumerate(found):
+        assert holds(one, 30 + k)
+        assert one.by == "passing"
+        assert one.by_passing is not None
+        assert one.by_mean is not None
+        assert (one.by_mean[0] or 300) > (one.d_int or 0)  # a mean near 0.9 wants nearly all runs to be good
+
+
+def test_a_wider_interval_does_where_one_run_tells_too_little():
+    def few(d, seed):
+        share = 1 - 0.5 * math.exp(-((d / 22) ** 0.6))
+        return np.random.default_rng([seed, 3]).binomial(60, share) / 60
+
+    strict = search(few, baseline=1.0, d_max=700, noise=0.039)
+    eased = search(few, baseline=1.0, d_max=700, noise=0.039, widest=2.0)
+    assert eased.outcome == "found"
+    assert len(eased.runs) < len(strict.runs)
+    assert 1.25 < eased.ratio <= (eased.ratio_wanted or 0) <= 2
+    plain = search(noisy(rising, 0.004), baseline=1.0, d_max=100_000, widest=2.0)
+    assert plain.ratio_wanted == 1.25
+    with pytest.raises(ValueError, match="`widest` must be at least `ratio`"):
+        search(few, baseline=1.0, d_max=700, widest=1.1)
+
+
+def test_few_baseline_runs_end_the_search_sooner_where_they_alone_are_too_uncertain():
+    found = search(noisy(rising, 0.03), baseline=[0.97, 1.0, 1.03], d_max=100_000)
+    assert found.outcome == "limited by baseline"
+    assert len(found.runs) <= 24

@@ -256,3 +256,17 @@ def test_halving_gives_the_trials_of_a_round_at_once():
 )
 def test_rungs_around_a_dimension(d, rungs):
     assert rungs_around(d, start=100, d_min=1, d_max=500) == rungs
+
+
+def test_failures_far_below_small_noise_are_told_from_large_noise():
+    """A quarter of 26 runs eight standard deviations low: neither noise nor a dip."""
+    rng = np.random.default_rng(4)
+    d = np.rint(np.geomspace(300, 1200, 26)).astype(int)
+    scores = 0.9 + 0.12 * np.log(d / 600) + 0.01 * rng.standard_normal(26)
+    low = {2, 9, 10, 16, 20, 23}
+    runs = [Observation(int(k), i, s - 0.08 * (i in low)) for i, (k, s) in enumerate(zip(d, scores, strict=True))]
+    assert low_outliers(runs, 0.9) == low
+    wide = [
+        Observation(int(k), i, s + 0.03 * rng.standard_normal()) for i, (k, s) in enumerate(zip(d, scores, strict=True))
+    ]
+    assert low_outliers(wide, 0.9) == set()

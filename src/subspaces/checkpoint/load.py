@@ -59,7 +59,7 @@ def load(
     elif projection is not None:
         raise ValueError(f"`projection` must be left out; {str(path)!r} points to no basis. Got {str(projection)!r}.")
     if not origin:
-        own = list(shared.values())
+        own: list[Tensor] = list(shared.values())
         _check_origin(header, digest_of(own), own, path, model)
     buffers, also = _part(tensors, "buffer."), _part(tensors, "also.")
     _check_buffers(buffers, header, model, path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.dimension.estimate import DimensionEstimate
-from subspaces.dimension.measure import FILE
+from subspaces.dimension.result import FILE
 from subspaces.errors import checked, shown
 
 
@@ -30,12 +30,16 @@ class Comparison:
     def differ(self) -> bool:
         return self.low > 1 or self.high < 1
 
+    @property
+    def verdict(self) -> str:
+        """Whether they differ, in words, and what else does."""
+        told = "they differ" if self.differ else "no difference is shown"
+        return told + "".join(f"; but {note}" for note in self.notes)
+
     def __str__(self) -> str:
-        verdict = "they differ" if self.differ else "no difference is shown"
         high = f"{self.high:.3g}" if math.isfinite(self.high) else "?"
-        notes = "".join(f"; but {note}" for note in self.notes)
         interval = f"[{self.low:.3g}, {high}] ({100 * self.first.confidence:g} %)"
-        return f"{self.first.d_int:,} / {self.second.d_int:,} = {self.ratio:.3g} {interval}: {verdict}{notes}."
+        return f"{self.first.d_int:,} / {self.second.d_int:,} = {self.ratio:.3g} {interval}: {self.verdict}."
 
 
 @checked

@@ -2,17 +2,22 @@
 
 import math
 from functools import cached_property
-from statistics import fmean
+from statistics import NormalDist, fmean
 from typing import Any
 
 import numpy as np
 
+from subspaces.dimension.curve import Array, Curve
 from subspaces.dimension.estimate import Baseline, DimensionEstimate, Outcome, literal_rule
+from subspaces.dimension.groups import FEWEST_TO_TELL
 from subspaces.dimension.reading import WINDOW, Reading
 
 FEWEST = 10  # runs in the fit below which nothing is called found
 EXACT_SPAN, EXACT_RUNS = 3, 3  # an interval of at most 3 integers is settled by up to 3 runs at each
 MOST_FAILED = 6  # from this many runs on, the search ends when more than half have failed
+ENOUGH_RUNS, RELAXED_FROM = 16, 24  # runs that should do (with a known slope); runs from which a wider interval may do
+BESIDE, FLAT = 2.0, 0.25  # slope up to this factor above d_int, under this share of that below: perhaps a corner
+HIDES = 0.15  # ln d to which one run there tells it at best: what is sharper does not hide a corner
 BASELINE_SHARE = 0.6  # of the wanted interval's standard deviation that may be the baseline's
 
 
@@ -24,8 +29,7 @@ class Crossing(Reading):
     @cached_property
     def outcome(self) -> Outcome:
         """How the search would end on these runs; ``running`` while it should go on."""
-        failed = sum(run.status == "failed" for run in self.runs)
-        if len(self.runs) >= MOST_FAILED and 2 * failed > len(self.runs) and not self.two_outcomes:
+        if self._most_failed:
             return "runs failed"
         if self.curve is None or self.suspects:
             return "running"
@@ -37,7 +41,38 @@ class Crossing(Reading):
             return "always reached"
         if self.narrow:
             return "found" if self.enough and not self.unconfirmed and not self.unseen else "running"
-        return "limited by baseline" if self._baseline_decides else "running"
+        if not self._threshold_decides:
+            return "running"
+        return "limited by validation" if self.split_sd > self.threshold.sd else "limited by baseline"
+
+    @property
+    def _most_failed(self) -> bool:
+        """Whether most runs failed and nothing can come of it.
+
+        Where some runs pass and the failed ones have scores, runs may have two outcomes: that is settled by more runs,
+        up to twice as many as it takes to tell it.
+        """
+        failed = [run for run in self.runs if run.status == "failed"]
+        if len(self.runs) < MOST_FAILED or 2 * len(failed) <= len(self.runs) or self.two_outcomes:
+            return False
+        scored = sum(math.isfinite(run.score) for run in failed)
+        passed = any(run.score > self.threshold.value for run in self.runs)
+        return not (passed and 2 * scored > len(failed) and len(self.runs) < 2 * FEWEST_TO_TELL)
+
+    @cached_property
+    def wanted(self) -> float:
+        """Width high / low of the interval that will do.
+
+        ``ratio``; where one run says so little that `ENOUGH_RUNS` could not give that even if the slope were known,
+        the width that they would give, up to ``widest``. Asked only once nearly so many runs are in the fit.
+        """
+        plan, middle = self.plan, self.interval[1]
+        if plan.widest is None or self.curve is None or middle is None or self.curve.y.size < RELAXED_FROM:
+            return plan.ratio
+        slope = self.curve.slope(middle)
+        one = self.curve.noise_sd / slope if slope > 0 else math.inf
+        width = 2 * NormalDist().inv_cdf(1 - self.tail) * one / math.sqrt(ENOUGH_RUNS)
+        return max(plan.ratio, min(math.exp(min(width, 9.0)), plan.widest))
 
     def _passing(self, d: int) -> float:
         return 0.0 if self.curve is None else float(self.curve.passing([d], self.fitted_threshold)[0])
@@ -47,7 +82,7 @@ class Crossing(Reading):
         """Where the fit is narrow but runs do not show its ends: the d beside it at which a run would."""
         low, _, high = self.interval
         fit_low, middle, fit_high = self._fitted
-        room = self.plan.ratio * (fit_low or 0) / (fit_high or math.inf)
+        room = self.wanted * (fit_low or 0) / (fit_high or math.inf)
         if self.narrow or middle is None or room < 1 or self.cliff is not None:
             return None
         a, b = math.ceil((fit_low or 1) / math.sqrt(room)), math.floor((fit_high or 1) * math.sqrt(room))
@@ -60,7 +95,7 @@ class Crossing(Reading):
     def narrow(self) -> bool:
         """Whether the interval is as narrow as wanted."""
         low, _, high = self.interval
-        return bool(low and high and high <= self.plan.ratio * low)
+        return bool(low and high and high <= self.wanted * low)
 
     @property
     def explored_down(self) -> bool:
@@ -68,16 +103,26 @@ class Crossing(Reading):
         return min(self.means, default=math.inf) <= max(self.plan.d_min, self.plan.start // 16)
 
     @property
-    def _baseline_decides(self) -> bool:
-        """Whether more runs could hardly narrow the interval: the threshold is known 3 times worse than the curve."""
+    def split_sd(self) -> float:
+        """Standard error of a score near the threshold, of being judged by one split."""
+        return math.sqrt(fmean(sd**2 for sd in self.split_sds)) if self.split_sds else 0.0
+
+    @property
+    def _threshold_decides(self) -> bool:
+        """Whether more runs could hardly narrow the interval: the threshold is known far worse than the curve.
+
+        Three times, or twice where the threshold alone makes the interval wider than wanted.
+        """
         middle = self.interval[1]
-        if self.curve is None or middle is None or self.curve.y.size < FEWEST:
+        if self.curve is None or middle is None or self.curve.y.size < FEWEST or self.two_outcomes:
             return False
-        return self.threshold.sd > 3 * float(self.curve.mean_sd([middle])[1][0])
+        slope, own = self.curve.slope(middle), self.fitted_threshold.sd
+        alone = 4 * own / slope if slope > 0 else math.inf
+        return own > (2 if alone > math.log(self.wanted) else 3) * float(self.curve.mean_sd([middle])[1][0])
 
     @cached_property
     def unseen(self) -> list[int]:
-        """The d at which a run is wanted so that both sides are known: twice d_int, and a quarter of it.
+        """The d at which a run is wanted so that both sides are known: 1.5 and twice d_int, and a quarter of it.
 
         A dip below the threshold, a lower crossing, and the slope show there.
         """
@@ -86,8 +131,11 @@ class Crossing(Reading):
             return []
         tried = np.array(sorted(self.means))
         wanted = []
-        if 1.5 * middle < plan.d_max and not ((tried >= 1.5 * middle) & (tried <= 3 * middle)).any():
-            wanted.append(min(plan.d_max, 2 * middle))
+        fine = middle >= 5 and self.cliff is None  # integers may be sparse; beside a cliff there is no small dip
+        beyond = ((1.38, 1.5, 1.62), (1.62, 2.1, 3)) if fine else ((1.5, 2, 3),)
+        for first, best, last in beyond:
+            if first * middle < plan.d_max and not ((tried >= first * middle) & (tried <= last * middle)).any():
+                wanted.append(min(plan.d_max, round(best * middle)))
         if middle / 3 > plan.d_min and not ((tried >= middle / 6) & (tried <= middle / 2.4)).any():
             wanted.append(max(plan.d_min, round(middle / 3.5)))
         return wanted
@@ -136,12 +184,41 @@ class Crossing(Reading):
         near = [r for r in self.runs if d_int / WINDOW <= r.d <= d_int * WINDOW and r.status != "stopped"]
         passing = [r.score > self.threshold.value for r in near if d_int <= r.d <= d_int * 1.5]
         found: dict[str, Any] = {"share_failed": fmean(r.status == "failed" for r in near) if near else 0.0}
+        found["ratio_wanted"] = self.wanted
+        found["split_sd"], found["flattens"] = self.split_sd, self._flattens(d_int)
         found["share_passing"] = fmean(passing) if passing else None
+        found |= self._other_definitions()
         slope = self.curve.slope(d_int)
         if outcome == "limited by baseline" and slope > 0:
             allowed = BASELINE_SHARE * slope * math.log(self.plan.ratio) / 4
             found["baseline_runs_wanted"] = math.ceil(base.runs * (self.threshold.sd / allowed) ** 2)
         return found
+
+    def _flattens(self, d_int: int) -> float | None:
+        """The slope above d_int over that below it, where it is under a quarter and the noise could hide a corner."""
+        at = [max(min(self.window), d_int / BESIDE), d_int, min(max(self.window), d_int * BESIDE)]
+        if self.curve is None or self.two_outcomes or at[0] * 1.2 > d_int or at[2] < 1.2 * d_int:
+            return None
+        mean, _ = self.curve.mean_sd(at)
+        below, above = ((mean[i + 1] - mean[i]) / math.log(at[i + 1] / at[i]) for i in (0, 1))
+        return float(above / below) if above < min(FLAT * below, self.curve.noise_sd / HIDES) else None
+
+    def _other_definitions(self) -> dict[str, Any]:
+        """Where runs fail or have two outcomes: d by the mean of all runs, and by the share that passes."""
+        if not self.two_outcomes and not any(run.status == "failed" for run in self.runs):
+            return {}
+        (d, score), passing = self.pairs, self.successes
+        if passing is None:
+            return {}
+        mean = Curve(d, score, scale=self.threshold.value)
+        chances = (mean.passing(self.grid, self.threshold), passing.passing(self.grid))
+        return dict(zip(("by_mean", "by_passing"), map(self._first_passing, chances), strict=True))
+
+    def _first_passing(self, chance: Array) -> tuple[int | None, int | None, int | None]:
+        """(d, low, high): the smallest d of the grid that pass with a probability of a half, the tail, the rest."""
+        first = [np.flatnonzero(chance >= level) for level in (0.5, self.tail, 1 - self.tail)]
+        d, low, high = (int(self.grid[found[0]]) if found.size else None for found in first)
+        return d, low, high
 
     def fit(self, d_int: int | None) -> dict[str, float]:
         """Noise, slope and bend of the fitted curve; empty without one."""

@@ -9,6 +9,7 @@ weighted by the restricted likelihood and a weak prior, so that few runs give wi
 Nothing about the shape (logistic, power law) is assumed: where the curve bends, q grows and the interval with it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,6 +68,15 @@ class Threshold:
         kept = weights > 1e-4
         sds = level * grid[kept] / np.sqrt(count)
         return cls(level * mean, tuple(sds.tolist()), tuple((weights[kept] / weights[kept].sum()).tolist()))
+
+    def blurred(self, sds: Sequence[float]) -> "Threshold":
+        """The same with another, independent error, of equally likely standard errors ``sds``."""
+        if not sds:
+            return self
+        both = [
+            (math.hypot(a, b), weight / len(sds)) for a, weight in zip(self.sds, self.weights, strict=True) for b in sds
+        ]
+        return Threshold(self.value, tuple(sd for sd, _ in both), tuple(weight for _, weight in both))
 
     @property
     def sd(self) -> float:

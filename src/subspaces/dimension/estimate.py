@@ -13,6 +13,7 @@ Outcome = Literal[
     "not reached",
     "always reached",
     "limited by baseline",
+    "limited by validation",
     "baseline unstable",
     "runs failed",
     "budget spent",
@@ -115,7 +116,8 @@ class DimensionEstimate:
     Attributes:
         outcome: ``found``: the interval is as narrow as wanted; ``always reached``: already at ``d_min``;
             ``not reached``: at no d tried up to ``d_max``; ``limited by baseline``: its few runs leave the threshold
-            more uncertain than the curve, and more runs in subspaces would not help; ``baseline unstable``: its runs
+            more uncertain than the curve, and more runs in subspaces would not help; ``limited by validation``: the
+            one split by which all are judged does; ``baseline unstable``: its runs
             fail or scatter too much to be one; ``runs failed``: most runs did; ``budget spent``: the interval is wider
             than wanted; ``running``: not over yet.
         d_int: the estimate, an integer of [d_min, d_max], or None where there is none.
@@ -132,6 +134,14 @@ class DimensionEstimate:
         share_passing: share of the runs around d_int (within the fit's window, at d_int and above) that pass, failed
             ones counted as not passing.
         baseline_runs_wanted: how many baseline runs would do, where they limit the interval.
+        by_mean, by_passing: (d, low, high) by the other definitions, where runs failed or have two outcomes: the
+            expected score of all runs with a score, failed ones too, and the share of the runs that pass (more than a
+            half); None where none failed.
+        flattens: slope of the fit above d_int over that below, where that is under a quarter: the curve has, or may
+            have, a corner or a plateau at the threshold, and the interval is less sure; None elsewhere.
+        split_sd: standard error of a score near the threshold, of judging all runs by one validation split; in the
+            interval. 0 where every run has a split of its own, or where it is not known.
+        ratio_wanted: width of the interval that would do; wider than asked for where one run tells too little.
     """
 
     outcome: Outcome
@@ -155,6 +165,11 @@ class DimensionEstimate:
     share_failed: float = 0.0
     share_passing: float | None = None
     baseline_runs_wanted: int | None = None
+    by_mean: tuple[int | None, int | None, int | None] | None = None
+    by_passing: tuple[int | None, int | None, int | None] | None = None
+    ratio_wanted: float | None = None
+    split_sd: float = 0.0
+    flattens: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -180,6 +195,8 @@ class DimensionEstimate:
         runs = ({**run, "score": math.nan if run["score"] is None else run["score"]} for run in fields["runs"])
         fields["runs"] = tuple(Observation(**run) for run in runs)
         fields["curve"] = tuple((int(d), float(mean), float(sd)) for d, mean, sd in fields["curve"])
+        for name in ("by_mean", "by_passing"):
+            fields[name] = tuple(fields[name]) if fields.get(name) else None
         for name in ("baseline", "threshold"):
             fields[name] = math.nan if fields[name] is None else fields[name]
         return cls(**fields)
@@ -211,6 +228,7 @@ def _reason(found: DimensionEstimate) -> str:
         "found": passes,
         "limited by baseline": f"its {found.baseline_runs} baseline runs allow no narrower interval "
         f"({found.baseline_runs_wanted or 'more'} would do), for",
+        "limited by validation": "the one validation split allows no narrower interval, for",
         "always reached": "the smallest d already passes",
         "not reached": "no d passes",
         "runs failed": "most runs failed, so nothing can be said about",

@@ -13,8 +13,11 @@ from subspaces.dimension.estimate import Observation, Status
 COLLAPSE = 0.15  # a run this share of the threshold below its peers is suspected to have failed
 FAILING = 0.1  # share of runs that is expected to fail, where some do
 FEWEST_TO_FLAG = 6  # runs below which only a collapse tells a failure
+FEWEST_TO_TELL = 10  # runs near the crossing below which two outcomes are not told from scatter
 NEAR = 0.05  # runs within this distance in ln d are repeats of one another
 DIP = 0.003  # how likely so many failures must be to be taken for failures rather than for a dip
+DEEP = 5.0  # standard deviations below the curve of the others that no chance explains
+NEARER = math.log(0.5 / COLLAPSE + 0.5)  # log density of such a failure, over that of one anywhere below the threshold
 SUSPICIOUS = -2.5  # residuals, in standard deviations, above which no run is looked at twice
 
 
@@ -57,7 +60,8 @@ def low_outliers(runs: Sequence[Observation], scale: float, noise: float | None 
 
     One after the other, the run furthest below what the others predict is left out, up to a third of them. Among
     these choices that of the largest evidence is taken: the density of the rest under the model of `Curve`, times
-    a failure's own (a tenth of the runs, scores anywhere below the threshold). So three failures of ten do not hide one
+    a failure's own (a tenth of the runs; scores anywhere below the threshold, or, where it lies 5 standard deviations
+    low, as likely within 15 % of it). So three failures of ten do not hide one
     another, as they would in a test of one residual at a time.
 
     Args:
@@ -77,7 +81,8 @@ def low_outliers(runs: Sequence[Observation], scale: float, noise: float | None 
         worst = int(np.argmin(residual))
         if not left_out and residual[worst] > SUSPICIOUS:
             return best
-        evidence = Curve(d[kept], score[kept], scale=scale, noise=noise, floor=floor).evidence + cost * len(left_out)
+        curve = Curve(d[kept], score[kept], scale=scale, noise=noise, floor=floor)
+        evidence = curve.evidence + cost * len(left_out) + NEARER * _deep(curve, d[left_out], score[left_out])
         if evidence > most:
             most, best = evidence, set(left_out)
         if residual[worst] > SUSPICIOUS:
@@ -86,6 +91,14 @@ def low_outliers(runs: Sequence[Observation], scale: float, noise: float | None 
         if np.unique(d[kept]).size < 3:
             break
     return best
+
+
+def _deep(curve: Curve, d: Array, score: Array) -> int:
+    """How many of the runs left out lie too low for any chance."""
+    if not d.size:
+        return 0
+    mean, _ = curve.mean_sd(d)
+    return int((mean - score > DEEP * curve.noise_sd).sum())
 
 
 def _left_out_residuals(d: Array, score: Array, scale: float, sigma: float) -> Array:
@@ -147,7 +160,7 @@ def two_outcomes(d: Array, score: Array, threshold: float) -> bool:
     the threshold, two or three would be there.
     """
     above, below = score > threshold, score <= threshold
-    if d.size < 10 or above.sum() < 3 or below.sum() < 3:
+    if d.size < FEWEST_TO_TELL or above.sum() < 3 or below.sum() < 3:
         return False
     if (d[below][:, None] >= d[above]).sum() < 3:
         return False

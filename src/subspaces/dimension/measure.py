@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from subspaces.dimension.convergence import Longer, compared, doubled, repeated
+from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.rates import Do, Rates, is_trial
-from subspaces.dimension.result import FILE, IntrinsicDimension, Rule, sampling_noise
+from subspaces.dimension.result import FILE, RATIO, WIDEST, IntrinsicDimension, Rule, sampling_noise
 from subspaces.dimension.search import ThresholdSearch
+from subspaces.dimension.splits import shared_examples, splits_of_their_own
 from subspaces.errors import check_folder, checked
 from subspaces.runs.measurement import RUNS, Measurement
 from subspaces.runs.pools import TRAINER, Event
@@ -69,7 +72,7 @@ def measure_dimension(
     rule = rule or Rule()
     check_folder("out", out)
     check_workers(workers, launcher)
-    _check_config(config)
+    _check_config(config, rule)
     if isinstance(task := get_task(config.task), Objective):
         refuse_words(task, config)
         task.ready()
@@ -89,7 +92,11 @@ class _Search(Measurement):
     ) -> None:
         super().__init__(config, out, rule.minutes, on_event)
         self.rule, self.D = rule, get_task(config.task).D
+        self.own_splits = not rule.one_split and splits_of_their_own(config)
         self.direct: list[Result] = []
+        self.longer: list[Result] = []
+        self.doubled: set[Run] = set()
+        self.converged: Longer | None = None
         self.results: dict[tuple[int, int], Result] = {}
         self.engine: ThresholdSearch | None = None
         self.rates: Rates | None = None
@@ -117,7 +124,19 @@ class _Search(Measurement):
                 self._keep_busy(engine, workers)
                 if self.in_hand:
                     self.proceed()
+            if self.rule.check_convergence and engine.estimate().d_int and not self.over:
+                self._train_longer(engine.estimate())
         return self._write()
+
+    def _train_longer(self, estimate: DimensionEstimate) -> None:
+        """Do some runs once more with twice the epochs."""
+        groups = repeated(estimate, [self.results[run.d, run.seed] for run in estimate.runs])
+        direct = [doubled(run.config) for run in self.direct if run.status == "done"]
+        self.doubled = {doubled(run.config) for group in groups for run in group} | set(direct)
+        done = self.finish(sorted(self.doubled, key=lambda run: (run.d or 0, run.seeds.model)))
+        pairs = [[(run, done[doubled(run.config)]) for run in group] for group in groups]
+        self.longer = list(done.values())
+        self.converged = compared(estimate, pairs, [done[config] for config in direct])
 
     # ---- baseline
 
@@ -134,7 +153,7 @@ class _Search(Measurement):
         if wanted != "local":
             return float(wanted)
         seeds = range(self.rule.first_seed, self.rule.first_seed + self.rule.baseline_runs)
-        found = self.finish(_seeded(_direct(self.config), seed) for seed in seeds)
+        found = self.finish(self._seeded(_direct(self.config), seed) for seed in seeds)
         self.direct = list(found.values())
         return [result.score for result in self.direct]
 
@@ -149,7 +168,8 @@ class _Search(Measurement):
         return ThresholdSearch(
             baseline,
             level=rule.level,
-            ratio=rule.ratio,
+            ratio=rule.ratio or RATIO,
+            widest=WIDEST if rule.ratio is None else None,
             confidence=rule.confidence,
             max_runs=rule.max_runs,
             d_min=rule.d_min,
@@ -158,6 +178,7 @@ class _Search(Measurement):
             first_seed=rule.first_seed,
             noise=sampling_noise(self.config, rule.level, baseline),
             ahead=ahead,
+            shared=None if self.own_splits else shared_examples(self.config),
         )
 
     def _go_on(self, engine: ThresholdSearch) -> None:
@@ -199,10 +220,11 @@ class _Search(Measurement):
         return {config: result for config in configs if (result := self.result(config)) is not None}
 
     def take(self, event: Event) -> None:
-        if event.result is not None and self.engine is not None and not is_trial(event.config):
+        known = event.result is not None and event.config not in self.doubled
+        if known and event.result is not None and self.engine is not None and not is_trial(event.config):
             self._tell(self.engine, event.result)
             self._write()
-        elif event.result is not None and event.config.d is None:
+        elif known and event.result is not None and event.config.d is None:
             self.direct.append(event.result)
         self.on_event(event, None if self.engine is None else self.measurement())
 
@@ -218,7 +240,12 @@ class _Search(Measurement):
         lr = self.config.optimizer.lr if self.rates is None else self.rates.at(d, do)
         if lr is None and self.rates is not None:
             return None
-        return _seeded(self.config, seed).but(d=d, lr=lr)
+        return self._seeded(self.config, seed).but(d=d, lr=lr)
+
+    def _seeded(self, config: Run, seed: int) -> Run:
+        """A run with seeds of its own, and with its own validation split where that can be drawn."""
+        split = config.seeds.split + seed if self.own_splits else config.seeds.split
+        return config.but(seed_projection=seed, seed_model=seed, seed_data=seed, seed_split=split)
 
     def measurement(self) -> IntrinsicDimension:
         assert self.engine is not None
@@ -227,7 +254,8 @@ class _Search(Measurement):
         found = IntrinsicDimension(
             self.config, self.rule, self.D, estimate, self.direct, runs, round(self.elapsed(), 3)
         )
-        found.ahead = self.engine.ahead
+        found.longer, found.converged = self.longer, self.converged
+        found.ahead, found.own_splits = self.engine.ahead, self.own_splits
         if self.rates is not None:
             found.rates, found.tuning = dict(self.rates.known), list(self.rates.runs.values())
         return found
@@ -244,16 +272,17 @@ def _guess(D: int, d_min: int, d_max: int) -> int:
     return max(d_min, min(d_max, round(D**0.5)))
 
 
-def _seeded(config: Run, seed: int) -> Run:
-    return config.but(seed_projection=seed, seed_model=seed, seed_data=seed)
-
-
 def _direct(config: Run) -> Run:
     """The same training of all parameters."""
     return dataclasses.replace(config, subspace=None)
 
 
-def _check_config(config: Run) -> None:
+def _check_config(config: Run, rule: Rule) -> None:
+    if rule.check_convergence and isinstance(get_task(config.task), Objective):
+        raise ValueError(
+            f"`check_convergence` must be left out: {config.task} is a function run(d, seed), which trains by itself. "
+            "Measure a longer one beside it."
+        )
     if config.d is not None:
         raise ValueError(
             f"`d` must be left out: it is what is searched for; got {config.d}. Use `start` for the first d."

@@ -7,7 +7,7 @@ from pathlib import Path
 from subspaces.dimension import figures
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.series import RunSeries, gather
-from subspaces.dimension.tables import all_runs, comparison, rates, to_do_again, tried
+from subspaces.dimension.tables import all_runs, comparison, rates, ratios, to_do_again, tried
 from subspaces.report.figures import save
 from subspaces.report.page import Card, Part
 from subspaces.report.rows import has_rows
@@ -36,6 +36,7 @@ def section(folders: Sequence[Path], drawings: Path | None, *, level: float) -> 
         cards=_cards(series),
         figures="" if drawings is None else _figures(series, drawings),
         tables=comparison(series)
+        + ratios(series)
         + "".join(make(one, several) for one in series for make in (tried, rates))
         + "".join(all_runs(one, several) for one in series),
         again="".join(to_do_again(one, several) for one in series),
@@ -69,10 +70,14 @@ def _sentence(found: DimensionEstimate, series: RunSeries) -> str:
     if found.d_int is None:
         return f"No estimate: {found.outcome}."
     interval = f"{found.low or found.d_min:,} to {f'{found.high:,}' if found.high else 'open'}"
+    if found.by == "passing":
+        verb = f"more than half of the runs of the network of {series.D:,} parameters reach"
+    else:
+        verb = f"the network of {series.D:,} parameters is expected to reach"
     ending = "" if found.outcome == "found" else f" The search is not finished: {found.outcome}."
     return (
         f"In a random subspace of {found.d_int:,} dimensions ({100 * found.confidence:g} % interval {interval}) "
-        f"the network of {series.D:,} parameters is expected to reach {goal}.{ending}"
+        f"{verb} {goal}.{ending}"
     )
 
 

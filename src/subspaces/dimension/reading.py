@@ -11,6 +11,8 @@ import numpy as np
 from subspaces.dimension.curve import Array, Curve, Threshold
 from subspaces.dimension.estimate import Observation
 from subspaces.dimension.groups import COLLAPSE, are_real, judge, low_outliers, two_outcomes
+from subspaces.dimension.split_error import split_errors
+from subspaces.dimension.success import SuccessCurve
 from subspaces.dimension.witness import DOUBTED, SEEN, Bounds, bounds, clamped
 
 WINDOW = 4.0  # runs within this factor of the crossing enter the fit
@@ -18,7 +20,6 @@ REACH = 2.0  # d_int is the smallest d that passes and is followed by no dip up 
 DIP = 0.01  # a dip is a fall below the threshold by more than this share of it
 LOOKS = 0.9  # share of the tails that is left after paying for looks at the interval while runs come in
 OWN = 2.0  # beside a cliff the scatter of all runs weighs as much as so many more runs at the same d
-SHARE_NOISE = 0.4  # standard deviation of a success or failure where both are likely
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Plan:
     confidence: float
     looks: bool = True  # False for runs chosen beforehand: nothing is paid for looking after each
     noise: float | None = None  # standard deviation of a score near the threshold, where it is known beforehand
+    widest: float | None = None  # width that will do where one run tells too little for ``ratio``; None: only ``ratio``
+    shared: int | None = None  # examples by which all runs are judged, where a score is the share of them that is right
 
 
 class Reading:
@@ -140,21 +143,35 @@ class Reading:
         return bool(self.by_d) and two_outcomes(*self.pairs, self.threshold.value)
 
     @cached_property
-    def curve(self) -> Curve | None:
+    def successes(self) -> SuccessCurve | None:
+        """The share of the runs around the crossing that pass, failed ones counted; None without runs."""
+        d, score = self.pairs
+        return SuccessCurve(d, (score > self.threshold.value).astype(float)) if d.size else None
+
+    @cached_property
+    def curve(self) -> Curve | SuccessCurve | None:
         if not math.isfinite(self.threshold.value):  # a baseline without a single score
             return None
         if self.two_outcomes:
-            d, score = self.pairs
-            return Curve(d, (score > self.threshold.value).astype(float), scale=1.0, noise=SHARE_NOISE)
+            return self.successes
         pairs = [(d, score) for d in self.window for score in self.by_d[d]]
         if not pairs:
             return None
         return Curve(*zip(*pairs, strict=True), scale=self.threshold.value, noise=self.plan.noise, floor=self.floor)
 
-    @property
+    @cached_property
     def fitted_threshold(self) -> Threshold:
-        """What the fitted quantity has to pass: the threshold, or half of the runs."""
-        return Threshold(0.5) if self.two_outcomes else self.threshold
+        """What the fitted quantity has to pass: the threshold, as uncertain as the split makes it, or half the runs."""
+        if self.two_outcomes:
+            return Threshold(0.5)
+        return self.threshold.blurred(self.split_sds)
+
+    @cached_property
+    def split_sds(self) -> tuple[float, ...]:
+        """Equally likely standard errors of a score near the threshold, of being judged by these examples alone."""
+        if self.plan.shared is None or self.curve is None or self.two_outcomes:
+            return ()
+        return split_errors(self.threshold.value, self.plan.shared, self.curve.noise_sd, self.curve.y.size)
 
     @cached_property
     def grid(self) -> Array:

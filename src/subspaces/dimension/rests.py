@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
+from subspaces.dimension.convergence import in_words
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.given import estimate_of
+from subspaces.dimension.result import RATIO
 from subspaces.runs.build import judging_examples
 from subspaces.runs.records import Result
 from subspaces.tasks import TASKS, Objective, get_task
@@ -35,8 +37,8 @@ def by_test(found: "IntrinsicDimension") -> DimensionEstimate | None:
     if found.direct and not direct:
         return None
     return estimate_of(
-        runs, baseline, d_max=estimate.d_max, d_min=estimate.d_min, level=estimate.level, ratio=found.rule.ratio,
-        confidence=estimate.confidence,
+        runs, baseline, d_max=estimate.d_max, d_min=estimate.d_min, level=estimate.level,
+        ratio=found.rule.ratio or RATIO, confidence=estimate.confidence,
     )  # fmt: skip
 
 
@@ -58,17 +60,44 @@ def gain(results: Iterable[Result]) -> tuple[float, float] | None:
 def rests_on(found: "IntrinsicDimension") -> list[tuple[str, str]]:
     """Pairs (what, words) for the box beside the answer."""
     lines = [("passes", _definition(found.estimate)), ("baseline", _baseline(found)), ("judged by", _judge(found))]
-    lines += [("training", _training(found)), ("converged", _convergence(found)), ("runs", _runs(found))]
+    lines += [
+        ("curve", _shape(found.estimate)),
+        ("training", _training(found)),
+        ("converged", _convergence(found)),
+        ("runs", _runs(found)),
+    ]
     return [(name, text) for name, text in lines if text]
 
 
 def _definition(found: DimensionEstimate) -> str:
+    mean, passing = _dimension(found.by_mean), _dimension(found.by_passing)
     if found.by == "passing":
-        return "more than half of the runs: here runs succeed or fail, with nothing in between"
+        text = "more than half of the runs: here runs succeed or fail, with nothing in between"
+        return f"{text}; by the expected score of all runs d_int would be {mean}" if mean else text
     text = "the expected score of runs that did not fail, at d_int and without a dip up to 2 d_int"
     if found.share_passing is not None:
         text += f"; from d_int to 1.5 d_int {100 * found.share_passing:.0f} % of the runs pass"
+    if mean and passing:
+        text += f"; with failed runs counted {mean}; more than half of the runs pass from {passing}"
     return text
+
+
+def _dimension(found: tuple[int | None, int | None, int | None] | None) -> str:
+    """``d [low, high]``; empty where nothing was worked out."""
+    if found is None:
+        return ""
+    d, low, high = (f"{end:,}" if end else "?" for end in found)
+    return f"{d} [{low}, {high}]" if found[0] else "at none of the d tried"
+
+
+def _shape(found: DimensionEstimate) -> str:
+    """A curve that the definition excludes, as far as it shows."""
+    if found.flattens is None:
+        return ""
+    return (
+        f"far flatter above the threshold than below it (slope {found.flattens:.2f} of that): if it has a corner or a "
+        "plateau there that hides in the noise of the runs, d_int may lie outside the interval"
+    )
 
 
 def _baseline(found: "IntrinsicDimension") -> str:
@@ -89,11 +118,20 @@ def _judge(found: "IntrinsicDimension") -> str:
         return task.told_judge()
     examples = judging_examples(config)
     if examples:
-        text = f"{examples:,} validation examples, one split (seed {config.seeds.split})"
+        text = f"{examples:,} validation examples, {_split(found)}"
     test = by_test(found)
     if test is not None and test.d_int is not None:
         text += f"; by the test examples {test.d_int:,} [{test.low or 1:,}, {f'{test.high:,}' if test.high else '?'}]"
     return text
+
+
+def _split(found: "IntrinsicDimension") -> str:
+    """Whether the choice of the examples is part of the interval."""
+    if found.own_splits:
+        return "another split for every run: in the interval"
+    if found.estimate.split_sd:
+        return f"one split for all runs: ± {found.estimate.split_sd:.2g} of the score, in the interval"
+    return "one split for all runs, whose choice is not in the interval"
 
 
 def _training(found: "IntrinsicDimension") -> str:
@@ -108,6 +146,8 @@ def _training(found: "IntrinsicDimension") -> str:
 
 
 def _convergence(found: "IntrinsicDimension") -> str:
+    if isinstance(get_task(found.config.task), Objective):
+        return ""
     middle, threshold = found.estimate.d_int, found.estimate.threshold
     near = [r for r in found.results if middle and middle / NEAR <= (r.config.d or 0) <= middle * NEAR]
     told = []
@@ -119,7 +159,11 @@ def _convergence(found: "IntrinsicDimension") -> str:
             verdict = "no longer rising" if flat and not rising else "perhaps still rising"
             verdict = "still rising: longer training may give another d_int" if rising else verdict
             told.append(f"{name} {verdict} ({known[0]:+.4f} ± {known[1]:.4f} in the last third)")
-    return "; ".join(told)
+    if found.converged is not None:
+        told.append(in_words(found.converged, found.estimate))
+    elif any("rising:" in text or "perhaps" in text for text in told):
+        told.append("--check-convergence does some with twice the epochs")
+    return "; ".join(told) or "cannot be told: fewer than three evaluations"
 
 
 def _runs(found: "IntrinsicDimension") -> str:
@@ -128,4 +172,11 @@ def _runs(found: "IntrinsicDimension") -> str:
     text = f"{len(estimate.runs)} of at most {rule.max_runs}, decided {found.ahead} ahead"
     if found.ahead > rule.ahead:
         text += " (as many as workers: fewer would do fewer runs)"
-    return f"{text}; {failed} failed and set aside" if failed else f"{text}; none failed"
+    text += (
+        f"; {failed} failed and set aside" if failed and estimate.by == "score" else "" if failed else "; none failed"
+    )
+    asked = rule.ratio or RATIO
+    if estimate.ratio_wanted and estimate.ratio_wanted > asked and estimate.outcome == "found":
+        text += f"; an interval of {estimate.ratio_wanted:.2f} instead of {asked:g} did: one run tells little here"
+        text += f" (--ratio {asked:g} goes on)"
+    return text

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from subspaces.dimension.convergence import Longer
 from subspaces.dimension.estimate import DimensionEstimate
 from subspaces.dimension.fidelity import TUNING_SEED, RateChoice
 from subspaces.errors import at_least, checked, shown, within
@@ -16,6 +17,8 @@ from subspaces.runs.run import Run
 
 FILE = "measurement.json"
 """Name of the record of a measurement in its folder."""
+RATIO, WIDEST = 1.25, 2.0
+"""Width of the interval that is wanted, and that will do where one run tells too little."""
 
 
 @checked
@@ -32,8 +35,9 @@ class Rule:
     """Scores of direct runs that were done already, in place of a baseline; their spread enters the interval."""
     baseline_runs: int = 3
     """Direct runs of a local baseline; their spread enters the interval."""
-    ratio: float = 1.25
-    """Wanted width high/low of the interval."""
+    ratio: float | None = None
+    """Wanted width high/low of the interval. Without it 1.25, or where one run tells too little for that (few
+    validation examples, runs that succeed or fail) the width that about 28 runs give, up to 2; the answer says so."""
     confidence: float = 0.95
     """Probability that the interval holds."""
     max_runs: int = 60
@@ -56,6 +60,12 @@ class Rule:
     ahead: int = 2
     """Runs that are decided before the first of them has ended. Up to so many workers do the same runs and find the
     same answer; more of them decide as many runs ahead as they are, which is another question and needs more runs."""
+    check_convergence: bool = False
+    """After the search, do runs at either end of the interval once more with twice the epochs (about six, and those of
+    a local baseline), and say what d_int would become."""
+    one_split: bool = False
+    """Judge all runs by the validation split of --seed-split. Without it, where fewer than 2,000 validation examples
+    are drawn from the training data, every run has a split of its own: the interval holds for the data set."""
     first_seed: int = 0
     """The runs have the seeds first_seed, first_seed + 1, …; each sets projection, model and data order."""
 
@@ -150,6 +160,12 @@ class IntrinsicDimension:
     """Runs that did so."""
     ahead: int = 1
     """Runs that were decided before the first of them had ended."""
+    longer: list[Result] = field(default_factory=list)
+    """Runs with twice the epochs, where it was asked whether those of the search had converged."""
+    converged: Longer | None = None
+    """What they say."""
+    own_splits: bool = False
+    """Whether every run was judged by a validation split of its own."""
     folder: Path | None = None
     """Where runs and record are kept."""
     report: Path | None = None
@@ -169,7 +185,7 @@ class IntrinsicDimension:
         return str(self.estimate)
 
     def to_dataframe(self) -> Any:
-        """One row per run: kind (subspace, direct, tuning), d, seed, lr, score, test_score, status, seconds, key.
+        """One row per run: kind (subspace, direct, tuning, longer), d, seed, lr, score, test_score, status, …, key.
 
         Raises:
             RuntimeError: pandas is not installed; the message has the command that installs it.
@@ -179,6 +195,7 @@ class IntrinsicDimension:
         except ImportError as error:
             raise RuntimeError("`to_dataframe` needs pandas, which is not installed: pip install pandas") from error
         kinds = (("subspace", self.results), ("direct", self.direct), ("tuning", self.tuning))
+        kinds += (("longer", self.longer),)
         rows = [
             {
                 "kind": kind, "d": run.config.d, "seed": run.config.seeds.model, "lr": run.config.optimizer.lr,
@@ -212,7 +229,12 @@ class IntrinsicDimension:
 
     def runs(self) -> list[dict[str, Any]]:
         """Every run that the measurement was made of, as a record lists it."""
-        return [*listed(self.results), *listed(self.direct, "direct"), *listed(self.tuning, "tuning")]
+        return [
+            *listed(self.results),
+            *listed(self.direct, "direct"),
+            *listed(self.tuning, "tuning"),
+            *listed(self.longer, "longer"),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: estimate, rule, config, what it rests on, and for each d the mean scores."""
@@ -240,6 +262,8 @@ class IntrinsicDimension:
             "by_test": None if (test := by_test(self)) is None else [test.d_int, test.low, test.high],
             "tried": rows,
             "rates": [{"d": d, "rate": c.rate, "trials": _finite(c.trials)} for d, c in sorted(self.rates.items())],
+            "twice_the_epochs": None if self.converged is None else self.converged.to_dict(),
+            "splits": "one for each run" if self.own_splits else "one",
             "direct": [r.score for r in self.direct],
             "seconds": self.seconds,
             "environment": environment(),

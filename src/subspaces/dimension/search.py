@@ -35,6 +35,10 @@ class ThresholdSearch:
         level: share of the baseline to pass, > 0.
         d_min, d_max: the integers searched, 1 ≤ d_min ≤ d_max.
         ratio: wanted width high / low of the interval, > 1.
+        widest: ≥ ratio; the width that will do where one run tells so little that 16 of them could not give ``ratio``
+            even if the slope were known: then as narrow as those would make it. Without it, only ``ratio`` will do.
+        shared: number of examples that judge all runs, ≥ 1, where a score is the share of them that is right: the error
+            of having these examples and no others then enters the interval.
         confidence: of the interval, in (0, 1).
         max_runs: budget, ≥ 1.
         start: first d to run; by default √(d_min · d_max).
@@ -69,15 +73,20 @@ class ThresholdSearch:
         first_seed: int = 0,
         noise: float | None = None,
         ahead: int = 1,
+        widest: float | int | None = None,
+        shared: int | None = None,
     ) -> None:
         settings = {"d_max": d_max, "level": level, "d_min": d_min, "ratio": ratio, "confidence": confidence}
         settings |= {"max_runs": max_runs, "start": start, "first_seed": first_seed, "noise": noise, "ahead": ahead}
+        settings |= {"widest": widest, "shared": shared}
         _check_settings(settings)
         scores = scores_of(baseline)
         stored = [s if math.isfinite(s) else None for s in scores] if isinstance(scores, list) else scores
         self.settings: dict[str, Any] = {"baseline": stored, **{k: _plain(v) for k, v in settings.items()}}
         middle = max(d_min, min(d_max, round(math.sqrt(d_min * d_max))))
-        self.plan = Plan(d_min, d_max, start or middle, float(ratio), confidence, noise=noise)
+        self.plan = Plan(
+            d_min, d_max, start or middle, float(ratio), confidence, noise=noise, widest=widest, shared=shared
+        )
         self.max_runs, self.first_seed, self.ahead = max_runs, first_seed, ahead
         self.baseline, self.threshold = threshold_of(scores, float(level))
         self._asked: list[tuple[int, int]] = []
@@ -225,6 +234,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
         "d_max": (d_max >= d_min and int(d_max) == d_max, f"an integer of at least `d_min` = {d_min}"),
         "noise": (settings["noise"] is None or settings["noise"] > 0, "above 0, or left out"),
         "ahead": (settings["ahead"] >= 1, "at least 1"),
+        "shared": (settings["shared"] is None or settings["shared"] >= 1, "at least 1, or left out"),
+        "widest": (settings["widest"] is None or settings["widest"] >= settings["ratio"], "at least `ratio`"),
         "start": (start is None or (d_min <= start <= d_max), f"in [d_min, d_max] = [{d_min}, {d_max}]"),
     }
     for name, (holds, wanted) in rules.items():
@@ -250,7 +261,8 @@ def search(
         max_seconds: no run is started after this many seconds.
         batch: runs asked for at once; they are then placed without knowing each other's scores (`ahead`).
         on_result: called with the search after every result, to show progress or to store ``state()``.
-        **settings: level, d_min, ratio, confidence, max_runs, start, first_seed, noise of `ThresholdSearch`.
+        **settings: level, d_min, ratio, confidence, max_runs, start, first_seed, noise, widest,
+            shared of `ThresholdSearch`.
 
     Returns:
         DimensionEstimate: whose ``outcome`` says how it ended; what cannot be found is an outcome, not an exception.

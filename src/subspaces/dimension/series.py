@@ -10,10 +10,10 @@ from subspaces.dimension.given import estimate_of
 from subspaces.dimension.result import FILE
 from subspaces.report.rows import left_out, listed, read_record, read_rows, settings
 
-MEASURED, DIRECT, TUNING, OTHERS = "subspace", "direct", "tuning", "others"
-"""What runs are to a folder: of its measurement, without a subspace, for the choice of a rate, and runs of the same
-settings that the measurement does not list. All other runs go by their settings."""
-VARIED = ("d", "seed_projection", "seed_model", "seed_data", "device", "threads")
+MEASURED, DIRECT, TUNING, LONGER, OTHERS = "subspace", "direct", "tuning", "longer", "others"
+"""What runs are to a folder: of its measurement, without a subspace, for the choice of a rate, with twice the
+epochs, and runs of the same settings that the measurement does not list. All other runs go by their settings."""
+VARIED = ("d", "seed_projection", "seed_model", "seed_data", "seed_split", "device", "threads")
 LONGEST = 32
 """Characters of a label in a legend."""
 
@@ -126,6 +126,8 @@ def _grouped(rows: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, li
 def _kind(row: dict[str, Any], record: dict[str, Any], kinds: dict[str, str]) -> str:
     """What a run is: the kind that the record lists, or what its config tells, or its settings."""
     config = row["config"]
+    if kinds.get(row["key"]) == LONGER:
+        return OTHERS
     if config["d"] is None:
         return DIRECT
     if kinds.get(row["key"]) in (MEASURED, TUNING):

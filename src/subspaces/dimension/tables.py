@@ -1,10 +1,15 @@
 """The tables about the dimension of a task: every d tried, learning rates, all runs, how to do it again."""
 
+import math
 from html import escape
 from typing import Any
 
+from subspaces.dimension.compare import compare
 from subspaces.dimension.series import RunSeries
 from subspaces.report.tables import bytes_text, command_text, mean, score_text, spread, table, time_text
+
+PAIRED = 5
+"""Series of which all pairs are compared."""
 
 
 def comparison(series: list[RunSeries]) -> str:
@@ -23,6 +28,24 @@ def comparison(series: list[RunSeries]) -> str:
         ratio = f"{one.D / found.d_int:,.0f}" if found and found.d_int else "–"
         rows.append([one.label, one.task, f"{one.D:,}", d_int, interval, ratio, str(len(one.rows))])
     return "<h2>Compared</h2>" + table(["", "task", "D", "d_int", "interval", "D/d", "runs"], rows, "first-left")
+
+
+def ratios(series: list[RunSeries]) -> str:
+    """One line per pair of series with a d_int: their ratio, its interval, and whether they differ.
+
+    All pairs of up to `PAIRED` series; of more, each beside the first.
+    """
+    known = [(one.label, one.estimate) for one in series if one.estimate is not None and one.estimate.d_int]
+    pairs = [(a, b) for i, a in enumerate(known) for b in known[i + 1 :] if len(known) <= PAIRED or i == 0]
+    if not pairs:
+        return ""
+    rows = []
+    for (first, a), (second, b) in pairs:
+        found = compare(a, b)
+        high = f"{found.high:.3g}" if math.isfinite(found.high) else "?"
+        rows.append([f"{first} / {second}", f"{found.ratio:.3g}", f"{found.low:.3g} – {high}", found.verdict])
+    head = ["", "ratio of d_int", f"{100 * known[0][1].confidence:g} % interval", ""]
+    return "<h3>Ratios</h3>" + table(head, rows, "first-left")
 
 
 def tried(series: RunSeries, named: bool) -> str:
@@ -109,7 +132,7 @@ def to_do_again(series: RunSeries, named: bool) -> str:
         ("projection", row["config"]["projection"] if series.rows else None),
     ]
     facts += [(name, value) for name, value in row["resolved"].items() if value is not None and name != "lr_scaled"]
-    default = {"task", "d", "seed_model", "seed_data", "seed_projection", "projection", *row["resolved"]}
+    default = {"task", "d", "seed_model", "seed_data", "seed_projection", "seed_split", "projection", *row["resolved"]}
     plain = ("device", "threads", "dtype", "eval_every", "beta2", "l2")
     facts += [
         (k, v)

@@ -1,7 +1,8 @@
 """A trajectory's main directions in constant memory, one sample at a time."""
 
+import operator
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float

@@ -71,7 +71,7 @@ def _measure(work: Work, series: Series, wanted: Wanted) -> Row:
     """The search goes on from the series' own runs, which lie in the same folder."""
     rule = Rule(
         level=wanted.level, baseline=wanted.baseline, max_runs=wanted.max_runs, ratio=wanted.ratio,
-        baseline_runs=series.seeds, start=wanted.published,
+        baseline_runs=series.seeds, start=wanted.published, one_split=True,
     )  # fmt: skip
 
     def tell(event: Event | None, found: IntrinsicDimension | None) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from subspaces.runs.run import Run, folder_name
 
-BUDGET = ("max_runs", "minutes", "ratio", "budget")
-"""Fields of a rule that end a measurement sooner or later: the same folder goes on with other values."""
+BUDGET = ("max_runs", "minutes", "ratio", "budget", "check_convergence")
+"""Fields of a rule that end a measurement sooner or later, or add to it: the same folder goes on with other values."""
 
 
 def default_folder(run: Run, command: str, rule: Any, **about: Any) -> Path:

@@ -7,8 +7,9 @@ from subspaces.runs.records import Result
 
 RUNS = "runs"
 """Folder of the runs, below that of the measurement."""
-RunKind = Literal["subspace", "direct", "tuning"]
-"""What a run is to a measurement: of the search, of the baseline, or of the choice of a learning rate."""
+RunKind = Literal["subspace", "direct", "tuning", "longer"]
+"""What a run is to a measurement: of the search, of the baseline, of the choice of a learning rate, or of the look at
+twice the epochs."""
 
 
 def listed(results: Iterable[Result], kind: RunKind = "subspace") -> list[dict[str, Any]]:
