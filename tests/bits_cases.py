@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -114,6 +115,8 @@ def found(case: str, dtypes: tuple[str, ...] = DTYPES, triton: bool = False) -> 
     P, hashes = projection(*CASES[case]), {}
     for part in [P, *getattr(P, "parts", [])] if triton else []:
         part.forms["native"] = None  # the CPU tensors of the interpreter are not for the C kernels
+        refuse: Any = None
+        part._lift = refuse  # nor may the reference be asked
     for name in dtypes:
         made = {way: digest(theta) for way, theta in ways(P, *point(case, getattr(torch, name))).items()}
         most = made["lift"]
