@@ -1,6 +1,6 @@
 """θ = θ₀ + P w of every seeded kind, in every way that the library computes it, as hashes of its bits.
 
-    python tests/bits_cases.py [KIND …]     # one line of JSON: {case: {dtype: sha256}}
+    python tests/bits_cases.py [KIND …] [--some]   # one line of JSON: {case: {dtype: sha256}}; --some: of one size
 
 The environment chooses what computes: SUBSPACES_NATIVE, SUBSPACES_NATIVE_ISA, ATEN_CPU_CAPABILITY, TRITON_INTERPRET.
 `test_bits` compares with `tests/golden/theta.json`, which `--golden` writes; it needs torch and this library only.
@@ -129,7 +129,10 @@ def main(arguments: list[str]) -> None:
     triton = os.environ.get("TRITON_INTERPRET") == "1"
     kinds = [a for a in arguments if not a.startswith("--")] or list(KINDS)
     dtypes = ("float32",) if triton else DTYPES
-    result = {case: found(case, dtypes, triton) for case, (kind, _) in CASES.items() if kind in kinds}
+    sizes = ["some"] if "--some" in arguments else list(SIZES)
+    result = {
+        case: found(case, dtypes, triton) for case, (kind, size) in CASES.items() if kind in kinds and size in sizes
+    }
     if "--golden" in arguments:
         GOLDEN.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
