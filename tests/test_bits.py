@@ -4,6 +4,7 @@ The ways to make θ are in `bits_cases`; `numpy_projections` makes the same bits
 """
 
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -25,9 +26,9 @@ from subspaces.projections.backends import reference
 
 GOLD = json.loads(GOLDEN.read_text())
 QR = ("orthonormal", "kronecker")
-TRITON_KINDS = ("hadamard", "hadamard-8", "hadamard-512", "onehot", "blocks-hadamard-size", "blocks-onehot-even")
+TRITON_KINDS = ("hadamard", "hadamard-8", "onehot")
 NATIVE_KINDS = [kind for kind in KINDS if kind.split("-")[0] in ("hadamard", "onehot", "dense", "sparse", "fastfood")]
-CASE = pytest.mark.parametrize("case", CASES)
+CASE = pytest.mark.parametrize("case", [case for case in CASES if case != "orthonormal/many"])  # minutes of NumPy
 
 
 def _isas() -> list[str]:
@@ -64,7 +65,7 @@ def test_the_golden_file_covers_every_seeded_kind():
 @pytest.mark.parametrize("size", SIZES)
 def test_every_way_to_make_theta_has_the_golden_bits(size, backend):
     """Float64 and kinds without C kernels are the reference's everywhere, so that it is asked for them alone."""
-    kinds, dtypes = KINDS, DTYPES
+    kinds, dtypes = list(KINDS), DTYPES if size == "some" else DTYPES[:2]
     if backend != "reference":
         kinds = [kind for kind in KINDS if kind in NATIVE_KINDS or kind.startswith("blocks")]
         dtypes = tuple(name for name in DTYPES if name != "float64")
@@ -125,7 +126,7 @@ def test_chunks_and_caches_change_nothing(case, monkeypatch):
 
 
 def _in_a_process(*kinds, **environment):
-    command = [sys.executable, str(Path(bits_cases.__file__)), *kinds]
+    command = [sys.executable, str(Path(bits_cases.__file__)), *kinds, "--some"]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -133,7 +134,18 @@ def _in_a_process(*kinds, **environment):
 @pytest.mark.parametrize(("capability", "threads"), [("default", "3")])
 def test_other_instruction_sets_of_torch_have_the_golden_bits(capability, threads):
     environment = {"SUBSPACES_NATIVE": "0", "ATEN_CPU_CAPABILITY": capability, "MKL_CBWR": "COMPATIBLE"}
-    assert _in_a_process(**environment, BITS_THREADS=threads) == GOLD
+    there = _in_a_process(**environment, BITS_THREADS=threads)
+    assert there == {case: GOLD[case] for case, (_, size) in CASES.items() if size == "some"}
+
+
+if importlib.util.find_spec("triton"):
+
+    def test_the_triton_kernels_have_the_golden_bits():
+        """By Triton's interpreter, in float32 (which it rounds to the narrow dtypes otherwise than a GPU)."""
+        found_there = _in_a_process(*TRITON_KINDS, TRITON_INTERPRET="1")
+        assert len(found_there) == len(TRITON_KINDS)
+        for case, hashes in found_there.items():
+            assert hashes == {"float32": GOLD[case]["float32"]}
 
 
 BIG = {"hadamard": (50, 1_100_000), "onehot": (50, 1_100_000), "sparse": (300, 1_100_000), "dense": (60, 400_000)}

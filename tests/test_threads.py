@@ -9,6 +9,7 @@ import torch
 from small_network import flat_of, small_loss, small_network
 
 from subspaces import PROJECTIONS, Subspace, make_projection
+from subspaces.projections import make_blocks
 
 THREADS = pytest.mark.parametrize("threads", [2, 4, 8])
 
@@ -63,20 +64,43 @@ def test_twins_that_share_a_projection_train_in_threads_as_one_by_one(options, t
         assert torch.equal(theta, expected)
 
 
-def test_a_copy_is_evaluated_beside_the_training_of_the_first():
-    first = Subspace(small_network(), d=30)
+@THREADS
+@pytest.mark.parametrize("kind", ["hadamard", "orthonormal"])
+def test_copies_are_evaluated_beside_the_training_of_others(kind, threads):
+    first = Subspace(small_network(), d=30, projection=kind)
     expected = _trained(copy.deepcopy(first))
-    other = copy.deepcopy(first)
-    value = small_loss(other.model.eval()).item()
+    value = small_loss(copy.deepcopy(first).model.eval()).item()
 
     def evaluate():
-        found = []
-        for _ in range(100):
+        other, found = copy.deepcopy(first), []  # copied while others train
+        other.model.eval()
+        for _ in range(30):
             with torch.no_grad():
                 other.coordinates.zero_()
                 found.append(small_loss(other.model).item())
         return found
 
-    theta, values = _together([lambda: _trained(first), evaluate])
-    assert torch.equal(theta, expected)
-    assert set(values) == {value}
+    twins = [copy.deepcopy(first) for _ in range(threads // 2)]
+    trainings = [lambda twin=twin: _trained(twin) for twin in twins]
+    results = _together([*trainings, *[evaluate] * (threads // 2)])
+    assert all(torch.equal(theta, expected) for theta in results[: threads // 2])
+    assert all(set(values) == {value} for values in results[threads // 2 :])
+
+
+@THREADS
+def test_threads_write_models_of_their_own_by_one_projection_as_one_by_one(threads):
+    P = make_blocks("hadamard", 40, [[(0, 700), (2_000, 3_000)], [(700, 2_000)]], 5)
+    origin, w = torch.randn(3_000), torch.randn(threads, 40)
+    expected = [torch.empty(3_000) for _ in range(threads)]
+    for theta, one in zip(expected, w, strict=True):
+        P.write_([theta], [0], one, [origin])
+    fresh = make_blocks("hadamard", 40, P.ranges, 5)
+
+    def write(one):
+        parts = [torch.empty(1_100), torch.empty(1_900)]
+        for _ in range(20):
+            fresh.write_(parts, [0, 1_100], one, [origin[:1_100], origin[1_100:]])
+        return torch.cat(parts)
+
+    found = _together([lambda one=one: write(one) for one in w])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

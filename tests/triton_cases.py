@@ -330,12 +330,13 @@ def compiled(device):
         (90, "fold_narrow_kernel", {"DTYPE": float32, "LOG": 8, "WIDTH": 1024, "AHEAD": True}),
         (90, "fold_wide_kernel", {"DTYPE": bfloat16, "LOG": 0}),
     ):
-        kernel, constants = getattr(kernels, name), {**options, "UNITS": True}
+        units = {} if name == "lift_kernel" else {"UNITS": True}
+        kernel, constants = getattr(kernels, name), {**options, **units}
         pointers = {"windows": "*i32", "tensors": "*i64", "pointers": "*i64", "seeds": "*i64", "w": "*fp32"}
         pointers["partial"] = "*fp32"
         types = {n: "constexpr" if n in constants else pointers.get(n, "i32") for n in kernel.arg_names}
         source = ASTSource(fn=kernel, signature=types, constexprs=constants)
-        settings = {**triton_library.SETTINGS[name], "enable_fp_fusion": True}
+        settings = {**triton_library.SETTINGS[name], **triton_library._COMPILE[name]}
         done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=settings)
         wide = len(re.findall(r"(?:ld|st)[.]global[.\w]*v4[.]b32", done.asm["ptx"]))
         found.append((name, capability, len(done.asm["cubin"]), wide))

@@ -8,8 +8,9 @@ inside a window everything is 32 bits wide. Which windows there are is decided i
 Tensors are known by their addresses, int64 numbers in tables on the device, so that one launch serves any number.
 Whether memory can be touched 16 bytes at a time is decided per tensor and window.
 
-A Hadamard block is H₁₆ ⊗ H₁₆ (⊗ H₁₆): up to three small matrix products, each with a factor that is exact in every
-number format of the matrix units.
+The lift transforms by sums and differences of pairs in the order of docs/projection-spec.md, section 0, so that it has
+the bits of every other backend. The adjoint may round as it likes: there a Hadamard block is H₁₆ ⊗ H₁₆ (⊗ H₁₆), up to
+three small matrix products, each with a factor that is exact in every number format of the matrix units.
 """
 
 from typing import no_type_check  # the kernels are not Python functions: nothing may wrap them
@@ -114,10 +115,29 @@ def transform(z, log, LOG: tl.constexpr, EXACT: tl.constexpr, UNITS: tl.constexp
 
 @triton.jit
 @no_type_check
-def norm_of(log):
-    """1/√(2^log), a scalar."""
-    half_power = ((127 - (log >> 1)) << 23).to(tl.float32, bitcast=True)  # 2^-⌊log/2⌋
-    return half_power * tl.where((log & 1) == 1, 0.7071067811865476, 1.0)
+def _stage(z, H: tl.constexpr):
+    """Sums and differences of the pairs of rows of a window that lie H apart, (LINES, 16)."""
+    pairs = tl.permute(tl.reshape(z, [_TILE // (2 * H), 2, H]), [0, 2, 1])
+    a, b = tl.split(pairs)
+    return tl.reshape(tl.permute(tl.join(a + b, a - b), [0, 2, 1]), [_LINES, 16])
+
+
+@triton.jit
+@no_type_check
+def transform_in_order(z, log, LOG: tl.constexpr):
+    """H_m z on every block of m = 2^log ≤ 2^LOG rows of a window (LINES, 16), strides ascending."""
+    for stage in tl.static_range(LOG):
+        z = tl.where(stage < log, _stage(z, 1 << stage), z)
+    return z
+
+
+@triton.jit
+@no_type_check
+def norm_of(log, LOG: tl.constexpr):
+    """√(2^(LOG − log)), a scalar: what blocks of 2^log rows lack where w is scaled for those of 2^LOG."""
+    rest = LOG - log
+    half_power = ((127 + (rest >> 1)) << 23).to(tl.float32, bitcast=True)  # 2^⌊rest/2⌋
+    return half_power * tl.where((rest & 1) == 1, 1.4142135623730951, 1.0)
 
 
 # ---- windows and the memory of tensors

@@ -21,6 +21,7 @@ from subspaces.kernels.triton_device import (
     loaded,
     norm_of,
     transform,
+    transform_in_order,
     turns_of,
     whole_lines,
     window,
@@ -86,17 +87,16 @@ def lift_kernel(
     ORIGIN: tl.constexpr,
     LOG: tl.constexpr,
     SPAN: tl.constexpr,
-    UNITS: tl.constexpr,
 ):
     """theta ← origin + rows of P w, program (window, model); pointers: (K, count, 2) of theta and origin.
 
-    w: (K, 2, d), over √n and twice. ORIGIN: dtype of the origins, or None for theta ← rows of P w.
+    w: (K, 2, d), over √(n B) and twice. ORIGIN: dtype of the origins, or None for theta ← rows of P w.
     """
     k = tl.program_id(1).to(tl.int64)
     seed = tl.load(seeds + k).to(tl.uint64, bitcast=True)
     row, lo, hi, log, first, last = window(windows, tl.program_id(0))
     z = flipped(_coordinates(w + 2 * k * d, seed, row, d, magic, SPAN), flips_of(seed, row))
-    y = norm_of(log) * transform(z, log, LOG, False, UNITS)
+    y = norm_of(log, LOG) * transform_in_order(z, log, LOG)
     for number in range(first, last):
         t = number + 0 * k  # the interpreter counts in Python integers, here is a tensor
         start, a, b = inside(tensors, t, row, lo, hi)
@@ -128,7 +128,7 @@ def _gathered(tensors, pointers, first, last, row, lo, hi, DTYPE: tl.constexpr):
 @triton.jit
 @no_type_check
 def _transformed(x, seed, row, log, LOG: tl.constexpr, EXACT: tl.constexpr, UNITS: tl.constexpr):
-    return tl.reshape(flipped(norm_of(log) * transform(x, log, LOG, EXACT, UNITS), flips_of(seed, row)), [_TILE])
+    return tl.reshape(flipped(norm_of(log, LOG) * transform(x, log, LOG, EXACT, UNITS), flips_of(seed, row)), [_TILE])
 
 
 @triton.jit
@@ -166,7 +166,7 @@ def fold_narrow_kernel(
     AHEAD: tl.constexpr,
     UNITS: tl.constexpr,
 ):
-    """partial[k, program] = P[rows of `each` of the `total` windows]ᵀ g, not yet over √n; d ≤ WIDTH ≤ TILE.
+    """partial[k, program] = P[rows of `each` of the `total` windows]ᵀ g, not yet over √(n B); d ≤ WIDTH ≤ TILE.
 
     pointers: (K, count) of gradients. AHEAD: ask for the rows of the next window before the present one is transformed.
     """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 OLDEST = (3, 4)  # earlier ones lack tl.gather or do not compile the lift
-UNITS = True  # transform by the matrix units, in two parts of 11 bits: relative error 2⁻²²
+UNITS = True  # adjoints transform by the matrix units, in two parts of 11 bits: relative error 2⁻²²
 AHEAD = True  # an adjoint loads a window while it transforms the one before
 SETTINGS = {  # programs of 8 warps, 3 or 2 on a multiprocessor by their registers (read off the machine code for sm_90)
     "lift_kernel": {"num_warps": 8, "maxnreg": 80},
@@ -21,7 +21,11 @@ SETTINGS = {  # programs of 8 warps, 3 or 2 on a multiprocessor by their registe
     "fold_wide_kernel": {"num_warps": 8, "maxnreg": 128},
 }
 PER_MULTIPROCESSOR = 2  # programs of an adjoint
-_COMPILE = {"enable_fp_fusion": True}  # the default of all versions so far, said aloud because it is to change
+_COMPILE = {  # whether products are fused with sums: they are rounded otherwise, which an adjoint may be
+    "lift_kernel": {"enable_fp_fusion": False},
+    "fold_narrow_kernel": {"enable_fp_fusion": True},
+    "fold_wide_kernel": {"enable_fp_fusion": True},
+}
 _STARTED: dict[Any, bool] = {}  # whether the first launch of a variant went well
 
 
@@ -100,7 +104,8 @@ def launch(name: str, grid: tuple[int, ...], *arguments: Any, **options: Any) ->
     typed = {key: kernels.DTYPES[value] if isinstance(value, torch.dtype) else value for key, value in options.items()}
     try:
         with torch.cuda.device_of(arguments[0]):
-            getattr(kernels, name)[grid](*arguments, **typed, UNITS=UNITS, **SETTINGS[name], **_COMPILE)
+            units = {} if name == "lift_kernel" else {"UNITS": UNITS}
+            getattr(kernels, name)[grid](*arguments, **typed, **units, **SETTINGS[name], **_COMPILE[name])
     except Exception as error:
         if variant in _STARTED:  # it did start before: this is another fault
             raise

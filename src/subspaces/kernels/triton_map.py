@@ -34,7 +34,7 @@ class TritonMap:
     Args:
         d, D, block: of each; block = 1 is `onehot`.
         seeds: of the K maps.
-        scale: gives 1/√n_c of each coordinate of each map on a device, float32, (K, d).
+        scale: gives 1/√(n_c B) of each coordinate of each map on a device, float32, (K, d).
 
     Raises:
         ValueError: for d, D or block that `supports` says no to.
@@ -151,7 +151,7 @@ class TritonMap:
         return partial if started else None
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """1/√n and the bits of the seeds on a device."""
+        """1/√(n B) and the bits of the seeds on a device."""
         if device not in self._constants:
             bits = [seed - (1 << 64) if seed >> 63 else seed for seed in self._seeds]
             self._constants[device] = self._scale(device), torch.tensor(bits, device=device)

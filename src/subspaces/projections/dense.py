@@ -60,7 +60,7 @@ class Dense(Projection):
         step = max(1, _MATRIX_ENTRIES // self.d)
         return [(a, min(a + step, stop)) for a in range(start, stop, step)]
 
-    def _scale(self, like: Tensor) -> Tensor:
+    def _scale(self, like: Tensor) -> Tensor | float:
         """Factor of each column: one over its norm, summed in integers and thus in any order."""
         if self.entries == "rademacher":
             return number(1 / math.sqrt(self.D), like)

@@ -15,9 +15,9 @@ _CHUNK = {"cpu": 1 << 17}  # numbers that are added up together: they stay in th
 _CHUNK_ELSEWHERE = 1 << 25
 
 
-def number(value: float, like: Tensor) -> Tensor:
-    """A factor rounded once to the dtype of `like`."""
-    return torch.tensor(value, dtype=like.dtype, device=like.device)
+def number(value: float, like: Tensor) -> float:
+    """A factor rounded once to the dtype of `like`, float32 or float64; no device waits for it."""
+    return value if like.dtype == torch.float64 else float(np.float32(value))
 
 
 def inverse_roots(squares: Int64[Tensor, "n"]) -> Float[Tensor, "n"]:
