@@ -35,11 +35,14 @@ class OptionalBuild(build_ext):
 
 
 class AnyPython(bdist_wheel):
-    """A wheel with the kernels is tied to a platform, but to no version of Python."""
+    """A wheel with the kernels is tied to a platform, but to no version of Python; one without them to neither."""
 
     def get_tag(self):
         python, abi, platform = super().get_tag()
-        return ("py3", "none", platform) if self.distribution.has_ext_modules() else (python, abi, platform)
+        if not self.distribution.has_ext_modules():
+            return python, abi, platform
+        built = any(Path(self.get_finalized_command("build").build_lib).rglob("_native*.so"))
+        return "py3", "none", platform if built else "any"
 
 
 def extensions():

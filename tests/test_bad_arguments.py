@@ -28,11 +28,13 @@ TABLES = {
 REFUSALS = {"ValueError", "TypeError", "FileNotFoundError", "RuntimeError", "IndexError"}
 
 
+ENV = {**os.environ, "PYTHONPATH": f"{HERE.parent / 'src'}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+
+
 def outcomes(kind: str, folder: Path) -> list[dict]:
     """What became of all cases of a kind, done in one process."""
-    places = {"PYTHONPATH": f"{HERE.parent / 'src'}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     command = [sys.executable, str(HERE / "bad_arguments_run.py"), kind]
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **places}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=ENV, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
@@ -114,7 +116,8 @@ def test_a_wrong_command_ends_with_one_message_and_its_status(cli, area):
 )
 def test_a_process_ends_with_the_status(tmp_path, words, status, told):
     (tmp_path / "broken.py").write_text("import subspaces as ss\ntask = lambda: 1 / 0\n")
-    done = subprocess.run([sys.executable, "-m", "subspaces", *words], cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "-m", "subspaces", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=ENV, capture_output=True, text=True)
     assert done.returncode == status
     assert told in done.stderr
     assert "Traceback" not in done.stderr

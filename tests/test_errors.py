@@ -25,3 +25,13 @@ def test_of_many_names_without_a_list_some_are_told():
     assert str(unknown_name("parameter", "??", MANY)).endswith(
         "Such as digits-fc-10x1, digits-fc-11x1, digits-fc-12x1."
     )
+
+
+def test_equal_projections_have_one_hash():
+    from subspaces.projections import make_projection
+
+    one, again = (make_projection("hadamard", 5, 40, seed=3) for _ in range(2))
+    other = make_projection("hadamard", 5, 40, seed=4)
+    assert one == again
+    assert len({one, again, other}) == 2
+    assert {one: "found"}[again] == "found"

@@ -230,3 +230,19 @@ def testround_numbers_lie_within_and_are_few(low, high):
     assert 2 <= len(ticks) <= 14
     assert all(low <= tick <= high for tick in ticks)
     assert ticks == sorted(set(ticks))
+
+
+@pytest.mark.parametrize("name", [r"$\frac{$", "$x$ and $y$", "100 % of {a}", "größe 数"])
+def test_a_dollar_in_a_name_is_no_formula(tmp_path, name):
+    from matplotlib.figure import Figure
+
+    from subspaces.report.figures import save
+
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.plot([1, 1000], [1, 1000], label=name)
+    axes.set(title=name, xlabel=name, xscale="log")
+    axes.legend()
+    text = save(figure, tmp_path, "named")
+    assert (tmp_path / "named.png").stat().st_size > 1000
+    assert "mathdefault" not in text  # ticks are set as numbers still

@@ -244,7 +244,8 @@ def run_list(options: List) -> int:
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in head:
-        table.add_column(name, justify="right" if rows and isinstance(rows[0][head.index(name)], int) else "left")
+        justify = "right" if rows and isinstance(rows[0][head.index(name)], int) else "left"
+        table.add_column(name, justify=justify, no_wrap=name == head[0])
     for row in rows:
         table.add_row(*[f"{cell:,}" if isinstance(cell, int) else "" if cell is None else str(cell) for cell in row])
     Screen(width=WIDE).print(table)

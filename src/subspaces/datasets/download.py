@@ -14,6 +14,8 @@ from typing import BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from subspaces.errors import need_posix
+
 try:
     import fcntl  # two workers that start at once must not write one .part file
 except ImportError:  # Windows
@@ -61,6 +63,7 @@ def download(
         DownloadError: if no mirror delivered the file; the reason of each is given.
         RuntimeError: if the disk refused to take it.
     """
+    need_posix("download")
     part = path.with_name(path.name + ".part")
     folder_is_new = not path.parent.exists()
     failures: list[str] = []

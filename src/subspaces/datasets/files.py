@@ -27,9 +27,13 @@ class Source:
 
 
 def cache_root() -> Path:
-    """``$XDG_CACHE_HOME/subspaces``, by default ``~/.cache/subspaces``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "subspaces"
+    """``$XDG_CACHE_HOME/subspaces``, by default ``~/.cache/subspaces``; for who has no home a temporary folder."""
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "subspaces"
+    try:
+        return Path.home() / ".cache" / "subspaces"
+    except RuntimeError:  # a user without a home, such as that of a container
+        return Path(tempfile.gettempdir()) / f"subspaces-{os.getuid()}"
 
 
 @checked

@@ -2,12 +2,14 @@
 
 from subspaces.errors.arguments import at_least, check_fields, check_folder, checked, no_argument, one_of, within
 from subspaces.errors.names import needs_package, shown, unknown_name
+from subspaces.errors.platform import need_posix
 
 __all__ = [
     "at_least",
     "check_fields",
     "check_folder",
     "checked",
+    "need_posix",
     "needs_package",
     "no_argument",
     "one_of",

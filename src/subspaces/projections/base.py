@@ -238,7 +238,8 @@ class Projection(abc.ABC):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Projection) and self.spec == other.spec
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return hash((type(self), self.d, self.D, self.seed))  # equal ones have one hash; it need not tell all apart
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made anew at the first use: tables, and the forms of the backends."""

@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 
 INK, MUTED, GRID = "#1c2430", "#667085", "#e6e9ef"
@@ -53,6 +54,7 @@ def colours(count: int) -> list[str]:
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write ``name.png`` and ``name.svg`` below ``folder``; returns the SVG text for a page."""
     folder.mkdir(parents=True, exist_ok=True)
+    _take_words_as_they_are(figure)
     with matplotlib.rc_context(STYLE):
         figure.savefig(folder / f"{name}.png", facecolor="white")
         buffer = io.StringIO()
@@ -60,6 +62,18 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     text = buffer.getvalue()
     (folder / f"{name}.svg").write_text(text)
     return text[text.index("<svg") :]
+
+
+def _take_words_as_they_are(figure: Figure) -> None:
+    """A dollar in a name begins no formula: half of one would fail, a whole one would be set. Ticks stay formulae."""
+    ticks: set[int] = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        ticks |= {id(label) for tick in (*axis.majorTicks, *axis.minorTicks) for label in (tick.label1, tick.label2)}
+        ticks.add(id(axis.offsetText))
+    words: Any = figure.findobj(Text)
+    for text in words:
+        if id(text) not in ticks:
+            text.set_parse_math(False)
 
 
 def integer_ticks(axes: Axes) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from subspaces.errors import checked
+from subspaces.errors import checked, need_posix
 from subspaces.files import atomic_write
 from subspaces.runs.claims import Claim
 from subspaces.runs.fingerprint import changed, fingerprint, made_of, mark, row_is_of_today
@@ -64,6 +64,7 @@ def run_once(
     Raises:
         OSError: ``root`` cannot be written; the message says why and what to do.
     """
+    need_posix("run_once")
     folder = folder_of(root, config)
     while True:
         result = load_result(folder, policy, asked=config)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from subspaces.errors import check_folder, checked, one_of, shown, within
+from subspaces.errors import check_folder, checked, need_posix, one_of, shown, within
 from subspaces.runs.clusters import RayPool, SlurmPool
 from subspaces.runs.pools import TRAINER, Event, InlinePool, LocalPool, Pool
 from subspaces.runs.records import Result
@@ -24,6 +24,7 @@ def open_pool(root: str | Path, workers: int = 2, launcher: str = "local", train
         ValueError: an unknown launcher, or fewer than one worker.
         RuntimeError: the launcher's package is not installed; the message has the command that installs it.
     """
+    need_posix("runs")
     check_workers(workers, launcher)
     check_folder("out", root)
     if ":" not in trainer:
