@@ -21,14 +21,14 @@ SURE = 6  # changes within which a sum must be told from 0 for steps to have pro
 def begin(state: dict[str, Any], w: Tensor) -> None:
     """Entries of an optimiser's state: the share of a step that is taken, and the point that is gone back to."""
     if "share" not in state:
-        state.update(share=1.0, sure=False, anchor=w.detach().clone())
+        state.update(share=1.0, sure=False, doubt=False, anchor=w.detach().clone())
         _open(state)
 
 
 def limited(state: dict[str, Any], length: float) -> float:
     """The share of a step of this length that is taken."""
     share, usual = state["share"], state.get("length")
-    if usual and length > 0:
+    if usual and length > 0 and state["doubt"]:
         share = min(share, (SURE_LEAP if state["sure"] else LEAP) * usual / length)
     return share
 
@@ -52,6 +52,7 @@ def judge(state: dict[str, Any], now: float, before: float, w: Tensor) -> bool:
         False where the steps since the anchor have raised the loss: the caller goes back to ``state["anchor"]``.
     """
     change = now - before
+    state["doubt"] = state["doubt"] or not change <= 0  # a step has made a new batch worse: batches differ
     if not math.isfinite(change):
         return _fail(state)
     if not state["squares"]:  # the last step began at the anchor: its loss on a new batch

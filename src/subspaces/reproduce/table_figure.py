@@ -95,12 +95,13 @@ def _curves(axes: Axes, named: Named) -> None:
     lines = {title: rows for title, rows in named.items() if any(row["d"] != "direct" for row in rows)}
     for rows in (rows for title, rows in named.items() if title not in lines):
         axes.axhline(rows[0].number("measured"), color=INK, linewidth=1, linestyle=":", zorder=1)
-    for (title, rows), colour, aside in zip(lines.items(), COLOURS * len(lines), _aside(lines), strict=False):
+    for place, ((title, rows), aside) in enumerate(zip(lines.items(), _aside(lines), strict=True)):
+        colour, mark = COLOURS[place % len(COLOURS)], "o-" if place < len(COLOURS) else "D-."
         own = [row for row in rows if row["d"] != "direct" and row["measured"]]
         arms = [_arms(row) for row in own]
         axes.errorbar(
             [row.whole("d") * aside for row in own], [row.number("measured") for row in own],
-            list(zip(*arms, strict=True)) or None, fmt="o-", color=colour, markersize=4.5, linewidth=1.4, capsize=2.5,
+            list(zip(*arms, strict=True)) or None, fmt=mark, color=colour, markersize=4.5, linewidth=1.4, capsize=2.5,
             zorder=3, label="measured" if single else title,
         )  # fmt: skip
         told = tuple(
