@@ -15,6 +15,7 @@ from torch import nn
 
 from subspaces.dimension.measure import Rule, measure_dimension
 from subspaces.report.write import write_report
+from subspaces.runs.protocols import quick
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
 from subspaces.tasks import Objective, get_task
@@ -77,6 +78,10 @@ def test_without_the_extra_the_command_that_installs_it_is_told(monkeypatch, tmp
 def test_words_that_would_have_no_effect_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`l2` must be left out with cartpole.*It takes optimizer, lr, epochs"):
         measure_dimension(Run.of("cartpole", l2=0.1), tmp_path)
+    with pytest.raises(ValueError, match="`lr` must be left out with cma"):
+        get_task("cartpole").settings_of(Run.of("cartpole", optimizer="cma", lr=0.1))
+    assert get_task("cartpole").settings_of(quick(Run.of("cartpole")))[1].epochs == 2500
+    assert quick(Run.of("cartpole", epochs=7)).optimizer.epochs == 7
     with pytest.raises(ValueError, match="must be one of cma, dqn, dqn-native, es; got 'adam'"):
         get_task("cartpole").settings_of(Run.of("cartpole", optimizer="adam"))
     objective = Objective("words", lambda d, seed: 1.0, D=10)
@@ -333,7 +338,8 @@ def test_a_search_shows_a_replay_and_what_judges(tmp_path):
     page = write_report(tmp_path).read_text()
     assert "data:image/gif;base64," in page
     assert "fresh episodes; its standard error counts as noise" in page
-    assert "cma, at most 15 generations, or until 200 is returned" in page
+    assert "cma, at most 15 generations, or until 200 is returned; " in page
+    assert "steps a second in one process" in page
     assert page.count('href="runs/cartpole-') == 2
     record = json.loads((tmp_path / "measurement.json").read_text())
     assert record["measurement"]["D"] == 562

@@ -95,6 +95,9 @@ class Control(Objective):
         settings = algorithms[name]
         words["batch" if isinstance(settings, Dqn) else "pairs"] = asked.batch_size
         given = {word: value for word, value in words.items() if value is not None}
+        if isinstance(settings, Evolution) and settings.method == "cma" and (dead := given.keys() - {"epochs"}):
+            word = "lr" if "lr" in dead else "batch_size"
+            raise ValueError(f"`{word}` must be left out with cma, which adapts its steps. Use --optimizer es.")
         return name, dataclasses.replace(settings, **given)
 
     def answer(self, run: Any, folder: Path | None) -> dict[str, Any]:
