@@ -37,7 +37,7 @@ def _absent() -> set[str]:
     found |= {extra: find_spec(extra) is not None for extra in ("ray", "submitit", "tensorboard", "lightning", "peft")}
     found |= {"scores": find_spec("torchmetrics") is not None, "parquet": find_spec("pyarrow") is not None}
     found |= {"torchao": find_spec("torchao") is not None}
-    found |= {"rl": find_spec("gymnasium") is not None}
+    found |= {"rl": all(find_spec(name) for name in ("gymnasium", "mujoco", "ale_py", "stable_baselines3", "cma"))}
     found |= {"hf": find_spec("transformers") is not None and find_spec("accelerate") is not None}
     return {mark for mark, there in found.items() if not there}
 

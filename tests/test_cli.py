@@ -18,6 +18,7 @@ from subspaces.projections import PROJECTIONS
 from subspaces.runs.run import WORDS, Run
 from subspaces.subspace import Subspace
 from subspaces.tasks import TASKS
+from subspaces.tasks.control import CONTROL
 
 FAST = ["--epochs", "1", "--batch-size", "64"]
 
@@ -143,7 +144,7 @@ def test_dimension_ends_with_the_path_of_the_report(capsys, tmp_path):
         ("optimizers", OPTIMIZERS),
         ("methods", METHODS),
         ("projections", {**PROJECTIONS, **Subspace.forms}),
-        ("tasks", TASKS),
+        ("tasks", [*TASKS, *CONTROL]),
         ("models", MODELS),
         ("datasets", DATASETS),
     ],

@@ -76,5 +76,5 @@ def test_an_example_has_at_most_15_lines_of_its_own(name):
 
 
 def test_every_example_is_tested():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*MEASURED, "make_data", "train_digits"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*MEASURED, "make_data", "train_digits", "replay"}
     assert "example_make_data" not in sys.modules

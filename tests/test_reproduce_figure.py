@@ -3,9 +3,12 @@
 import pytest
 from matplotlib.axes import Axes
 
-from subspaces.recipes import Recipe, Series
-from subspaces.reproduce.csv_rows import COLUMNS, Row
+from subspaces.recipes import Recipe, Series, load_recipe
+from subspaces.reproduce.csv_rows import COLUMNS, Row, store_rows
+from subspaces.reproduce.kinds import KINDS
+from subspaces.reproduce.paths import Paths
 from subspaces.reproduce.table_figure import draw, figures
+from subspaces.reproduce.work import write_figures
 
 
 def _row(series: str, d: int | str, measured: float, published: str = "") -> Row:
@@ -86,3 +89,21 @@ def test_long_names_leave_room_for_the_points():
     figure = draw([("points", "points", {"a title of many words " * 8: [_row("s", "direct", 90.0)]})])
     figure.draw_without_rendering()
     assert figure.axes[0].get_position().width > 0.4
+
+
+def test_dimensions_of_another_recipe_are_drawn_beside(tmp_path, monkeypatch):
+    """CartPole beside MNIST: the rows of the other recipe are read where its results lie."""
+    recipe, paths = load_recipe("li2018-control"), Paths.of(tmp_path)
+    own = Row(_row("cartpole-cma", "", 3.0, "25") | {"recipe": "li2018-control", "quantity": "d_int90"})
+    other = Row(_row("fc", "", 651.0, "750") | {"recipe": "li2018-mnist", "quantity": "d_int90"})
+    grid = Row(_row("grid-50x1", "", 737.0, "800") | {"recipe": "li2018-mnist", "quantity": "d_int90"})
+    store_rows(paths.rows("li2018-control"), [own])
+    store_rows(paths.rows("li2018-mnist"), [other, grid])
+    drawn = []
+    monkeypatch.setattr("subspaces.reproduce.work.save_figure", lambda figure, path: drawn.append(figure))
+    write_figures(recipe, paths, KINDS["table"])
+    (axes,) = drawn[0].axes
+    named = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
+    assert len(named) == 2
+    assert named[0].startswith("CartPole W=20")
+    assert named[1] == "FC 2×200 (li2018-mnist)"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from subspaces.dimension import figures
 from subspaces.dimension.estimate import DimensionEstimate
+from subspaces.dimension.replays import replay
 from subspaces.dimension.series import RunSeries, gather
 from subspaces.dimension.tables import all_runs, comparison, rates, ratios, to_do_again, tried
 from subspaces.report.figures import save
@@ -34,7 +35,7 @@ def section(folders: Sequence[Path], drawings: Path | None, *, level: float) -> 
         title=_title(series),
         lead=_lead(series),
         cards=_cards(series),
-        figures="" if drawings is None else _figures(series, drawings),
+        figures="" if drawings is None else _figures(series, drawings) + _replay(series, folders, drawings),
         tables=comparison(series)
         + ratios(series)
         + "".join(make(one, several) for one in series for make in (tried, rates))
@@ -129,6 +130,10 @@ def _near(series: RunSeries, found: DimensionEstimate) -> float | None:
     inside = [row["test_score"] for row in series.rows if low <= row["config"]["d"] <= high]
     nearest = min(series.by_d(), key=lambda d: abs(d - (found.d_int or 0)))
     return mean(inside or [row["test_score"] for row in series.by_d()[nearest]])
+
+
+def _replay(series: list[RunSeries], folders: Sequence[Path], drawings: Path) -> str:
+    return replay(series[0], folders, drawings.parent) if len(series) == 1 else ""
 
 
 def _figures(series: list[RunSeries], folder: Path) -> str:

@@ -137,12 +137,19 @@ def _split(found: "IntrinsicDimension") -> str:
 def _training(found: "IntrinsicDimension") -> str:
     task = get_task(found.config.task)
     if isinstance(task, Objective):
-        return task.told_training(found.config)
+        return task.told_training(found.config) + _speed([*found.results, *found.direct])
     own = task.optimizer.epochs
     epochs = found.config.optimizer.epochs or own
     if epochs == own:
         return f"{epochs} epochs, the task's own length"
     return f"{epochs} epochs, where the task's own length is {own}: the answer holds for these runs only"
+
+
+def _speed(results: list[Result]) -> str:
+    """Steps of an environment per second, where runs tell them."""
+    rates = [float(r.curves[-1].get("steps_per_second") or 0) for r in results if r.curves]
+    known = [rate for rate in rates if rate > 0]
+    return f"; {fmean(known):,.0f} steps a second in one process" if known else ""
 
 
 def _convergence(found: "IntrinsicDimension") -> str:

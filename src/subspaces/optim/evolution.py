@@ -5,8 +5,9 @@ returns, and workers that each hold a search need only hear the returns of the o
 a candidate is told by its number.
 """
 
+import abc
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -18,29 +19,32 @@ CMA_MOST = 200
 """Largest d at which CMA-ES is taken by default: its covariance has d² numbers and is decomposed in d³."""
 
 
-class Search(Protocol):
-    """What ES and CMA-ES have in common."""
+class Search(abc.ABC):
+    """What ES and CMA-ES have in common.
+
+    Attributes:
+        size: candidates of a generation.
+        generation: generations told so far.
+    """
 
     size: int
-    """Candidates of a generation."""
     generation: int
-    """Generations told so far."""
 
     @property
+    @abc.abstractmethod
     def w(self) -> Float[Array, " d"]:
         """The centre, (d,), float64."""
-        ...
 
+    @abc.abstractmethod
     def candidates(self, first: int = 0, stop: int | None = None) -> Float[Array, "k d"]:
         """Points number first … stop − 1 of this generation, (k, d)."""
-        ...
 
+    @abc.abstractmethod
     def tell(self, returns: Float[Array, " size"]) -> None:
         """The returns of all candidates, in their order; higher is better. The next generation begins."""
-        ...
 
 
-class EvolutionStrategy:
+class EvolutionStrategy(Search):
     """Evolution strategy in OpenAI's form (Salimans et al. 2017, arXiv 1703.03864, algorithm 2).
 
     Pairs w ± σ ε (antithetic), returns replaced by centred ranks, Adam on the estimate Σ (r⁺ − r⁻) ε / (2 · pairs).
@@ -84,9 +88,14 @@ class EvolutionStrategy:
         _check(d=(d, 1), pairs=(pairs, 1), seed=(seed, 0), decay=(decay, 0))
         _check_positive(sigma=sigma, lr=lr)
         self.d, self.pairs, self.sigma, self.lr, self.seed, self.decay = d, pairs, sigma, lr, seed, decay
-        self.w = np.zeros(d) if start is None else np.array(start, dtype=np.float64)
+        self._w = np.zeros(d) if start is None else np.array(start, dtype=np.float64)
         self.size, self.generation = 2 * pairs, 0
         self._first, self._second = np.zeros(d), np.zeros(d)
+
+    @property
+    def w(self) -> Float[Array, " d"]:
+        """Where it stands, (d,)."""
+        return self._w
 
     def noise(self, pair: int) -> Float[Array, " d"]:
         """ε of a pair of this generation, (d,)."""
@@ -97,7 +106,7 @@ class EvolutionStrategy:
         """Points number first … stop − 1: pair p is 2p (w + σ ε) and 2p + 1 (w − σ ε)."""
         stop = self.size if stop is None else stop
         drawn = {pair: self.noise(pair) for pair in range(first // 2, (stop + 1) // 2)}
-        return np.stack([self.w + (1 - 2 * (k % 2)) * self.sigma * drawn[k // 2] for k in range(first, stop)])
+        return np.stack([self._w + (1 - 2 * (k % 2)) * self.sigma * drawn[k // 2] for k in range(first, stop)])
 
     def tell(self, returns: Float[Array, " size"]) -> None:
         """Take the returns of all candidates and step."""
@@ -114,10 +123,10 @@ class EvolutionStrategy:
         self._first = a * self._first + (1 - a) * gradient
         self._second = b * self._second + (1 - b) * gradient**2
         mean, square = self._first / (1 - a**self.generation), self._second / (1 - b**self.generation)
-        self.w = self.w * (1 - self.lr * self.decay) + self.lr * mean / (np.sqrt(square) + 1e-8)
+        self._w = self._w * (1 - self.lr * self.decay) + self.lr * mean / (np.sqrt(square) + 1e-8)
 
 
-class Cma:
+class Cma(Search):
     """CMA-ES (Hansen 2016, arXiv 1604.00772) by the package cma, with random numbers of its own.
 
     One coordinate is searched with an idle second one, since the package has no form for d = 1.
@@ -198,13 +207,13 @@ def _finite(returns: Any, size: int) -> Float[Array, " size"]:
     return np.where(known, values, values[known].min() if known.any() else 0.0)
 
 
-def _check(**values: tuple[float, float]) -> None:
+def _check(**values: tuple[float | int, int]) -> None:
     for name, (value, least) in values.items():
         if not value >= least:
             raise ValueError(f"`{name}` must be at least {least}; got {value}.")
 
 
-def _check_positive(**values: float) -> None:
+def _check_positive(**values: float | int) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise ValueError(f"`{name}` must be above 0 and finite; got {value}.")

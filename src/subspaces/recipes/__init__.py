@@ -38,6 +38,8 @@ class Recipe:
     """Where our protocol differs from the published one."""
     series: tuple[Series, ...]
     smoke: Smoke = field(default_factory=Smoke)
+    beside: tuple[str, ...] = ()
+    """Series of other recipes, RECIPE:SERIES, whose intrinsic dimensions are drawn with those of this one."""
 
     @property
     def kind(self) -> Kind:
@@ -166,6 +168,7 @@ def _recipe(name: str, table: dict[str, Any]) -> Recipe:
     smoke = {**smoke, "series": tuple(smoke.get("series", ()))}
     smoke |= {key: _tuples(smoke[key]) for key in ("train", "transition", "wells") if key in smoke}
     smoke = _filled(Smoke, smoke, "[smoke]")
+    table["beside"] = tuple(table.get("beside", ()))
     return _filled(Recipe, {**table, "name": name, "series": series, "smoke": smoke}, "the recipe")
 
 

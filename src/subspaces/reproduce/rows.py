@@ -16,10 +16,12 @@ from subspaces.runs.records import Result, environment
 from subspaces.runs.resolve import resolve
 from subspaces.runs.run import Run
 from subspaces.subspace import Subspace
-from subspaces.tasks import get_task
+from subspaces.tasks import Objective, get_task
 
 NOISE = 0.5
 """Standard deviation of one published accuracy, in points: the .3 to .5 of Li et al. 2018 between projections."""
+RETURN_NOISE = 0.02
+"""Standard deviation of a published return as a share of it."""
 
 # ---- verdicts
 
@@ -113,14 +115,17 @@ def facts(config: Run) -> Facts:
     task = get_task(config.task)
     if config.d is None:
         return Facts(task.D, 0.0, 1.0, 1.0)
+    make = getattr(task, "build_model", None)
+    if make is None:  # a function run(d, seed), which trains by itself
+        return Facts(task.D, 0.0, 1.0, 1.0)
     space = config.space
     subspace = Subspace(
-        task.build_model(0), d=space.d, projection=space.projection, seed=config.seeds.projection,
+        make(0), d=space.d, projection=space.projection, seed=config.seeds.projection,
         only=space.only or None, exclude=space.exclude or None, blocks=space.blocks, allocation=space.allocation,
         layer_scale=space.layer_scale, **space.options(),
     )  # fmt: skip
     projection = subspace.projection
-    rate = subspace.lr(1.0, config.optimizer.name or task.optimizer.optimizer)
+    rate = 1.0 if isinstance(task, Objective) else subspace.lr(1.0, config.optimizer.name or task.optimizer.optimizer)
     return Facts(subspace.D, projection.frozen_rows() / subspace.D, projection.column_norm, rate)
 
 
@@ -154,8 +159,10 @@ def score_row(recipe: str, series: Series, d: int | None, results: Sequence[Resu
     scores = [scale * (r.score if trained else r.test_score) for r in results]
     finite = [score for score in scores if math.isfinite(score)]
     lost, published = len(scores) - len(finite), series.published.get(d)
-    measured = _within(interval_of_mean(finite), scale) if finite else Interval(math.nan, None, None, None)
-    verdict = judge_score(measured, published, NOISE * scale / 100)
+    top = math.inf if isinstance(task, Objective) else scale
+    measured = _within(interval_of_mean(finite), top) if finite else Interval(math.nan, None, None, None)
+    noise = NOISE * scale / 100 if not isinstance(task, Objective) else RETURN_NOISE * max(published or 0.0, 1.0)
+    verdict = judge_score(measured, published, noise)
     if lost and verdict:
         verdict = "not reached"
     difference = measured.mean - published if published is not None and finite else None
@@ -253,6 +260,8 @@ def row_of(
 
 def settings(config: Run) -> str:
     """Optimiser, native rate, schedule, batch and epochs in one line."""
+    if isinstance(task := get_task(config.task), Objective):
+        return task.settings_line(config)
     full = resolve(config)
     optimizer, space = full.optimizer, full.space
     rate = "by curvature" if optimizer.lr is None else f"{optimizer.lr:.3g}"

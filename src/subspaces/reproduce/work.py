@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from subspaces.recipes import Recipe, Series
+from subspaces.recipes import Recipe, Series, load_recipe
 from subspaces.reproduce.csv_rows import COLUMNS, Row, read_rows, store_rows
 from subspaces.reproduce.drawing import save_figure, style
 from subspaces.reproduce.paths import Paths
@@ -65,7 +66,22 @@ class Work:
 
 def write_figures(recipe: Recipe, paths: Paths, kind: SeriesKind) -> None:
     """Draw all rows of a recipe that are there; nothing where there are none."""
-    rows = read_rows(paths.rows(recipe.name))
+    recipe, rows = _with_beside(recipe, read_rows(paths.rows(recipe.name)), paths)
     with style():
         for name, figure in kind.figures(recipe, rows).items():
             save_figure(figure, paths.figure(recipe.name + name))
+
+
+def _with_beside(recipe: Recipe, rows: list[Row], paths: Paths) -> tuple[Recipe, list[Row]]:
+    """The recipe and its rows with the intrinsic dimensions of other recipes that are drawn with them."""
+    series, found = list(recipe.series), list(rows)
+    for text in recipe.beside if rows else ():
+        other, _, name = text.partition(":")
+        one = load_recipe(other).named(name)
+        series.append(dataclasses.replace(one, name=text, title=f"{one.title} ({other})", panel=""))
+        found += [
+            Row({**row, "series": text})
+            for row in read_rows(paths.rows(other))
+            if row["series"] == name and row["quantity"].startswith("d_int")
+        ]
+    return dataclasses.replace(recipe, series=tuple(series)), found

@@ -3,13 +3,20 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from subspaces.runs.listing import RUNS
 from subspaces.runs.run import Run, folder_name
 
 BUDGET = ("max_runs", "minutes", "ratio", "budget", "check_convergence")
 """Fields of a rule that end a measurement sooner or later, or add to it: the same folder goes on with other values."""
+
+
+def run_folders(folders: Iterable[Path], key: str) -> list[Path]:
+    """The folders of a run of a name that lie below some folders, of runs or of measurements."""
+    return [path for folder in folders for path in (folder / key, folder / RUNS / key) if path.is_dir()]
 
 
 def default_folder(run: Run, command: str, rule: Any, **about: Any) -> Path:

@@ -146,6 +146,7 @@ def _answer(objective: Objective, run: Run, folder: Path | None) -> Result:
         raise TypeError(
             f"`run` must return a number or a dictionary with 'score'; run({run.d}, {seed}) returned {said!r}."
         ) from error
+    values |= {name: int(told[name]) for name in ("epoch", "step") if name in told}
     row = dict.fromkeys(NOT_TOLD) | {"epoch": 1, "step": 1, "val_score": score, **values, "seconds": seconds}
     failed = score is None or not math.isfinite(score)
     curves = [*({**dict.fromkeys(NOT_TOLD), **earlier} for earlier in before), row]

@@ -25,7 +25,8 @@ class Objective:
         name: what it is called in folders and pages.
         run: ``run(d, seed) -> score``, higher is better; d is None for direct training of everything. NaN counts as a
             run that failed. A number, or a dictionary with ``score`` and what else shall be kept, such as
-            ``test_score``.
+            ``test_score``, or ``score_se``, the standard error of the score by its own evaluation: the search takes no
+            run to be less noisy than that.
         D: native dimension, the largest d.
         baseline: the score of which a share is to be reached, where it is known; else ``run(None, seed)`` measures it.
         score_name: what the score is.

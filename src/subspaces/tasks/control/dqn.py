@@ -49,18 +49,18 @@ class Dqn:
     """
 
     epochs: int = 10_000
-    lr: float = 1e-4
+    lr: float | int = 1e-4
     rate: Literal["native", "published"] = "published"
-    gamma: float = 0.95
+    gamma: float | int = 0.95
     batch: int = 32
     replay: int = 10_000
     store_every: int = 5
-    explore: tuple[float, float] = (0.5, 0.1)
+    explore: tuple[float | int, float | int] = (0.5, 0.1)
     anneal: int = 10_000
-    target: float = 0.01
-    clip: float = 5.0
+    target: float | int = 0.01
+    clip: float | int = 5.0
     betas: tuple[float, float] = (0.9, 0.99)
-    stop: float | None = None
+    stop: float | int | None = None
     last: int = 100
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ class Replay:
         self.actions = np.zeros(size, dtype=np.int64)
         self.rewards, self.goes_on = (np.zeros(size, dtype=np.float32) for _ in range(2))
 
-    def add(self, seen: Any, action: int, reward: float, after: Any, ended: bool) -> None:
+    def add(self, seen: Any, action: int, reward: float | int, after: Any, ended: bool) -> None:
         """Store a transition in place of the oldest; what follows an end is worth nothing."""
         i = self.next
         self.seen[i], self.after[i], self.actions[i] = seen, after, action
@@ -208,7 +208,7 @@ class Learner:
         self,
         model: nn.Module,
         projection: Projection | None,
-        rate: float,
+        rate: float | int,
         shape: tuple[int, ...],
         actions: int,
         settings: Dqn,
@@ -231,7 +231,7 @@ class Learner:
             return self.rng.randrange(self.actions)
         return int(self.network.values(np.asarray(seen, dtype=np.float32)[None]).argmax())
 
-    def observe(self, seen: Any, action: int, reward: float, after: Any, ended: bool) -> None:
+    def observe(self, seen: Any, action: int, reward: float | int, after: Any, ended: bool) -> None:
         """Keep a transition if it is its turn, then update once."""
         if self.stored % self.settings.store_every == 0 or ended:
             self.replay.add(seen, action, reward, after, ended)
@@ -291,7 +291,7 @@ class Episode:
 
 
 def learn(
-    learner: Learner, make: Callable[[], Any], steps: int, settings: Dqn, seed: int, shift: float = 0.0
+    learner: Learner, make: Callable[[], Any], steps: int, settings: Dqn, seed: int, shift: float | int = 0.0
 ) -> Iterator[Episode]:
     """Play and learn, episode by episode.
 

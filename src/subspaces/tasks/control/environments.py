@@ -44,9 +44,9 @@ class Environment:
     actions: int
     discrete: bool
     steps: int
-    shift: float = 0.0
-    best: float | None = None
-    solved: float | None = None
+    shift: float | int = 0.0
+    best: float | int | None = None
+    solved: float | int | None = None
     limits: Literal["both", "angle", "position"] = "both"
     normalise: int = 0
     kind: Kind = "gymnasium"

@@ -44,14 +44,14 @@ class Evolution:
 
     method: Literal["auto", "es", "cma"] = "auto"
     epochs: int = 100
-    sigma: float = 0.1
-    cma_sigma: float = 0.3
-    lr: float = 0.1
+    sigma: float | int = 0.1
+    cma_sigma: float | int = 0.3
+    lr: float | int = 0.1
     pairs: int = 16
     least: int = 12
-    decay: float = 0.0
+    decay: float | int = 0.0
     episodes: int = 2
-    stop: float | None = None
+    stop: float | int | None = None
     sure: int = 24
     look: int = 5
     chunk: int = 64

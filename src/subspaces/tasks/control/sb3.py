@@ -1,8 +1,20 @@
 """Algorithms of Stable-Baselines3 in a subspace of their policy, unchanged otherwise."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from subspaces.subspace import Subspace
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A schedule of rates times a number; it travels in the files of the algorithm."""
+
+    factor: float
+    schedule: Any
+
+    def __call__(self, left: float | int) -> float:
+        return self.factor * float(self.schedule(left))
 
 
 def enter(model: Any, d: int, *, only: str | None = None, seed: int = 0, **options: Any) -> Subspace:
@@ -39,13 +51,8 @@ def enter(model: Any, d: int, *, only: str | None = None, seed: int = 0, **optio
     if only is None and hasattr(policy, "q_net_target"):
         only = "q_net.*"
     subspace = Subspace(policy, d=d, only=only, seed=seed, **options)
-    kind, schedule = type(policy.optimizer), model.lr_schedule
-    scale = subspace.lr(1.0, kind)
-
-    def scaled(left: float) -> float:
-        return scale * schedule(left)
-
-    model.lr_schedule = model.learning_rate = scaled
+    kind = type(policy.optimizer)
+    scaled = model.lr_schedule = model.learning_rate = Scaled(subspace.lr(1.0, kind), model.lr_schedule)
     rest = {**getattr(policy, "optimizer_kwargs", {})}
     policy.optimizer = kind(subspace.parameters(), lr=scaled(1.0), **rest)
     return subspace

@@ -95,6 +95,9 @@ class Control(Objective):
         settings = algorithms[name]
         words["batch" if isinstance(settings, Dqn) else "pairs"] = asked.batch_size
         given = {word: value for word, value in words.items() if value is not None}
+        if isinstance(settings, Evolution) and settings.method == "cma" and (dead := given.keys() - {"epochs"}):
+            word = "lr" if "lr" in dead else "batch_size"
+            raise ValueError(f"`{word}` must be left out with cma, which adapts its steps. Use --optimizer es.")
         return name, dataclasses.replace(settings, **given)
 
     def answer(self, run: Any, folder: Path | None) -> dict[str, Any]:
@@ -113,9 +116,10 @@ class Control(Objective):
     def settings_line(self, run: Any) -> str:
         """The settings in one line, for tables."""
         name, settings = self.settings_of(run)
-        shown = ("epochs", "lr", "sigma", "episodes", "pairs", "batch")
-        values = {key: getattr(settings, key) for key in shown if hasattr(settings, key)}
-        parts = [f"{key} {value:g}" for key, value in values.items()]
+        shown = ("lr", "batch") if isinstance(settings, Dqn) else ("cma_sigma", "sigma", "lr", "pairs", "episodes")
+        if isinstance(settings, Evolution) and settings.method != "auto":
+            shown = ("cma_sigma", "episodes") if settings.method == "cma" else shown[1:]
+        parts = [f"{key} {getattr(settings, key):g}" for key in ("epochs", *shown)]
         return ", ".join([name, *parts])
 
     def told_training(self, run: Any) -> str:
@@ -131,7 +135,7 @@ class Control(Objective):
         return f"the mean return of {self.play.episodes} fresh episodes{shifted}; its standard error counts as noise"
 
 
-def _until(stop: float | None) -> str:
+def _until(stop: float | int | None) -> str:
     return "" if stop is None else f", or until {stop:g} is returned"
 
 
@@ -285,7 +289,7 @@ def control_task(
     *,
     source: str = "",
     episodes: int = EVALUATED,
-    baseline: float | None = None,
+    baseline: float | int | None = None,
     revision: int = 1,
 ) -> Control:
     """A task of control.

@@ -49,7 +49,7 @@ class Workers:
         self._processes: list[Any] = []
         for _ in range(count):
             mine, other = context.Pipe()
-            process = context.Process(target=_serve, args=(other, make, settings, seed), daemon=True)
+            process = context.Process(target=serve, args=(other, make, settings, seed), daemon=True)
             process.start()
             other.close()
             self._ends.append(mine)
@@ -91,7 +91,8 @@ class Workers:
         self.close()
 
 
-def _serve(end: Connection, make: Make, settings: Evolution, seed: int) -> None:
+def serve(end: Connection, make: Make, settings: Evolution, seed: int) -> None:
+    """What a worker does: hear returns, play chunks, answer; an error is its last answer."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     try:
