@@ -75,6 +75,31 @@ def test_an_example_has_at_most_15_lines_of_its_own(name):
     assert 0 < len(own_lines((EXAMPLES / f"{name}.py").read_text())) <= 15
 
 
+@pytest.mark.hf
+def test_a_language_model_is_fine_tuned_in_trainer(capsys):
+    assert load("finetune_trainer").main() > 0.7
+    assert "layers of" in capsys.readouterr().out
+
+
+@pytest.mark.hf
+@pytest.mark.peft
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT's own
+def test_an_adapter_learns_in_peft(capsys):
+    before, after = load("peft_adapter").main()
+    assert after < before - 0.4
+    assert "trainable params: 200" in capsys.readouterr().out
+
+
+@pytest.mark.hf
+def test_two_hundred_customers_are_served_from_one_model(capsys):
+    assert load("serve").main() < 1e-4
+    assert "200 customers in " in capsys.readouterr().out
+
+
+LANGUAGE = {"finetune_trainer", "peft_adapter", "serve"}
+
+
 def test_every_example_is_tested():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*MEASURED, "make_data", "train_digits", "replay"}
+    others = {"make_data", "train_digits", "replay"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*MEASURED, *LANGUAGE, *others}
     assert "example_make_data" not in sys.modules

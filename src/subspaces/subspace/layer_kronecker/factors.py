@@ -1,7 +1,7 @@
 """The recipe of a layer-wise Kronecker subspace: which layers are factored, and how their factors are made."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,6 @@ def linears_of(model: nn.Module, recipe: dict[str, Any], path: str | Path) -> di
     return {name: found[name] for name in recipe["layers"]}
 
 
-def weights_digest(layers: Any) -> str:
-    """A hash of the exact bits of the frozen weights."""
-    return digest_of([m.base if isinstance(m, KroneckerLinear) else m.weight for m in layers.values()])
+def weights_digest(layers: Any, once: Callable[[list[Tensor]], str] = digest_of) -> str:
+    """A hash of the exact bits of the frozen weights, by `once`."""
+    return once([m.base if isinstance(m, KroneckerLinear) else m.weight for m in layers.values()])

@@ -17,6 +17,7 @@ from subspaces.optim.records import OptimizerRecord
 from subspaces.projections import Projection
 from subspaces.projections.outside import Allowed
 from subspaces.registry import resolve
+from subspaces.subspace.frozen import FrozenDigest
 from subspaces.subspace.layer_kronecker.factors import (
     BALANCES,
     FACTORS,
@@ -141,6 +142,11 @@ class LayerKronecker(Subspace):
         chosen = list(select(model, only, exclude))
         return rows_of(model, chosen, make_recipe(model, chosen, rank, FACTORS[0], BALANCES[0], 0))
 
+    @functools.cached_property
+    def _digest(self) -> FrozenDigest:
+        """Of the frozen weights, made again only when they have changed."""
+        return FrozenDigest()
+
     @property
     def layers(self) -> dict[str, KroneckerLinear]:
         """The factored layers by name."""
@@ -255,7 +261,7 @@ class LayerKronecker(Subspace):
 
     def form(self) -> dict[str, Any]:
         """The recipe of the factors and a hash of the frozen weights."""
-        return {"kind": self.kind, **self._recipe, "weights": weights_digest(self.layers)}
+        return {"kind": self.kind, **self._recipe, "weights": weights_digest(self.layers, self._digest)}
 
     @classmethod
     def load(
