@@ -89,6 +89,7 @@ class Scenario:
     two: tuple[float, float, float] | None = None  # good and bad score, width in ln d of the share that is good
     examples: int | None = None  # the score is a share of so many examples
     baseline: tuple[float, float, int] | None = None  # mean, sd, number of the direct runs
+    step: tuple[float, bool] | None = None  # jump of stairs, and whether T lies within one sd of a step's height
     difficulty: float | None = None  # all runs are judged by the same examples, of so different difficulty (probit)
     at: float = 500  # where the curve, which passes T near 500, is moved to
     d_max: int = D_MAX
@@ -119,7 +120,8 @@ SCENARIOS = [
     *(Scenario(f"stairs {j:.1%}", stairs(j), 0.004, "jumps of the threshold's share") for j in (0.01, 0.025, 0.05)),
     *(Scenario(f"stairs {j:.1%}", stairs(j), 0.004, "jumps of the threshold's share") for j in (0.10, 0.15)),
     Scenario("stairs 2.5%, sd 0.01", stairs(0.025), 0.01, "jumps of twice the noise", excluded=True),
-    Scenario("stairs 5.0%, sd 0.01", stairs(0.05), 0.01, "jumps of 4.5 times the noise"),
+    Scenario("stairs 5.0%, sd 0.01", stairs(0.05), 0.01, "jumps of 4.5 times the noise", step=(0.05, False)),
+    Scenario("step near T, sd 0.01", stairs(0.05), 0.01, "a step within the noise", step=(0.05, True), excluded=True),
     Scenario("stair at T", stairs(0.025, 0.5), 0.004, "a step exactly at the threshold", excluded=True),
     Scenario("knee, flatter", knee(0.3, 0.03), 0.004, "slope 0.3, then 0.03, at the threshold"),
     Scenario("knee, steeper", knee(0.03, 0.3), 0.004, "slope 0.03, then 0.3, at the threshold"),
@@ -149,11 +151,17 @@ class World:
     def __init__(self, scenario: Scenario, seed: int) -> None:
         self.scenario, self.seed, rng = scenario, seed, np.random.default_rng([seed, 1804])
         self.stretch, self.height = math.exp(rng.uniform(-1, 1)), rng.random()
+        while scenario.step and self._near_a_step(scenario.step[0]) != scenario.step[1]:
+            self.height = rng.random()
         self.baseline: float | list[float] = 1.0
         self.examples = rng.standard_normal(scenario.examples or 0)
         if scenario.baseline:
             mean, sd, runs = scenario.baseline
             self.baseline = (mean + sd * rng.standard_normal(runs)).tolist()
+
+    def _near_a_step(self, jump: float) -> bool:
+        """Whether the height of a step lies within the noise of the threshold."""
+        return jump * T * abs(self.height - 0.5) < self.scenario.sd
 
     @property
     def noise(self) -> float | None:
@@ -171,7 +179,11 @@ class World:
         x = d * 500 / self.scenario.at / self.stretch
         if self.scenario.two:
             return T + logistic(math.log(x / 500) / self.scenario.two[2]) - 0.5
-        return self.scenario.mean(x, self.height) if "stair" in self.scenario.name else self.scenario.mean(x)
+        return (
+            self.scenario.mean(x, self.height)
+            if "stair" in self.scenario.name or self.scenario.step
+            else self.scenario.mean(x)
+        )
 
     def evaluate(self, d: int, run: int) -> float:
         rng, scenario = np.random.default_rng([self.seed, run, d]), self.scenario

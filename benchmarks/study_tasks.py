@@ -48,10 +48,11 @@ def measured(task: str, folder: Path, short: bool = False, **rules: Any) -> Intr
 def row(name: str, task: str, kind: str, number: int, found: IntrinsicDimension) -> dict[str, Any]:
     """A search as a row of results."""
     estimate = found.estimate
+    epochs = next((r.resolved.get("epochs") for r in (*found.results, *found.direct)), None)
     return {
         "search": name, "task": task, "kind": kind, "number": number, "outcome": estimate.outcome,
         "d_int": estimate.d_int, "low": estimate.low, "high": estimate.high, "runs": len(found.results),
-        "tuning_runs": len(found.tuning), "epochs": next(r.resolved.get("epochs") for r in found.results),
+        "tuning_runs": len(found.tuning), "epochs": epochs,
         "work": round(sum(r.seconds for r in (*found.results, *found.tuning)), 1), "level": estimate.level,
     }  # fmt: skip
 

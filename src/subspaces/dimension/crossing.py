@@ -1,6 +1,7 @@
 """How a search would end on a set of runs, what is still wanted before that, and the estimate it leaves."""
 
 import math
+from dataclasses import replace
 from functools import cached_property
 from statistics import NormalDist, fmean
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from subspaces.dimension.curve import Array, Curve
-from subspaces.dimension.estimate import Baseline, DimensionEstimate, Outcome, literal_rule
+from subspaces.dimension.estimate import Baseline, DimensionEstimate, Observation, Outcome, literal_rule
 from subspaces.dimension.groups import FEWEST_TO_TELL
 from subspaces.dimension.reading import WINDOW, Reading
 
@@ -173,9 +174,17 @@ class Crossing(Reading):
             outcome=outcome, d_int=d_int, low=low, high=high, threshold=self.threshold.value,
             threshold_sd=self.threshold.sd, level=level, baseline=base.mean, baseline_sd=base.sd,
             baseline_runs=base.runs, confidence=self.plan.confidence, d_min=self.plan.d_min, d_max=self.plan.d_max,
-            literal=literal_rule(self.runs, self.threshold.value), runs=self.runs, fit=self.fit(d_int),
+            literal=literal_rule(self.runs, self.threshold.value), runs=self._told, fit=self.fit(d_int),
             curve=self.points(), by="passing" if self.two_outcomes else "score", **self._shares(d_int, base, outcome),
         )  # fmt: skip
+
+    @property
+    def _told(self) -> tuple[Observation, ...]:
+        """The runs with their statuses; where runs have two outcomes, a low score is one of them and no failure."""
+        if not self.two_outcomes:
+            return self.runs
+        low = [run.status == "failed" and math.isfinite(run.score) for run in self.runs]
+        return tuple(replace(run, status="ok") if is_low else run for run, is_low in zip(self.runs, low, strict=True))
 
     def _shares(self, d_int: int | None, base: Baseline, outcome: Outcome) -> dict[str, Any]:
         """What stands beside the number: failures, runs that pass, baseline runs that would do."""
