@@ -3,6 +3,11 @@
 import difflib
 from collections.abc import Iterable
 
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a program as Ctrl-C does, with the status 143."""
+
+
 _FEW = 12  # so many names are written out
 _SHOWN = 3  # near names told, where not all are written out
 _LISTS = {

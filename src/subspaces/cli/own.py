@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from subspaces.cli.options import Check, New
+from subspaces.files import atomic_write
 
 _SIGNS = {"ok": ("✓", "green"), "look": ("!", "yellow"), "wrong": ("✗", "red")}
 
@@ -20,8 +21,11 @@ def run_new(options: New) -> int:
     file = options.file.with_suffix(".py")
     template = Path(__file__).with_name("own_task.py").read_text(encoding="utf-8")
     try:
-        with file.open("x", encoding="utf-8") as new:
-            new.write(template.replace("own_task.py", file.as_posix()))
+        if file.exists() or file.is_symlink():
+            raise FileExistsError
+        if not file.parent.is_dir():
+            raise FileNotFoundError
+        atomic_write(file, template.replace("own_task.py", file.as_posix()).encode(errors="surrogateescape"))
     except FileExistsError as error:
         raise ValueError(f"`file` must be a new one; {file} is there already. Give another name.") from error
     except FileNotFoundError as error:

@@ -1,7 +1,7 @@
 """Where data files lie: an argument, SUBSPACES_DATA or the cache; and how missing ones get there."""
 
+import contextlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from subspaces.datasets.download import DownloadError, download
+from subspaces.files import atomic_file
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,5 @@ def cached(name: str, source: Path, parse: Callable[[], dict[str, np.ndarray]]) 
 
 
 def _store(entry: Path, arrays: dict[str, np.ndarray]) -> None:
-    partial: Path | None = None
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=entry.parent, suffix=".tmp", delete=False) as file:
-            partial = Path(file.name)
-            np.savez(file, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
-        os.replace(partial, entry)  # whole or not at all
-    except OSError:  # read-only or full: the cache only saves time
-        if partial is not None:
-            partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError), atomic_file(entry, durable=False) as file:  # read-only or full: it saves time
+        np.savez(file, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subspaces.errors import unknown_name
+from subspaces.files import explain
 from subspaces.layout import Layout, layout_of, select
 from subspaces.learned.samples import Sample, Trajectory
 from subspaces.learned.trajectory_file import FileStore
@@ -140,7 +141,11 @@ class TrajectoryRecorder(Trajectory):
             "every": self.interval,
             "source": self.source,
         }
-        if not path.exists():
+        try:
+            new = not path.exists()
+        except OSError as error:  # such as a name that is too long
+            raise explain(error, path) from error
+        if new:
             return FileStore(path, expected, writable=True)
         if not resume:
             raise ValueError(f"`path` must be new; {path} exists. Pass resume=True to go on with it, or another path.")

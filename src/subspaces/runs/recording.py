@@ -7,6 +7,7 @@ import torch
 
 from subspaces.learned.trajectory import TrajectoryRecorder
 from subspaces.training.callbacks import Callback
+from subspaces.training.state import give_back, reserve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +20,9 @@ TRAJECTORY = "trajectory.bin"
 class RecordTrajectory(Callback):
     """Writes the trajectory file of a run into its folder; called where ``run.record.every`` is given.
 
-    A resumed run drops the samples that were taken after the step from which it goes on, so that the file of an
-    interrupted run is the file of an uninterrupted one.
+    A resumed run drops the samples that were taken after the step from which it goes on, and takes the one for which
+    there was no room on the disk, so that the file of an interrupted run is the file of an uninterrupted one. Room for
+    the state of the run is kept on the disk, which its samples may fill.
 
     Args:
         folder: of the run.
@@ -30,10 +32,12 @@ class RecordTrajectory(Callback):
     """
 
     def __init__(self, folder: Path, every: str, dtype: str = "float32", source: str = "weights") -> None:
-        self.path, self.recorder, self.dtype, self.source = folder / TRAJECTORY, None, dtype, source
+        self.folder, self.path, self.recorder = folder, folder / TRAJECTORY, None
+        self.dtype, self.source = dtype, source
         self.every = every if every == "epoch" else int(every)
 
     def start(self, fit: "Fit") -> None:
+        reserve(fit, self.folder)
         if fit.step == 0:
             self.path.unlink(missing_ok=True)  # of a run that was killed before it kept a state
         elif not self.path.is_file():
@@ -43,23 +47,57 @@ class RecordTrajectory(Callback):
             source=self.source, resume=fit.step > 0,
         )  # fmt: skip
         if fit.step:
-            taken = fit.epoch if self.every == "epoch" else fit.step // int(self.every)
-            samples = taken + (self.source == "weights")
-            self.recorder.load_state_dict({"samples": samples, "step": fit.step})
+            self._go_on(fit)
+
+    def _go_on(self, fit: "Fit") -> None:
+        """Drop samples that were taken after the step of the state; take the one of this step if it is missing."""
+        assert self.recorder is not None
+        taken = fit.epoch if self.every == "epoch" else fit.step // int(self.every)
+        samples, there = taken + (self.source == "weights"), len(self.recorder)
+        if there < samples - 1 or (there < samples and not (self._due(fit) and self.source == "weights")):
+            raise ValueError(
+                f"`record` must go on with {self.path}, which has {there} of the {samples} samples up to step "
+                f"{fit.step:,}. Remove the folder {self.folder} and give the command again."
+            )
+        self.recorder.load_state_dict({"samples": min(samples, there), "step": fit.step})
+        if there < samples:
+            self.recorder.record()
+
+    def _due(self, fit: "Fit") -> bool:
+        at_end = fit.step % fit.batches.per_epoch == 0
+        return at_end if self.every == "epoch" else fit.step % int(self.every) == 0
 
     def step(self, fit: "Fit", loss: "Tensor") -> None:
         assert self.recorder is not None
-        at_end = fit.step % fit.batches.per_epoch == 0
-        due = at_end if self.every == "epoch" else fit.step % int(self.every) == 0
-        if due and not bool(torch.isfinite(loss)):  # only a step with a sample waits for the device
+        if self._due(fit) and not bool(torch.isfinite(loss)):  # only a step with a sample waits for the device
             return  # the run is about to end as diverged; the samples so far are kept
         try:
             self.recorder.step()
-            if at_end:
+            if fit.step % fit.batches.per_epoch == 0:
                 self.recorder.epoch()
         except ValueError:  # the step itself led to NaN, which the next loss will show
             return
+        except OSError as error:
+            if self.source == "gradients":
+                self._again(error)
+            raise
+        if fit.step == 1:
+            reserve(fit, self.folder)  # the optimiser has its numbers now
+
+    def _again(self, error: OSError) -> None:
+        """A gradient cannot be had again: it takes the room of the state, or the run goes on from an earlier state."""
+        assert self.recorder is not None
+        try:
+            give_back(self.folder)
+            self.recorder.record()
+        except OSError:
+            error.before = True  # pyright: ignore[reportAttributeAccessIssue]
 
     def end(self, fit: "Fit", status: str) -> None:
-        assert self.recorder is not None
-        self.recorder.close()
+        self.close()
+        give_back(self.folder)
+
+    def close(self) -> None:
+        """Release the file, however the run ended, so that the next one may go on with it."""
+        if self.recorder is not None:
+            self.recorder.close()
