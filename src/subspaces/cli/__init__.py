@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from subspaces.cli import commands, options, own
+from subspaces.errors import Terminated
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -55,11 +56,14 @@ A TASK is an object of yours, file.py:object or module:object, or a published on
 def main(arguments: list[str] | None = None) -> None:
     """The program ``subspaces``: choose a command, carry it out, end with its status.
 
-    Mistakes end with status 2 and one message (with a traceback if SUBSPACES_DEBUG is set), Ctrl-C with status 130.
+    Mistakes end with status 2 and one message (with a traceback if SUBSPACES_DEBUG is set), Ctrl-C with status 130,
+    SIGTERM with 143; both say what is kept.
     """
+    from subspaces.cli.surroundings import sound
     from subspaces.cli.warnings import plain_warnings
 
     plain_warnings()
+    sound()
     arguments = sys.argv[1:] if arguments is None else arguments
     helping = not {"-h", "--help"}.isdisjoint(arguments)
     try:
@@ -73,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = next(command.run for command in COMMANDS.values() if command.options is type(chosen))(chosen)
     except KeyboardInterrupt as interrupt:
         print(f"\n{interrupt.args[0] if interrupt.args else 'interrupted; the same command goes on'}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(interrupt, Terminated) else 130)
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         if os.environ.get("SUBSPACES_DEBUG"):
             raise
