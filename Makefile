@@ -14,7 +14,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 GPU_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-slow check fuzz sanitize format bench gpu docs clean
+.PHONY: help setup demo test test-fast test-slow check fuzz sanitize torture format bench gpu docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -53,6 +53,9 @@ fuzz: $(STAMP) ## damage files of every kind in 10,000 ways each and count what 
 
 sanitize: $(STAMP) ## 100,000 calls of the C kernels under the address, undefined-behaviour and thread sanitizers (two minutes)
 	@$(BIN)/python tests/sanitize.py
+
+torture: $(STAMP) ## end commands by kill -9 a thousand times and count what became of their runs (about 30 minutes)
+	@$(BIN)/python tests/torture.py
 
 format: $(STAMP) ## rewrite the sources in the house style
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

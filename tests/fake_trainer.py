@@ -130,3 +130,17 @@ def slow_learner(config: Run, *, folder: Path, callbacks: Any = ()) -> Result:
         for row in result.curves:
             row["score"] = max(0.0, (row["score"] or 0) - lost)
     return result
+
+
+def writes_bytes(config: Run, *, folder: Path, callbacks: Any = ()) -> Result:
+    """Bytes that are no text, and more of them than a pipe holds, from the standard streams of a worker."""
+    os.write(2, b"gr\xf6\xdfe\n" + b"\xff" * 240_000 + b"\n")
+    os.write(1, b"\xf6 no event\n{}\n[1]\n")
+    return result_of(config, 0.5)
+
+
+def writes_bytes_and_dies(config: Run, *, folder: Path, callbacks: Any = ()) -> Result:
+    """Last words that are no text."""
+    os.write(2, b"x" * 300_000 + b"\ngr\xf6\xdfe\n")
+    os.kill(os.getpid(), 9)
+    return result_of(config, 0.5)

@@ -174,3 +174,18 @@ def test_progress_is_drawn_on_request(server, tmp_path, capsys):
     assert "name" in capsys.readouterr().err
     download([server.url("file")], tmp_path / "other", MD5, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_a_download_in_other_hands_is_waited_for_with_a_line_that_says_so(tmp_path, monkeypatch, capsys):
+    import fcntl
+
+    from subspaces import processes
+
+    path, part = tmp_path / "data.gz", tmp_path / "data.gz.part"
+    path.write_bytes(b"fetched by the other one")
+    monkeypatch.setattr(processes, "QUIET", 0.0)
+    with part.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        monkeypatch.setattr(module.time, "sleep", lambda _: fcntl.flock(other, fcntl.LOCK_UN))
+        assert module.download([], path, "md5:0") == path
+    assert capsys.readouterr().err == f"waiting for another process that downloads {part}\n"

@@ -246,3 +246,28 @@ def test_a_dollar_in_a_name_is_no_formula(tmp_path, name):
     text = save(figure, tmp_path, "named")
     assert (tmp_path / "named.png").stat().st_size > 1000
     assert "mathdefault" not in text  # ticks are set as numbers still
+
+
+def test_a_page_of_very_many_runs_shows_some_and_counts_the_rest(monkeypatch):
+    """10,000 runs make a page of 0.6 MB; here the limits are lowered, so that drawing them takes no time."""
+    from subspaces.dimension import figures, tables
+    from subspaces.dimension.series import RunSeries
+
+    rows = [
+        fake_trainer.result_of(Run.of("digits-fc", d=d, seed_model=seed), 0.5).to_row()
+        for d in (4, 8, 16) for seed in range(20)
+    ]  # fmt: skip
+    series = RunSeries("many", "digits-fc", rows, [])
+    monkeypatch.setattr(tables, "LISTED", 50)
+    text = tables.all_runs(series, False)
+    assert text.count("<tr>") == 51
+    assert "10 more runs are in their folders" in text
+    monkeypatch.setattr(figures, "CURVES", 7)
+    monkeypatch.setattr(figures, "DOTS", 10)
+    chosen = figures.drawn(rows, 7)
+    assert [row["config"]["d"] for row in chosen] == [4, 4, 4, 8, 8, 16, 16]
+    assert (chosen[0]["key"], chosen[-1]["key"]) == (rows[0]["key"], rows[-1]["key"])
+    left, _, _ = figures.training_curves([series]).axes
+    assert len(left.lines) == 7
+    (dots,) = figures.score_against_d([series]).axes[0].collections
+    assert dots.get_rasterized()

@@ -14,8 +14,6 @@ import pytest
 
 from subspaces import files
 from subspaces.files import atomic_write
-from subspaces.runs import claims
-from subspaces.runs.claims import Claim
 from subspaces.runs.records import Result, decode_row, encode_row
 from subspaces.runs.run import Run
 from subspaces.runs.stop import StopPolicy
@@ -220,65 +218,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
         run_once(CONFIG, tmp_path / "runs", trainer=fake_trainer.known_curve)
 
 
-# ---- claims
-
-
-def test_one_claim_at_a_time(tmp_path):
-    with Claim(tmp_path) as first:
-        assert first.held
-        with Claim(tmp_path) as second:
-            assert not second.held
-        assert (tmp_path / "claim").exists()
-    with Claim(tmp_path) as third:
-        assert third.held
-    assert not (tmp_path / "claim").exists()
-
-
-def test_a_claim_is_not_waited_for_unless_asked(tmp_path):
-    with Claim(tmp_path / CONFIG.key()):
-        assert run_once(CONFIG, tmp_path, wait=False, trainer=fake_trainer.known_curve) is None
-        assert status(CONFIG, tmp_path) == "started"
-
-
-def test_claims_of_dead_processes_are_void_at_once(tmp_path):
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    holder = {**claims._this_process(), "pid": int(gone.stdout), "started": "1", "token": "x"}
-    (tmp_path / "claim").write_text(json.dumps(holder))
-    with Claim(tmp_path) as claim:
-        assert claim.held
-
-
-def test_a_process_number_that_is_used_again_does_not_keep_a_claim(tmp_path):
-    holder = {**claims._this_process(), "pid": os.getpid(), "started": "1", "token": "x"}
-    (tmp_path / "claim").write_text(json.dumps(holder))
-    with Claim(tmp_path) as claim:
-        assert claim.held
-
-
-def test_claims_of_other_machines_lapse_without_a_sign_of_life(tmp_path):
-    path = tmp_path / "claim"
-    path.write_text(json.dumps({"host": "elsewhere", "boot": "?", "pid": 1, "started": "1", "token": "x"}))
-    with Claim(tmp_path, lapse=60.0) as claim:
-        assert not claim.held
-    os.utime(path, (time.time() - 61, time.time() - 61))
-    with Claim(tmp_path, lapse=60.0) as claim:
-        assert claim.held
-
-
-def test_holders_give_signs_of_life(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "HEARTBEAT", 0.01)
-    with Claim(tmp_path):
-        os.utime(tmp_path / "claim", (0, 0))
-        end = time.monotonic() + 10
-        while (tmp_path / "claim").stat().st_mtime == 0 and time.monotonic() < end:
-            time.sleep(0.01)
-        assert (tmp_path / "claim").stat().st_mtime > 0
-
-
-def test_a_claim_taken_over_by_another_is_left_to_it(tmp_path):
-    with Claim(tmp_path):
-        (tmp_path / "claim").write_text(json.dumps({"token": "of another"}))
-    assert (tmp_path / "claim").exists()
+# ---- kills
 
 
 def _python(code: str) -> subprocess.Popen:

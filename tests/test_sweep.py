@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import fake_trainer
 import pytest
 
+from subspaces.runs import pools
 from subspaces.runs.run import Run
 from subspaces.runs.store import load_result
 from subspaces.runs.sweep import events, open_pool, run_many
@@ -56,6 +58,41 @@ def test_a_run_that_always_kills_its_process_is_named(tmp_path):
         pool.submit(CONFIGS[0])
         with pytest.raises(RuntimeError, match=message):
             list(events(pool, 1))
+
+
+def test_no_byte_that_a_worker_writes_stops_a_sweep(tmp_path):
+    (result,) = run_many(CONFIGS[:1], tmp_path, 2, trainer="fake_trainer:writes_bytes")
+    assert result.status == "done"
+    with pytest.raises(RuntimeError, match=r"ended 2 times .* Its last words: .*gr\ufffd\ufffde"):
+        run_many([CONFIGS[1], CONFIGS[1]], tmp_path, 2, trainer="fake_trainer:writes_bytes_and_dies")
+
+
+def test_lines_that_are_no_events_do_not_stop_the_listener(tmp_path, monkeypatch):
+    """Whatever comes through the pipe of a worker, its end is heard."""
+    code = r"import os; os.write(1, b'\xff\n{}\n[1]\nnull\n{\"event\": \"done\"}\n')"
+    heard = queue.Queue()
+    original = subprocess.Popen
+    monkeypatch.setattr(pools.subprocess, "Popen", lambda _, **kw: original([sys.executable, "-c", code], **kw))
+    process = pools._Process(tmp_path, "x", heard)
+    events = [heard.get(timeout=20)[1]["event"] for _ in range(2)]
+    process.dismiss()
+    process.end()
+    assert events == ["done", "gone"]
+
+
+def test_new_workers_are_waited_for_with_a_line_that_says_so(tmp_path, monkeypatch):
+    from subspaces import processes
+
+    monkeypatch.setattr(processes, "QUIET", 0.0)
+    told = []
+    run_many(
+        CONFIGS[:2],
+        tmp_path,
+        2,
+        on_event=lambda e: told.append((e.kind, e.message)),
+        trainer="fake_trainer:known_curve",
+    )
+    assert ("waiting", "waiting for 2 new workers to load the libraries and the data") in told
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -12,6 +12,7 @@ from rich.text import Text
 
 import subspaces
 from subspaces.cli import commands, options, own, told
+from subspaces.errors import Terminated
 from subspaces.screen import Screen
 
 __all__ = ["COMMANDS", "Command", "main"]
@@ -60,13 +61,15 @@ A TASK is an object of yours, file.py:object or module:object, or a published on
 def main(arguments: list[str] | None = None) -> None:
     """The program ``subspaces``: choose a command, carry it out, end with its status.
 
-    Status 0: done; 1: it failed, or found something wrong; 2: what was typed cannot be done; 130: Ctrl-C. Whatever goes
-    wrong is told in one message on stderr; with SUBSPACES_DEBUG set a mistake has its traceback.
+    Status 0: done; 1: it failed, or found something wrong; 2: what was typed cannot be done; 130: Ctrl-C; 143: SIGTERM.
+    Whatever goes wrong is told in one message on stderr, and what is kept; with SUBSPACES_DEBUG set a mistake has its
+    traceback.
     """
+    from subspaces.cli.surroundings import sound
     from subspaces.cli.warnings import plain_warnings
 
     plain_warnings()
-    _take_any_text()
+    sound()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         status = _carry_out(words)
@@ -74,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         _say(f"\n{interrupt.args[0] if interrupt.args else 'interrupted; the same command goes on'}")
-        status = 130
+        status = 143 if isinstance(interrupt, Terminated) else 130
     except BrokenPipeError:  # `| head` has read enough
         _forget_stdout()
         status = 1
@@ -167,13 +170,6 @@ def _styled(text: str) -> Text:
     if text.startswith("error:"):
         styled.stylize("bold red", 0, len("error:"))
     return styled
-
-
-def _take_any_text() -> None:
-    """Signs that an old code page lacks are shown as question marks, and end no command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _forget_stdout() -> None:

@@ -1,6 +1,8 @@
 """The options of each command: a dataclass whose fields are its arguments and whose docstrings are its help."""
 
 import json
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -132,16 +134,31 @@ class Measuring:
         return config, self.out or default_folder(config, command, rule)
 
     def end(self, found: Any, out: Path, show: Callable[[Any], None]) -> int:
-        """Write the report, show what was found and end with the path of the page."""
-        from subspaces.report.write import write_report
+        """Show what was found, write the report and end with the path of the page.
 
-        page = write_report(out)
-        if self.json:
-            print(json.dumps(found.to_dict() | {"report": str(page)}))
-        else:
+        The answer comes first and does not hang on the page: one that cannot be drawn or written is a warning.
+        """
+        if not self.json:
             show(found)
+            sys.stdout.flush()
+        page = _page(out)
+        if self.json:
+            print(json.dumps(found.to_dict() | {"report": None if page is None else str(page)}))
+        elif page is not None:
             print(page)
         return 0
+
+
+def _page(out: Path) -> Path | None:
+    """The page of a folder; None with a warning where that fails."""
+    try:
+        from subspaces.report.write import write_report
+
+        return write_report(out)
+    except Exception as error:  # whatever drawing raises: the measurement is done and kept
+        text = str(error) or type(error).__name__
+        warnings.warn(f"no page: {text}. The measurement is kept; once more: subspaces report {out}", stacklevel=2)
+        return None
 
 
 @dataclass(kw_only=True)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from subspaces.cli.options import Check, New
 from subspaces.errors import shown
+from subspaces.files import atomic_write
 from subspaces.screen import Screen, console
 
 _SIGNS = {"ok": ("✓", "green"), "look": ("!", "yellow"), "wrong": ("✗", "red")}
@@ -25,8 +26,11 @@ def run_new(options: New) -> int:
     file = options.file.with_suffix(".py")
     template = Path(__file__).with_name("own_task.py").read_text(encoding="utf-8")
     try:
-        with file.open("x", encoding="utf-8") as new:
-            new.write(template.replace("own_task.py", file.as_posix()))
+        if file.exists() or file.is_symlink():
+            raise FileExistsError
+        if not file.parent.is_dir():
+            raise FileNotFoundError
+        atomic_write(file, template.replace("own_task.py", file.as_posix()).encode(errors="surrogateescape"))
     except FileExistsError as error:
         raise ValueError(f"`file` must be a new one; {file} is there already. Give another name.") from error
     except FileNotFoundError as error:

@@ -1,9 +1,9 @@
 """Writing a file, from tensors in memory or through a map."""
 
+import contextlib
 import json
 import math
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from subspaces.container.parts import (
     to_json,
     views,
 )
-from subspaces.files import atomic_write, explain
+from subspaces.files import atomic_write, explain, sweep, temporary_beside
 
 
 def write(path: Path, kind: str, header: Header, tensors: dict[str, Tensor]) -> None:
@@ -58,21 +58,22 @@ class MappedFile:
 
     def __init__(self, path: str | os.PathLike, kind: str, shapes: Shapes, header: Header):
         self.path = Path(path)
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        self._part = temporary_beside(self.path)
         self._header, self._shapes = {**_whole(kind, header), "content_digest": "0" * 32}, shapes
         head, entries = _head(self._header, shapes)
         size = len(head) + max((entry.stop for entry in entries.values()), default=0)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(self.path.parent)
             with open(self._part, "wb") as file:
                 file.write(head)
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, size)
                 file.truncate(size)
+            self.tensors = views(self._part, "r+", entries, len(head))
         except OSError as error:
-            self._part.unlink(missing_ok=True)
+            self.discard()
             raise explain(error, self.path) from error
-        self.tensors = views(self._part, "r+", entries, len(head))
 
     def finish(self) -> dict[str, Tensor]:
         """Hash what was written, force it to the disk and name the file; the tensors stay mapped to it."""
@@ -91,7 +92,8 @@ class MappedFile:
 
     def discard(self) -> None:
         """Remove what was written so far."""
-        self._part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._part.unlink(missing_ok=True)
 
 
 def write_large(path: str | os.PathLike, kind: str, header: Header, tensors: dict[str, Tensor]) -> None:

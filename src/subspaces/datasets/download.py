@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from subspaces.errors import need_posix
+from subspaces.processes import Patience
 
 try:
     import fcntl  # two workers that start at once must not write one .part file
@@ -97,9 +99,16 @@ def download(
 @contextlib.contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
     with part.open("ab") as file:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # some network file systems cannot lock
-                fcntl.flock(file, fcntl.LOCK_EX)
+        patience = Patience()
+        while fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                patience.wait(f"waiting for another process that downloads {part}")
+                time.sleep(0.1)
+            except OSError:  # some network file systems cannot lock
+                break
         yield file
 
 

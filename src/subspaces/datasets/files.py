@@ -1,5 +1,6 @@
 """Where data files lie: an argument, SUBSPACES_DATA or the cache; and how missing ones get there."""
 
+import contextlib
 import os
 import tempfile
 import zipfile
@@ -11,6 +12,7 @@ import numpy as np
 
 from subspaces.datasets.download import DownloadError, download
 from subspaces.errors import checked
+from subspaces.files import atomic_file
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,5 @@ def cached(name: str, source: Path, parse: Callable[[], dict[str, np.ndarray]]) 
 
 
 def _store(entry: Path, arrays: dict[str, np.ndarray]) -> None:
-    partial: Path | None = None
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=entry.parent, suffix=".tmp", delete=False) as file:
-            partial = Path(file.name)
-            np.savez(file, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
-        os.replace(partial, entry)  # whole or not at all
-    except OSError:  # read-only or full: the cache only saves time
-        if partial is not None:
-            partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError), atomic_file(entry, durable=False) as file:  # read-only or full: it saves time
+        np.savez(file, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]

@@ -13,6 +13,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from subspaces.dimension.series import RunSeries
 from subspaces.report.figures import COLOURS, INK, SHADES, STYLE, WHOLE, colours, integer_ticks, round_numbers
 
+CURVES = 200
+"""Runs whose curves are drawn: more cannot be told apart, and a page of ten thousand would be no page."""
+DOTS = 2000
+"""Runs that are drawn as dots one by one."""
+
 
 def score_against_d(series: Sequence[RunSeries]) -> Figure:
     """Score of every run against d (logarithmic), the fitted curve, thresholds and the intervals of d_int."""
@@ -36,7 +41,8 @@ def score_against_d(series: Sequence[RunSeries]) -> Figure:
 def _draw_series(axes: Axes, series: RunSeries, colour: str, single: bool) -> None:
     d, scores = series.scores()
     name = "one run each (validation)" if single else series.label
-    axes.scatter(d, scores, s=22, color=colour, alpha=0.75, linewidth=0, zorder=3, label=name)
+    many = len(d) > DOTS  # then they are a picture within the drawing
+    axes.scatter(d, scores, s=22, color=colour, alpha=0.75, linewidth=0, zorder=3, label=name, rasterized=many)
     found = series.estimate
     if found is None:
         means = [(k, _mean([r["score"] for r in rows if r["score"] is not None])) for k, rows in series.by_d().items()]
@@ -78,16 +84,19 @@ def _draw_thresholds(axes: Axes, series: Sequence[RunSeries], single: bool) -> N
 
 
 def training_curves(series: Sequence[RunSeries]) -> Figure:
-    """Training loss and score over the epochs of every run: coloured by d, or by series where there are several."""
+    """Training loss and score over the epochs of runs: coloured by d, or by series where there are several.
+
+    Of many runs so many are drawn as `drawn` takes.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         if len(series) == 1:
             _curves_by_d(figure, left, right, series[0])
         for one, colour in zip(series, colours(len(series)), strict=True) if len(series) > 1 else ():
-            for row in one.rows:
+            for row in drawn(one.rows, CURVES // len(series)):
                 _draw_curves(left, right, row, colour, 0.7)
-        for row in (row for one in series for row in one.direct):
+        for row in drawn([row for one in series for row in one.direct], CURVES):
             _draw_curves(left, right, row, INK, 1.2)
         for axes, title in ((left, "training loss"), (right, f"validation {series[0].score_name}")):
             axes.set_title(title)
@@ -101,8 +110,15 @@ def training_curves(series: Sequence[RunSeries]) -> Figure:
     return figure
 
 
+def drawn(rows: Sequence[dict], most: int) -> list[dict]:
+    """At most so many runs, evenly spread over all in the order of d and seed."""
+    rows = sorted(rows, key=lambda row: (row["config"]["d"] or 0, row["config"]["seed_model"]))
+    most = max(2, most)
+    return rows if len(rows) <= most else [rows[k * (len(rows) - 1) // (most - 1)] for k in range(most)]
+
+
 def _curves_by_d(figure: Figure, left: Axes, right: Axes, series: RunSeries) -> None:
-    rows = sorted(series.rows, key=lambda row: row["config"]["d"])
+    rows = drawn(series.rows, CURVES)
     if not rows:
         return
     dims = [row["config"]["d"] for row in rows]

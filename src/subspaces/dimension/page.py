@@ -151,6 +151,8 @@ def _figures(series: list[RunSeries], folder: Path) -> str:
     if len(series) > 1 and estimated:
         drawn.append((save(figures.intervals(estimated), folder, "intervals"), "Intrinsic dimensions and intervals."))
     curves = save(figures.training_curves(series), folder, "training_curves")
-    drawn.append((curves, _CURVES[len(series) > 1]))
+    most = max(len(one.rows) for one in series) > figures.CURVES // len(series)
+    some = f" Of many runs {figures.CURVES} are drawn, evenly spread over d." if most else ""
+    drawn.append((curves, _CURVES[len(series) > 1] + some))
     rests = _rests(series[0]) if len(series) == 1 else ""
     return rests + "".join(figure(svg, text) for svg, text in drawn)

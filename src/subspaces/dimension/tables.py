@@ -8,6 +8,8 @@ from subspaces.dimension.compare import compare
 from subspaces.dimension.series import RunSeries
 from subspaces.report.tables import bytes_text, command_text, mean, score_text, spread, table, time_text
 
+LISTED = 1000
+"""Most rows of a table: a page must stay one that a browser shows."""
 PAIRED = 5
 """Series of which all pairs are compared."""
 
@@ -52,7 +54,7 @@ def tried(series: RunSeries, named: bool) -> str:
     """One line per d, and one for direct training."""
     name, rows = series.score_name, []
     tuned = bool(series.rates)
-    for d, group in series.by_d().items():
+    for d, group in list(series.by_d().items())[:LISTED]:
         scores, tests = [row["score"] for row in group], [row["test_score"] for row in group]
         whole = [row for row in group if row["status"] != "stopped"]
         losses = mean([row["curves"][-1].get("train_loss") if row["curves"] else None for row in whole])
@@ -106,12 +108,13 @@ def rates(series: RunSeries, named: bool) -> str:
 
 
 def all_runs(series: RunSeries, named: bool) -> str:
-    """One line per run."""
+    """One line per run; of very many the last ones are left to their folders."""
     rows = []
-    for row in sorted(
+    every = sorted(
         [*series.rows, *series.others, *series.tuning, *series.direct],
         key=lambda row: (row["config"]["d"] or 1 << 62, row["config"]["seed_model"]),
-    ):
+    )
+    for row in every[:LISTED]:
         config = row["config"]
         seeds = f"{config['seed_projection']}/{config['seed_model']}/{config['seed_data']}"
         d = f"{config['d']:,}" if config["d"] else "direct"
@@ -121,7 +124,9 @@ def all_runs(series: RunSeries, named: bool) -> str:
         rows.append([d, seeds, row["status"], epochs, *scores, time_text(row["seconds"]), row["key"]])
     head = ["d", "seeds P/θ₀/data", "status", "epochs", "validation", "test", "time", "folder"]
     title = f"All runs: {series.label}" if named else "All runs"
-    return f"<details open><summary>{escape(title)}</summary>{table(head, rows, 'last-left')}</details>"
+    rest = len(every) - len(rows)
+    more = f"<p>{rest:,} more runs are in their folders, one result.json each.</p>" if rest else ""
+    return f"<details open><summary>{escape(title)}</summary>{table(head, rows, 'last-left')}{more}</details>"
 
 
 def to_do_again(series: RunSeries, named: bool) -> str:

@@ -50,6 +50,9 @@ class SearchDisplay:
         label = "direct" if event.config.d is None else f"d = {event.config.d:,}"
         if is_trial(event.config):
             label = f"tuning {label}, rate {event.config.optimizer.lr:g}, {event.config.optimizer.epochs} epochs"
+        if event.kind == "waiting":
+            self.screen.print(event.message, soft_wrap=True, markup=False)
+            return
         if event.kind == "progress":
             self._parts[key] = (label, event.part)
         else:

@@ -2,9 +2,10 @@
 
 from subspaces.errors.arguments import at_least, check_fields, check_folder, checked, no_argument, one_of, within
 from subspaces.errors.names import needs_package, shown, unknown_name
-from subspaces.errors.platform import need_posix
+from subspaces.errors.platform import Terminated, need_posix
 
 __all__ = [
+    "Terminated",
     "at_least",
     "check_fields",
     "check_folder",

@@ -14,3 +14,7 @@ def need_posix(what: str) -> None:
     """
     if sys.platform == "win32":
         raise RuntimeError(f"`{what}` must be on Linux or macOS; got Windows. Use WSL; Subspace and fit work here.")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a program as Ctrl-C does, with the status 143."""

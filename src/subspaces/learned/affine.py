@@ -1,13 +1,16 @@
 """How a learned subspace lies: angles between two, distance of a point from θ₀ + span(P), the point nearest to it."""
 
+import io
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from subspaces.files import atomic_write
 from subspaces.learned import gram
 from subspaces.learned.basis import LearnedBasis
 from subspaces.projections import Basis, Projection
@@ -98,7 +101,8 @@ def trajectory_figure(
     Returns:
         The matplotlib figure.
     """
-    from matplotlib.figure import Figure  # only this function draws
+    from matplotlib import rc_context  # only this function draws
+    from matplotlib.figure import Figure
 
     named = {bases.method: bases} if isinstance(bases, LearnedBasis) else bases
     figure = Figure(figsize=(12, 3.6), layout="constrained")
@@ -120,7 +124,10 @@ def trajectory_figure(
     if len(names) > 1:
         right.legend()
     if path is not None:
-        figure.savefig(path)
+        image = io.BytesIO()
+        with rc_context({"text.usetex": False}):  # whatever the user's own figures need
+            figure.savefig(image, format=Path(path).suffix[1:] or "png")
+        atomic_write(Path(path), image.getvalue(), durable=False)
     return figure
 
 

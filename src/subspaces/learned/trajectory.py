@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subspaces.errors import checked, unknown_name
+from subspaces.files import explain
 from subspaces.layout import Layout, digest_of
 from subspaces.learned.followed import Followed, MovingAverage, flat
 from subspaces.learned.samples import Sample, Trajectory
@@ -168,7 +169,11 @@ class TrajectoryRecorder(Trajectory):
             "source": self.source,
             "run": self._run,
         } | ({} if self.ema is None else {"ema": self.ema})
-        if not path.exists():
+        try:
+            new = not path.exists()
+        except OSError as error:  # such as a name that is too long
+            raise explain(error, path) from error
+        if new:
             return FileStore(path, expected, writable=True)
         if not resume:
             raise ValueError(f"`path` must be new; {path} exists. Pass resume=True to go on with it, or another path.")

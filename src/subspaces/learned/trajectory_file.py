@@ -6,6 +6,7 @@ index, step, vector and buffers), padded to 64 bytes. Records are written front 
 at most the last one is cut short: it has no trailer. Format 1 (read, and gone on with) had a CRC-32.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from subspaces.container import HEADER_LIMIT, memory_of, parse
+from subspaces.files import explain
 from subspaces.layout import Layout
 
 try:
@@ -56,10 +58,14 @@ class FileStore:
         self.path = Path(path)
         if header is None and not self.path.is_file():
             raise FileNotFoundError(f"`path` must be a trajectory file; got {path}, which does not exist.")
-        if header is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         flags = (os.O_RDWR if writable else os.O_RDONLY) | (os.O_CREAT | os.O_EXCL if header is not None else 0)
-        self._fd, self.writable = os.open(self.path, flags, 0o644), writable
+        self.writable = writable
+        try:
+            if header is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, flags, 0o644)
+        except OSError as error:
+            raise (explain(error, self.path) if writable else error) from error
         self.close = weakref.finalize(self, os.close, self._fd)  # releases the lock and the file
         self._steps: list[int] = []
         self.cut = b""  # what was there of a sample cut short
@@ -97,12 +103,12 @@ class FileStore:
             for piece in (raw, buffers, trailer + padding):
                 offset = self._write(piece, offset)
         except OSError as error:
-            os.ftruncate(self._fd, end)
-            raise OSError(
-                error.errno,
-                f"`path` must have room for {self._offset(index + 1) - end:,} more bytes; got {error.strerror!r} for "
-                f"{self.path}. The {index} samples so far are kept: free some space and resume",
-            ) from error
+            with contextlib.suppress(OSError):  # what is left of it is dropped when the file is opened again
+                os.ftruncate(self._fd, end)
+            kept = f"the {index} sample{'s' * (index != 1)} so far are kept" if index else "nothing was recorded yet"
+            told = explain(error, self.path)
+            told.strerror = f"{told.strerror}; {kept} ({self._offset(index + 1) - end:,} more bytes are needed)"
+            raise told from error
         self._steps.append(step)
 
     def read(self, index: int, start: int, stop: int) -> Tensor:
@@ -169,9 +175,10 @@ class FileStore:
         start = b"SUBTRAJ2" + struct.pack("<Q", len(text)) + hashlib.sha256(text).digest()
         try:
             self._write(start + text, 0)
-        except OSError:
-            self.path.unlink(missing_ok=True)
-            raise
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+            raise explain(error, self.path) from error
 
     def _read_header(self) -> dict[str, Any]:
         """The header; sets the version, the hash that records begin with, and where they begin."""

@@ -12,13 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 
+from subspaces.files import KEPT, atomic_write
+
 INK, MUTED, GRID = "#1c2430", "#667085", "#e6e9ef"
 COLOURS = ("#2563a8", "#d1603d", "#3d8a5f", "#8c5aa8", "#b58a1b", "#2a9d9d", "#b8406e", "#5b6472")
 # of viridis without its yellow, which hardly shows on white
 SHADES = LinearSegmentedColormap.from_list(
     "by_d", [matplotlib.colormaps["viridis_r"](0.22 + 0.78 * k / 15) for k in range(16)]
 )
-STYLE: Any = {
+_NOT_OURS = {"backend", "backend_fallback", "interactive", "toolbar", "timezone", "date.epoch", "savefig.directory"}
+"""What a style does not set: windows, and what may be set once."""
+STYLE: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in _NOT_OURS} | {
     "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 10,
     "text.color": INK,
@@ -52,15 +56,15 @@ def colours(count: int) -> list[str]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write ``name.png`` and ``name.svg`` below ``folder``; returns the SVG text for a page."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ``name.png`` and ``name.svg`` below ``folder``, whole or not at all; returns the SVG text for a page."""
     _take_words_as_they_are(figure)
+    image, drawing = io.BytesIO(), io.StringIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(folder / f"{name}.png", facecolor="white")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    (folder / f"{name}.svg").write_text(text)
+        figure.savefig(image, format="png", facecolor="white")
+        figure.savefig(drawing, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = drawing.getvalue()
+    for suffix, content in (("png", image.getvalue()), ("svg", text.encode())):
+        atomic_write(folder / f"{name}.{suffix}", content, durable=False, kept=KEPT)
     return text[text.index("<svg") :]
 
 

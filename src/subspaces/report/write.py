@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from subspaces.errors import check_folder, checked, within
-from subspaces.files import atomic_write
+from subspaces.files import KEPT, atomic_write
 from subspaces.report.page import Part, Section, render
 
 PAGE_NAME = "report.html"
@@ -48,7 +48,7 @@ def write_report(folders: str | Path | list[str | Path], out: str | Path | None 
             f"`folders` must hold finished runs; got none in {', '.join(map(str, paths))}. "
             "Make some: subspaces dimension digits-fc --out DIR"
         )
-    atomic_write(target / PAGE_NAME, render(heads, parts).encode())
+    atomic_write(target / PAGE_NAME, render(heads, parts).encode(errors="replace"), durable=False, kept=KEPT)
     return target / PAGE_NAME
 
 

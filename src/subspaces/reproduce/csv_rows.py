@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from subspaces.files import atomic_write
+from subspaces.files import KEPT, atomic_write, explain
 
 LATER = ("best", "published_best")
 """Columns that files of earlier versions lack: empty there."""
@@ -67,9 +67,12 @@ def store_rows(
         columns: of the file; `COLUMNS` and those that a kind of recipe has besides.
     """
     gone = set(replaced)
-    every = [*(row for row in read_rows(path) if row["series"] not in gone), *rows]
+    try:
+        every = [*(row for row in read_rows(path) if row["series"] not in gone), *rows]
+    except OSError as error:
+        raise explain(error, path, KEPT) from error
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(every)
-    atomic_write(path, text.getvalue().encode())
+    atomic_write(path, text.getvalue().encode(), kept=KEPT)

@@ -45,7 +45,9 @@ class ReproduceDisplay:
             self.screen.print(f"{self._bar.tasks[0].description}: {runs} runs in the tables, done ones are read")
 
     def event(self, series: Series, event: Event) -> None:
-        """Tell of a finished run."""
+        """Tell of a finished run, or of what is waited for."""
+        if event.kind == "waiting":
+            self.screen.print(event.message, soft_wrap=True, markup=False)
         if event.result is None:
             return
         self._count += 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from subspaces.files import atomic_write
+from subspaces.files import KEPT, atomic_write
 from subspaces.report.figures import STYLE
 
 
@@ -20,4 +20,4 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white", dpi=130, metadata={"Software": None})
-    atomic_write(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue(), kept=KEPT)

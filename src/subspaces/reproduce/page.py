@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from subspaces.files import atomic_write
+from subspaces.files import KEPT, atomic_write
 from subspaces.recipes import RECIPES, Recipe, load_recipe
 from subspaces.reproduce.csv_rows import Row, read_rows
 from subspaces.reproduce.kinds import KINDS
@@ -62,7 +62,7 @@ def write_page(paths: Paths) -> Path:
     parts = [INTRODUCTION, _summary(status(paths))]
     for name in RECIPES:
         parts.append(_section(load_recipe(name), read_rows(paths.rows(name)), paths))
-    atomic_write(paths.page, "\n".join(parts).encode())
+    atomic_write(paths.page, "\n".join(parts).encode(), kept=KEPT)
     return paths.page
 
 

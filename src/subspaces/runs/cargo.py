@@ -1,11 +1,15 @@
 """Tasks of a script or notebook on their way to worker processes, which cannot import them by name."""
 
+import contextlib
 import functools
 import hashlib
 import pickle
+import shutil
 import tempfile
 from pathlib import Path
 
+from subspaces import processes
+from subspaces.files import explain
 from subspaces.tasks import known_definition, register_task
 from subspaces.tasks.find import session_task
 
@@ -57,11 +61,16 @@ class Cargo:
     def _write(self, content: bytes | None) -> dict[str, str] | None:
         if content is None:
             return None
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="subspaces-")
         digest = hashlib.sha256(content).hexdigest()
-        path = Path(self._folder.name) / f"{digest[:16]}.pkl"
-        path.write_bytes(content)
+        path = Path(tempfile.gettempdir())
+        try:
+            if self._folder is None:
+                _remove_dead()
+                self._folder = tempfile.TemporaryDirectory(prefix=f"subspaces.{processes.mark()}.")
+            path = Path(self._folder.name) / f"{digest[:16]}.pkl"
+            path.write_bytes(content)
+        except OSError as error:
+            raise explain(error, path, "TMPDIR names the folder of temporary files") from error
         return {"path": str(path), "digest": digest}
 
     def close(self) -> None:
@@ -69,6 +78,14 @@ class Cargo:
         if self._folder is not None:
             self._folder.cleanup()
         self._folder, self._known = None, {}
+
+
+def _remove_dead() -> None:
+    """Remove the folders of processes of this machine that were killed, as far as they are ours."""
+    with contextlib.suppress(OSError):
+        for path in Path(tempfile.gettempdir()).glob("subspaces.*.*"):
+            if processes.is_dead(path.name.split(".")[1]):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @functools.cache

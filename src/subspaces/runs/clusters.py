@@ -41,6 +41,13 @@ class ClusterPool(Pool):
     def wait(self, timeout: float) -> list[Event]:
         return [self._collect(handle) for handle in self._finished(timeout)]
 
+    def waits_for(self) -> tuple[Run, str] | None:
+        if not self._handles:
+            return None
+        first, _ = next(iter(self._handles.values()))
+        kind = type(self).__name__.removesuffix("Pool")
+        return first, f"waiting for {len(self._handles)} jobs that {kind} has in hand or in its queue"
+
     def _collect(self, handle: Any) -> Event:
         config, policy = self._handles.pop(handle)
         try:

@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from subspaces.files import atomic_write
+from subspaces.files import KEPT, atomic_write
+from subspaces.processes import Patience
 from subspaces.runs.fingerprint import fingerprint, is_of_today
 from subspaces.runs.listing import RUNS
 from subspaces.runs.pools import Event
 from subspaces.runs.records import Result
 from subspaces.runs.run import Run
 from subspaces.runs.stop import PLAIN, StopPolicy
-from subspaces.runs.store import folder_of, load_result
-from subspaces.runs.sweep import next_events, open_pool
+from subspaces.runs.store import folder_of, load_result, tidy_all
+from subspaces.runs.sweep import next_events, open_pool, waiting_for
 
 RETRY = 2.0
 """Seconds between looks at a run that another process works on."""
@@ -46,6 +47,7 @@ class Measurement(abc.ABC):
         self.on_event = on_event or (lambda event, found: None)
         self.working: set[Run] = set()
         self.foreign: dict[Run, float] = {}
+        self.patience = Patience()
         self.started, self.before = time.perf_counter(), 0.0
 
     @abc.abstractmethod
@@ -61,6 +63,7 @@ class Measurement(abc.ABC):
     @contextlib.contextmanager
     def doing_runs(self, workers: int, launcher: str, trainer: str) -> Iterator[None]:
         """Workers for the time of a ``with`` block."""
+        tidy_all(self.root, self.config.task)
         with open_pool(self.root, workers, launcher, trainer) as self.pool:
             self.pool.on_progress = self.take
             yield
@@ -87,7 +90,12 @@ class Measurement(abc.ABC):
                 self.working.discard(event.config)
             if event.kind == "busy":
                 self.foreign[event.config] = time.monotonic() + RETRY
+            elif event.kind != "waiting":
+                self.patience.over()
             self.take(event)
+        if self.foreign and not self.working:
+            for event in waiting_for(self.foreign, self.root, self.patience):
+                self.take(event)
 
     def finish(self, configs: Iterable[Run]) -> dict[Run, Result]:
         """The results of runs without which nothing goes on; meanwhile everything else in hand goes on too."""
@@ -148,4 +156,5 @@ class Measurement(abc.ABC):
         called = " ".join(["subspaces", *sys.argv[1:]]) if "subspaces" in Path(sys.argv[0]).name else None
         named = {"key": self.config.key(), "fingerprint": fingerprint(self.config)}
         record = {"version": 1, "command": called, **named, "runs": runs, self.entry: found}
-        atomic_write(self.out / self.file, json.dumps(record, indent=1, allow_nan=False).encode(), durable=False)
+        content = json.dumps(record, indent=1, allow_nan=False).encode()
+        atomic_write(self.out / self.file, content, durable=False, kept=KEPT)

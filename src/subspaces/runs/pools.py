@@ -12,23 +12,27 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from subspaces.processes import Patience
 from subspaces.runs.cargo import Cargo
 from subspaces.runs.records import Result
 from subspaces.runs.run import Run
 from subspaces.runs.stop import PLAIN, StopPolicy
-from subspaces.runs.store import folder_of, load_result, run_once
+from subspaces.runs.store import RESULT, STATE, folder_of, load_result, run_once
 from subspaces.runs.worker import ProgressSender, load_trainer
 from subspaces.training.autocast import warn_of_slow_autocast
 from subspaces.training.callbacks import Callback
 
 TRAINER = "subspaces.runs.train:train"
 """The function that does a run; tests put another one in its place."""
+GRACE = 20.0
+"""Seconds that a worker has for writing down the run in hand."""
 RETRIES = 1
 """Times that a run is tried again after its process died or its machine was lost."""
 KEEP_MEMORY = {
@@ -43,9 +47,10 @@ the user's environment says comes first."""
 
 @dataclass
 class Event:
-    """News of a run: ``progress`` (``part`` of it is done), ``done``, ``busy`` (another process has it), ``error``."""
+    """News of a run: ``progress`` (``part`` of it is done), ``done``, ``busy`` (another process has it), ``error``;
+    ``waiting`` after three seconds in which nothing goes on, with a message that says for whom."""
 
-    kind: Literal["progress", "done", "busy", "error"]
+    kind: Literal["progress", "done", "busy", "error", "waiting"]
     config: Run
     result: Result | None = None
     part: float = 0.0
@@ -61,6 +66,7 @@ class Pool(ABC):
         self.root, self.workers, self.trainer = Path(root), workers, trainer
         self.on_progress: Callable[[Event], Any] | None = None
         """Called with the progress of runs that are done in this process, where `wait` is busy until they are done."""
+        self.patience = Patience()
 
     def _reporter(self, config: Run) -> list[Callback]:
         """Callbacks that tell the progress of a run of this process."""
@@ -87,11 +93,26 @@ class Pool(ABC):
     def close(self) -> None:
         """End what is still going on; interrupted runs can be resumed."""
 
+    def waits_for(self) -> tuple[Run, str] | None:
+        """A run of which nothing was heard yet and why, such as workers that start; None while work goes on."""
+        return None
+
     def __enter__(self) -> "Pool":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         self.close()
+        if isinstance(error, KeyboardInterrupt):
+            raise type(error)(interrupted(self.root)) from error
+
+
+def interrupted(root: Path) -> str:
+    """What is kept of the runs below a folder, and how to go on."""
+    names = [folder.name for folder in root.iterdir()] if root.is_dir() else []
+    done = sum((root / name / RESULT).exists() for name in names)
+    begun = sum((root / name / STATE).exists() and not (root / name / RESULT).exists() for name in names)
+    runs = f"{done} finished run{'s' * (done != 1)}" + (f" and the state of {begun} more" if begun else "")
+    return f"interrupted. {runs} kept in {root}; the same command goes on from there"
 
 
 class InlinePool(Pool):
@@ -123,6 +144,12 @@ class LocalPool(Pool):
         self._events: queue.Queue[tuple[_Process, dict[str, Any]]] = queue.Queue()
         self._processes: list[_Process] = []
 
+    def waits_for(self) -> tuple[Run, str] | None:
+        new = [process.job.config for process in self._processes if process.job is not None and not process.heard]
+        if not new or any(process.heard and process.job is not None for process in self._processes):
+            return None
+        return new[0], f"waiting for {len(new)} new worker{'s' * (len(new) > 1)} to load the libraries and the data"
+
     def submit(self, config: Run, policy: StopPolicy = PLAIN) -> None:
         warn_of_slow_autocast(
             config.compute.autocast, config.compute.device
@@ -151,6 +178,7 @@ class LocalPool(Pool):
     def _translate(self, process: "_Process", event: dict[str, Any]) -> Event | None:
         if event["event"] == "gone":
             return self._bury(process)
+        process.heard = True
         if process.job is None:
             return None
         config, policy = process.job.config, process.job.policy
@@ -181,10 +209,11 @@ class LocalPool(Pool):
         return Event("error", process.job.config, message=f"its process ended {RETRIES + 1} times ({why}).{tail}")
 
     def close(self) -> None:
+        busy = sum(process.job is not None for process in self._processes)
         for process in self._processes:
             process.dismiss()
         for process in self._processes:
-            process.end()
+            process.end(f"waiting for {busy} worker{'s' * (busy != 1)} to write down the runs in hand")
         self._processes, self._jobs = [], []
         self._cargo.close()
 
@@ -206,17 +235,18 @@ def worker_environment() -> dict[str, str]:
 
 
 class _Process:
-    """One worker process and the thread that listens to it."""
+    """One worker process and the two threads that listen to it, which nothing that it writes can stop."""
 
     def __init__(self, root: Path, trainer: str, events: "queue.Queue[tuple[_Process, dict[str, Any]]]") -> None:
         self.job: _Job | None = None
-        self._errors: list[str] = []
+        self.heard = False
+        """Whether it has said anything yet."""
+        self._errors = b""
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "subspaces.runs.worker", str(root), trainer],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             env=worker_environment(),
             start_new_session=True,  # Ctrl-C reaches the parent only, which then closes the pipes
         )
@@ -229,25 +259,31 @@ class _Process:
 
     def _listen(self, events: "queue.Queue[tuple[_Process, dict[str, Any]]]") -> None:
         assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            events.put((self, json.loads(line)))
-        events.put((self, {"event": "gone"}))
+        try:
+            for line in self.popen.stdout:
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # a line that is no event
+                    event = json.loads(line)
+                    event["event"]
+                    events.put((self, event))
+        finally:
+            events.put((self, {"event": "gone"}))
 
     def _listen_errors(self) -> None:
+        """Keep the last few lines, whatever bytes they are made of."""
         assert self.popen.stderr is not None
-        for line in self.popen.stderr:
-            self._errors = [*self._errors[-19:], line.rstrip()]
+        while chunk := os.read(self.popen.stderr.fileno(), 1 << 16):
+            self._errors = (self._errors + chunk)[-4096:]
 
     def last_words(self) -> str:
-        return " / ".join(line for line in self._errors[-3:] if line)
+        lines = self._errors.decode(errors="replace").splitlines()[-3:]
+        return " / ".join(line.rstrip() for line in lines if line.strip())
 
     def take(self, job: _Job) -> None:
         self.job = job
         assert self.popen.stdin is not None
+        fields = job.config.to_dict() | {"policy": job.policy.to_dict(), "cargo": job.task}
         with contextlib.suppress(BrokenPipeError):  # it is gone, which the listener tells
-            self.popen.stdin.write(
-                json.dumps(job.config.to_dict() | {"policy": job.policy.to_dict(), "cargo": job.task}) + "\n"
-            )
+            self.popen.stdin.write(json.dumps(fields).encode() + b"\n")
             self.popen.stdin.flush()
 
     def dismiss(self) -> None:
@@ -255,13 +291,16 @@ class _Process:
         with contextlib.suppress(OSError):
             self.popen.stdin.close()
 
-    def end(self) -> None:
-        """Give the run in hand time to write its state."""
-        try:
-            self.popen.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
+    def end(self, why: str = "waiting for a worker to end") -> None:
+        """Give the run in hand time to write its state; said if that takes long."""
+        patience, end = Patience(), time.monotonic() + GRACE
+        while self.popen.poll() is None:
+            try:
+                self.popen.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                patience.wait(why)
+                if time.monotonic() > end:
+                    self.popen.kill()
         for listener in self._listeners:
             listener.join(timeout=5)
         for pipe in (self.popen.stdout, self.popen.stderr):

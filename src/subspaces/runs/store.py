@@ -6,6 +6,9 @@ hopeless is not done: ``stopped.json`` has its row, for those who would have giv
 A result of another revision of the task counts as not done; its row is put aside when the new one is written.
 """
 
+import contextlib
+import errno
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from subspaces.errors import checked, need_posix
-from subspaces.files import atomic_write
-from subspaces.runs.claims import Claim
+from subspaces.files import KEPT, atomic_write, explain, sweep
+from subspaces.processes import Patience
+from subspaces.runs.claims import Claim, holder, release_void
 from subspaces.runs.fingerprint import changed, fingerprint, made_of, mark, row_is_of_today
 from subspaces.runs.records import Result, decode_row, encode_row
 from subspaces.runs.run import Run
 from subspaces.runs.stop import PLAIN, StopPolicy
 from subspaces.training.callbacks import Callback
 
-RESULT, GIVEN_UP, STATE = "result.json", "stopped.json", "state.safetensors"
+RESULT, GIVEN_UP, STATE, ROOM = "result.json", "stopped.json", "state.safetensors", ".room"
 Trainer = Callable[..., Result]
 _TOLD: dict[tuple[Path, str], str] = {}
 """Folder of runs and task → the revision whose runs it was said of that they are done again."""
@@ -52,7 +56,8 @@ def run_once(
     Args:
         config: what to run.
         root: folder of all runs.
-        wait: while another process works on it, wait for its result (True) or return None at once (False).
+        wait: while another process works on it, wait for its result (True; after three seconds a line on standard error
+            says for whom) or return None at once (False).
         policy: whether to give it up where it is hopeless, and where to log it.
         trainer: what to call in place of ``subspaces.runs.train.train``.
         callbacks: objects to call during the training.
@@ -65,10 +70,11 @@ def run_once(
         OSError: ``root`` cannot be written; the message says why and what to do.
     """
     need_posix("run_once")
-    folder = folder_of(root, config)
+    folder, patience = folder_of(root, config), Patience()
     while True:
         result = load_result(folder, policy, asked=config)
         if result is not None:
+            tidy(folder, config.task)
             return result
         with Claim(folder) as claim:
             if claim.held:
@@ -78,6 +84,7 @@ def run_once(
                 return done or _train_and_store(config, folder, policy, trainer, options)
         if not wait:
             return None
+        patience.wait(lambda: f"waiting for {config.key()}, in the hands of {holder(folder) or 'nobody now'}")
         time.sleep(0.2)
 
 
@@ -104,19 +111,57 @@ def store_result(result: Result, folder: str | Path, policy: StopPolicy = PLAIN)
         _replace(folder / GIVEN_UP, result)
         return result
     _replace(folder / RESULT, result)
-    for leftover in (STATE, GIVEN_UP):
-        (folder / leftover).unlink(missing_ok=True)
+    _remove_leftovers(folder)
     return result
+
+
+def tidy(folder: Path, task: str) -> None:
+    """Remove from a run's folder what a killed process left: its claim, temporary files, and beside a result a state.
+
+    The state stays where the result is of another revision of the task: it may be that of a run of today.
+    """
+    try:
+        names = set(os.listdir(folder))
+    except OSError:
+        return
+    if "claim" in names or ".takeover" in names or any(name.endswith(".tmp") for name in names):
+        release_void(folder)
+        if (folder / "claim").exists():
+            return
+        sweep(folder, again=True)
+    if RESULT in names and names & {STATE, ROOM}:
+        try:
+            row = decode_row((folder / RESULT).read_bytes())
+            if row["config"]["task"] == task and row_is_of_today(row, task):
+                _remove_leftovers(folder)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+
+
+def tidy_all(root: str | Path, task: str) -> None:
+    """The same for all runs of a task below ``root``."""
+    with contextlib.suppress(OSError):
+        for folder in Path(root).iterdir():
+            tidy(folder, task)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for leftover in (STATE, GIVEN_UP, ROOM):
+        with contextlib.suppress(OSError):  # the result is there: what else lies beside it does no harm
+            (folder / leftover).unlink(missing_ok=True)
 
 
 def _replace(path: Path, result: Result) -> None:
     """Write a row; one of another revision that stands in its place is kept beside it."""
-    if path.exists():
-        old = _decoded(path)
-        made = "" if old is None else old.get("fingerprint", "")
-        if old is not None and made != result.fingerprint and not row_is_of_today(old, result.config.task):
-            path.replace(path.with_name(f"{path.name}.{mark(made)}"))
-    atomic_write(path, encode_row(result.to_row()))
+    try:
+        if path.exists():
+            old = _decoded(path)
+            made = "" if old is None else old.get("fingerprint", "")
+            if old is not None and made != result.fingerprint and not row_is_of_today(old, result.config.task):
+                path.replace(path.with_name(f"{path.name}.{mark(made)}"))
+        atomic_write(path, encode_row(result.to_row()), kept=KEPT)
+    except OSError as error:
+        raise explain(error, path, KEPT) from error
 
 
 def status(config: Run, root: str | Path) -> str:
@@ -181,6 +226,10 @@ def _decoded(path: Path, typed: str | None = None) -> dict[str, Any] | None:
         return row
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):  # nothing can lie there; who writes there says so
+            return None
+        raise
     except ValueError as error:
         aside = path.with_name(path.name + ".corrupt")
         path.replace(aside)

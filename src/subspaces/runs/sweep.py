@@ -1,16 +1,18 @@
 """Many runs at once: done ones are read, the others shared among workers, on one machine or many."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from subspaces.errors import check_folder, checked, need_posix, one_of, shown, within
+from subspaces.processes import Patience
+from subspaces.runs.claims import holder
 from subspaces.runs.clusters import RayPool, SlurmPool
 from subspaces.runs.pools import TRAINER, Event, InlinePool, LocalPool, Pool
 from subspaces.runs.records import Result
 from subspaces.runs.run import Run
-from subspaces.runs.store import folder_of, load_result
+from subspaces.runs.store import folder_of, load_result, tidy
 
 Launcher = Literal["local", "ray", "slurm"]
 MOST_WORKERS = 1024
@@ -71,6 +73,8 @@ def run_many(
     """
     check_workers(workers, launcher)
     check_folder("root", root)
+    for config in configs:
+        tidy(folder_of(root, config), config.task)
     found = {config.key(): load_result(folder_of(root, config), asked=config) for config in configs}
     missing = {config.key(): config for config in configs if found[config.key()] is None}
     if missing:
@@ -88,22 +92,46 @@ def run_many(
 
 def events(pool: Pool, count: int) -> Iterator[Event]:
     """The events of a pool until ``count`` runs are done; runs in other hands are asked for again and again."""
+    foreign: set[Run] = set()
+    patience = Patience()
     while count:
         for event in next_events(pool):
             count -= event.kind == "done"
+            foreign.discard(event.config)
             if event.kind == "busy":
+                foreign.add(event.config)
                 time.sleep(0.2)
                 pool.submit(event.config)
             yield event
+        if 0 < count <= len(foreign):
+            yield from waiting_for(foreign, pool.root, patience)
+        else:
+            patience.over()
+
+
+def waiting_for(foreign: Iterable[Run], root: Path, patience: Patience) -> list[Event]:
+    """An event that says who has the first of some runs in hand, if that has lasted for a while; else none."""
+    first, *others = foreign
+    told: list[Event] = []
+    patience.tell = lambda text: told.append(Event("waiting", first, message=text))
+    more = f" and {len(others)} more" if others else ""
+    patience.wait(lambda: f"waiting for {first.key()}{more}: {holder(folder_of(root, first)) or 'free now'}")
+    return told
 
 
 def next_events(pool: Pool, timeout: float = 0.5) -> list[Event]:
-    """The next news of a pool.
+    """The next news of a pool; after three seconds without any from workers or machines that start, that.
 
     Raises:
         RuntimeError: a run failed; the message names it and its reason.
     """
     told = pool.wait(timeout)
+    if not told and (late := pool.waits_for()) is not None:
+        config, why = late
+        pool.patience.tell = lambda text: told.append(Event("waiting", config, message=text))
+        pool.patience.wait(why)
+    else:
+        pool.patience.over()
     for event in told:
         if event.kind == "error":
             raise RuntimeError(f"the run {event.config.key()} failed: {event.message}")

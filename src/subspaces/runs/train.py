@@ -1,5 +1,6 @@
 """Do one run: train its task, directly or in a subspace, or ask its function for the score."""
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -62,15 +63,18 @@ def train(
     place = None if folder is None else Path(folder)
     if isinstance(task := get_task(run.task), Objective):
         return _answer(task, run, place)
-    calls = [*callbacks]
+    calls: list[Callback] = [*callbacks]
+    recording = contextlib.ExitStack()
     if run.record.every is not None:
         if place is None:
             raise ValueError("`record` must go with `folder`, for the trajectory file; got none. Add one.")
         record = run.record
-        calls.append(RecordTrajectory(place, run.record.every, record.dtype, record.source, record.ema))
+        recorder = RecordTrajectory(place, run.record.every, record.dtype, record.source, record.ema)
+        calls.append(recorder)
+        recording.callback(recorder.close)
     if run.space.redraw_every and run.d is not None:
         calls.insert(0, RedrawBasis(run))  # a new basis is part of the step that asks for it
-    with surroundings(check_device(run.compute.device), run.compute.threads):
+    with recording, surroundings(check_device(run.compute.device), run.compute.threads):
         fit, resolved = build(run, place if resume else None, None if data_root is None else str(data_root))
         status, message = run_loop(fit, calls, place)
         if status == "diverged":

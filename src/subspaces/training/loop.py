@@ -5,13 +5,14 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
 
+from subspaces.errors import Terminated
 from subspaces.training.callbacks import Callback
 from subspaces.training.state import Fit, save_state
 from subspaces.training.step import evaluate, take_step
@@ -35,7 +36,10 @@ def run_loop(fit: Fit, callbacks: Sequence[Callback] = (), folder: Path | None =
         How the run ended, and what to say about it.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM, between two steps, after the state was written to ``folder``.
+        KeyboardInterrupt: Ctrl-C or SIGTERM (`Terminated`), between two steps, after the state was written to
+            ``folder``.
+        OSError: a callback or the state could not be written. The state is kept as it stands or stood, and the message
+            says from where the same call goes on.
     """
     with _interruptible() as interrupt:
         for callback in callbacks:
@@ -46,32 +50,83 @@ def run_loop(fit: Fit, callbacks: Sequence[Callback] = (), folder: Path | None =
     return status, message
 
 
-def _steps(
-    fit: Fit, callbacks: Sequence[Callback], interrupt: threading.Event, folder: Path | None
-) -> tuple[Status, str]:
+def _steps(fit: Fit, callbacks: Sequence[Callback], interrupt: "_Interrupt", folder: Path | None) -> tuple[Status, str]:
     on_step = [c.step for c in callbacks if type(c).step is not Callback.step]
-    saved = time.monotonic()
+    keeper = _Keeper(fit, folder)
     fit.model.train()
     while fit.step < fit.total_steps:
         for inputs, targets in fit.batches.epoch(fit.epoch, fit.step % fit.batches.per_epoch):
             loss, score = take_step(fit, inputs, targets, fit.share())
             _count(fit, loss, score)
             for call in on_step:
-                call(fit, loss)
+                _guarded(fit, call, fit, loss)
             at_end = fit.step % fit.batches.per_epoch == 0
             if (at_end or fit.step % CHECK_EVERY == 0) and not math.isfinite(float(fit.loss_sum)):
                 return "diverged", f"the loss became NaN or infinite by step {fit.step:,} of {fit.total_steps:,}"
             if at_end and (fit.epoch % fit.eval_every == 0 or fit.step == fit.total_steps):
                 row = _evaluate(fit)
-                verdicts = [callback.epoch(fit, row) for callback in callbacks]
+                verdicts = [_guarded(fit, callback.epoch, fit, row) for callback in callbacks]
                 if any(verdicts):
                     return "stopped", f"stopped by a rule after epoch {fit.epoch}"
-            if interrupt.is_set():
-                _leave(fit, folder)
-        if folder is not None and time.monotonic() - saved > SAVE_EVERY:
-            save_state(fit, folder)
-            saved = time.monotonic()
+            if interrupt.number or fit.halt is not None:
+                keeper.leave(interrupt.kind)
+        keeper.now_and_then()
     return "done", ""
+
+
+def _guarded(fit: Fit, call: Callable[..., Any], *args: Any) -> Any:
+    """Call a callback; if it cannot write, the step is gone through first and the run is left with its state."""
+    try:
+        return call(*args)
+    except OSError as error:
+        fit.halt = fit.halt or error
+        return None
+
+
+class _Keeper:
+    """Writes the state of a run, and knows what is written."""
+
+    def __init__(self, fit: Fit, folder: Path | None) -> None:
+        self.fit, self.folder, self.kept, self.at = fit, folder, fit.step, time.monotonic()
+
+    def now_and_then(self) -> None:
+        """At the end of an epoch, if the last state is old enough."""
+        if self.folder is not None and time.monotonic() - self.at > SAVE_EVERY:
+            self._save(self.folder)
+
+    def leave(self, kind: type[KeyboardInterrupt]) -> NoReturn:
+        """End the run here, for a signal or for what could not be written."""
+        fit, halt = self.fit, self.fit.halt
+        if self.folder is None and halt is not None:
+            raise halt
+        if self.folder is not None and not getattr(halt, "before", False):
+            self._save(self.folder)
+        if halt is not None:
+            raise _with(halt, self._goes_on()) from halt
+        if self.folder is None:
+            raise kind("interrupted; nothing was kept, since no folder was given")
+        raise kind(f"interrupted at step {fit.step:,} of {fit.total_steps:,}; the same command goes on")
+
+    def _save(self, folder: Path) -> None:
+        try:
+            save_state(self.fit, folder)
+        except OSError as error:
+            raise _with(error, self._goes_on()) from error
+        self.kept, self.at = self.fit.step, time.monotonic()
+
+    def _goes_on(self) -> str:
+        """From where the same command goes on, in words."""
+        epoch, rest = divmod(self.kept, self.fit.batches.per_epoch)
+        where = f"step {self.kept:,} of {self.fit.total_steps:,}" if rest else f"epoch {epoch} of {self.fit.epochs}"
+        return f"The same command goes on from {where}" if self.kept else "The same command begins this run anew"
+
+
+def _with(error: OSError, more: str) -> OSError:
+    """The same error with a further sentence."""
+    text = str(error) if error.filename else error.strerror or str(error)
+    told = OSError(error.errno, f"{text}. {more}")
+    told.explained = True  # pyright: ignore[reportAttributeAccessIssue]
+    return told
 
 
 def _count(fit: Fit, loss: Tensor, score: Tensor | None) -> None:
@@ -105,29 +160,32 @@ def _evaluate(fit: Fit) -> dict[str, Any]:
     return row
 
 
-def _leave(fit: Fit, folder: Path | None) -> None:
-    if folder is None:
-        raise KeyboardInterrupt("interrupted; nothing was kept, since no folder was given")
-    save_state(fit, folder)
-    raise KeyboardInterrupt(f"interrupted at step {fit.step:,} of {fit.total_steps:,}; the same command goes on")
+class _Interrupt:
+    """The signal that asks a run to stop; 0 before it comes."""
+
+    number = 0
+
+    @property
+    def kind(self) -> type[KeyboardInterrupt]:
+        return Terminated if self.number == signal.SIGTERM else KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that a run stops between two steps; a second Ctrl-C stops at once."""
-    event = threading.Event()
+def _interruptible() -> Iterator[_Interrupt]:
+    """Takes note of Ctrl-C and SIGTERM, so that a run stops between two steps; a second Ctrl-C stops at once."""
+    interrupt = _Interrupt()
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield interrupt
         return
 
     def request(number: int, frame: object) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
+        if interrupt.number:
+            raise interrupt.kind
+        interrupt.number = number
 
     before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield event
+        yield interrupt
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

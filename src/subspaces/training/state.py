@@ -1,6 +1,7 @@
 """Where a training run stands, and how that is written down and taken up again."""
 
 import contextlib
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from subspaces import container
+from subspaces.files import KEPT, explain
 from subspaces.subspace import Subspace
 from subspaces.tasks.scores import Score
 from subspaces.training.batches import Batches
 from subspaces.training.schedules import factor
 
 STATE = "state.safetensors"
+ROOM = ".room"
+"""File without contents that keeps room for a state."""
 Kept = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors and scalars of an interrupted run."""
 
@@ -55,6 +59,8 @@ class Fit:
     """What a kept state must agree with to be taken up: the names of the run and of its task."""
     step: int = 0
     """Steps taken."""
+    halt: OSError | None = None
+    """What a callback could not write: the run is left after this step, its state kept."""
     curves: list[dict[str, Any]] = field(default_factory=list)
     """One row per evaluation: epoch, step, seconds, lr, score, and loss and score of train, val, test."""
     trace: Tensor | None = None
@@ -118,7 +124,51 @@ class Fit:
 
 
 def save_state(fit: Fit, folder: Path) -> None:
-    """Write everything that the next step depends on, in one file, whole or not at all."""
+    """Write everything that the next step depends on, in one file, whole or not at all.
+
+    Where the disk is full, the room that `reserve` kept for it is used.
+
+    Raises:
+        OSError: it cannot be written; an earlier state is as it was.
+    """
+    tensors, scalars = _parts(fit)
+    try:
+        container.write(folder / STATE, "state", {"state": scalars}, tensors)
+    except OSError:
+        if not give_back(folder):
+            raise
+        container.write(folder / STATE, "state", {"state": scalars}, tensors)
+
+
+def reserve(fit: Fit, folder: Path) -> None:
+    """Keep so much room on the disk that a state can be written when a file of the run itself has filled it.
+
+    Raises:
+        OSError: there is no such room.
+    """
+    path = folder / ROOM
+    wanted = sum(tensor.numel() * tensor.element_size() for tensor in _parts(fit)[0].values()) * 9 // 8 + (1 << 16)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if hasattr(os, "posix_fallocate") and not (path.exists() and path.stat().st_size >= wanted):
+            with open(path, "ab") as file:
+                os.posix_fallocate(file.fileno(), 0, wanted)
+    except OSError as error:
+        give_back(folder)
+        raise explain(error, folder / STATE, KEPT) from error
+
+
+def give_back(folder: Path) -> bool:
+    """Remove what `reserve` made; whether there was any."""
+    try:
+        (folder / ROOM).unlink()
+        return True
+    except OSError:
+        return False
+
+
+def _parts(fit: Fit) -> Kept:
+    """Tensors and scalars of a run as it stands."""
     generator = fit.batches.generator
     tensors = _model_tensors(fit) | {"rng.torch": torch.get_rng_state(), "rng.augment": generator.get_state()}
     tensors |= {"sum.loss": fit.loss_sum, "sum.score": fit.score_sum}
@@ -135,7 +185,7 @@ def save_state(fit: Fit, folder: Path) -> None:
                 tensors[f"optimizer.{index}.{name}"] = value
             else:
                 scalars["optimizer"][f"{index}.{name}"] = value
-    container.write(folder / STATE, "state", {"state": scalars}, tensors)
+    return tensors, scalars
 
 
 def _model_tensors(fit: Fit) -> dict[str, Tensor]:

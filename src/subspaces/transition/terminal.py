@@ -52,6 +52,9 @@ class TransitionDisplay:
             return
         config = event.config
         label = f"t = {config.space.burn_in:,}, d = {config.d or 0:,}"
+        if event.kind == "waiting":
+            self.screen.print(event.message, soft_wrap=True, markup=False)
+            return
         if event.kind == "progress":
             self._parts[config.key()] = (label, event.part)
             return
