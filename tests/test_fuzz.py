@@ -47,7 +47,7 @@ def test_a_header_that_would_fill_the_memory_is_refused_before_it_is_parsed(name
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", ["basis", "trajectory"])
+@pytest.mark.parametrize("name", ["checkpoint", "trajectory"])
 def test_a_header_within_the_bound_takes_no_more_memory_than_it_says(name, tmp_path):
     """A twenty-fifth of what a small file may take, for each kind of JSON, of this whole process."""
     case, path = CASES[name], tmp_path / "flood"
