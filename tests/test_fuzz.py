@@ -40,23 +40,22 @@ def test_a_header_that_would_fill_the_memory_is_refused_before_it_is_parsed(name
     """More than a small file may take: nothing but its bytes, and a copy of them, is ever there."""
     case, path = CASES[name], tmp_path / "flood"
     whole = case.read(_copy(case.source, tmp_path / "whole"))
-    for mutant in floods(case.source.read_bytes(), ["empty lists"], 0.45):
-        tracemalloc.start()
-        assert outcome(case, mutant, path, whole) == REFUSED, mutant.way
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 2 * len(mutant.content) + 1_000_000, mutant.way
+    mutant = next(floods(case.source.read_bytes(), ["empty lists"], 0.45))
+    tracemalloc.start()
+    assert outcome(case, mutant, path, whole) == REFUSED
+    assert tracemalloc.get_traced_memory()[1] < 2 * len(mutant.content) + 1_000_000
+    tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", ["basis", "trajectory"])
+@pytest.mark.parametrize("name", ["checkpoint", "trajectory"])
 def test_a_header_within_the_bound_takes_no_more_memory_than_it_says(name, tmp_path):
-    """A tenth of what a small file may take, for each kind of JSON, of this whole process."""
+    """A twenty-fifth of what a small file may take, for each kind of JSON, of this whole process."""
     case, path = CASES[name], tmp_path / "flood"
     whole = case.read(_copy(case.source, tmp_path / "whole"))
-    for mutant in floods(case.source.read_bytes(), share=0.1):
+    for mutant in floods(case.source.read_bytes(), share=0.04):
         found, grown = peak(lambda mutant=mutant: outcome(case, mutant, path, whole))
         assert found not in NEVER, mutant.way
-        assert grown < 2 * len(mutant.content) + ROOM / 5, mutant.way
+        assert grown < 2 * len(mutant.content) + ROOM / 10, mutant.way
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "basis"])
@@ -87,7 +86,7 @@ def test_a_header_of_more_bytes_than_any_is_not_read(kind, tmp_path):
 @pytest.mark.parametrize("name", [name for name in JSON if name != "deep"])
 def test_no_json_takes_more_memory_than_was_counted_for_it(name):
     count, make = JSON[name]
-    for n in (count // 80, count // 53):  # tables of Python grow in steps
+    for n in (count // 400, count // 270):  # tables of Python grow in steps
         text = make(n).encode()
         inner = json.dumps({"x": text.decode()}).encode()  # as a header stands in the table
         for raw in (text, inner):
@@ -114,7 +113,7 @@ def test_a_file_of_twenty_thousand_tensors_is_read(tmp_path):
 
 def test_a_header_that_readers_would_refuse_is_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"header that readers take; got .* Save fewer tensors or notes"):
-        container.write(tmp_path / "a", "thing", {"extra": [[]] * 1_000_000}, {"x": torch.ones(2)})
+        container.write(tmp_path / "a", "thing", {"extra": "é" * 700_000}, {"x": torch.ones(2)})
     assert list(tmp_path.iterdir()) == []
 
 

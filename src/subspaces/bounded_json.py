@@ -5,7 +5,7 @@ from typing import Any
 
 DEPTH = 100
 """How deep values may be nested."""
-MEMORY = 128_000_000
+MEMORY = 64_000_000
 """Bytes that the values of a small file may take."""
 _COSTS = {b"[": 96, b"{": 96, b":": 160, b",": 56, b"\\u": 160}
 """Bytes of Python's objects for each sign, wherever it stands, and for escapes that may hide one."""

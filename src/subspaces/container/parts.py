@@ -54,7 +54,7 @@ def digest(header: Header, tensors: dict[str, Tensor]) -> str:
 
 
 def memory_of(size: int) -> int:
-    """Bytes of memory that the header of a file of `size` bytes may take: as many, or 128 MB for a small file."""
+    """Bytes of memory that the header of a file of `size` bytes may take: as many, or 64 MB for a small file."""
     return max(MEMORY, size)
 
 
