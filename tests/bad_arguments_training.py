@@ -12,7 +12,7 @@ CASES = {
         ("ss.PBFGS(s, tries=2.5)", "`tries` must be an integer … got 2.5 … Write tries=2"),
         ("ss.PBFGS(s, armijo=2)", "`armijo` must be in (0, 1) … got 2 … Choose one in this range"),
         ("ss.PBFGS(s, damping=1)", "`damping` must be in [0, 1) … got 1 … Choose one in this range"),
-        ('ss.PBFGS(s, "published", damping=0.5)', "`pair_every` and `damping` must be left out … got 10 and 0.5 … Remove"),
+        ('ss.PBFGS(s, "published", damping=0.5)', "`pair_every` and `damping` must be left out … got 10 and 0.5"),
         ("ss.PBFGS(s).step()", "`closure` must be a function … got None … Give step(lambda:"),
         ("ss.PBFGS(s).step(5)", "`closure` must be a function … got 5 … Give step(lambda:"),
         ("ss.GaussNewton(m)", "`subspace` must be a Subspace … got a Net … See help(GaussNewton)"),
