@@ -163,20 +163,20 @@ def test_lists_are_the_registries(capsys, what, registry):
         (["train", "digits-fc", "--d", "9", "--projection", "hadamrd"], "Did you mean 'hadamard'?"),
         (["train", "digits-fc", "--d", "9", "--projection", "nowhere.maps:Mine"], "got 'nowhere.maps:Mine' (No module"),
         (["extract", ".", "--method", "dlrd"], "Did you mean 'dldr'?"),
-        (["train", "digits-fc", "--d", "99999999"], "`d`"),
-        (["train", "digits-fc", "--projection", "onehot"], "`projection` must go with `d`; got no `d`"),
-        (["train", "digits-fc", "--d", "0"], "`d` must be at least 1; got 0"),
-        (["dimension", "digits-fc", "--d", "9"], "`d` must be left out"),
-        (["dimension", "digits-fc", "--level", "2"], "`level` must be in (0, 1)"),
-        (["report", "runs", "--level", "2"], "`level` must be in (0, 1)"),
-        (["report"], "`dirs` must name at least one folder"),
+        (["train", "digits-fc", "--d", "99999999"], "`--d`"),
+        (["train", "digits-fc", "--projection", "onehot"], "`--projection` must go with `--d`; got no `--d`"),
+        (["train", "digits-fc", "--d", "0"], "`--d` must be at least 1; got 0"),
+        (["dimension", "digits-fc", "--d", "9"], "`--d` must be left out"),
+        (["dimension", "digits-fc", "--level", "2"], "`--level` must be in (0, 1)"),
+        (["report", "runs", "--level", "2"], "`--level` must be in (0, 1)"),
+        (["report"], "`DIRS` must name at least one folder"),
         (["report", "nowhere"], "nowhere, which is not there"),
         (["train", "digits-fc", "--lerning-rate", "1"], "--lerning-rate"),
         (["list", "projection"], "projections"),
         (["check", "digits-fv"], "Did you mean 'digits-fc'?"),
-        (["check", "digits-fc", "--level", "2"], "`level` must be in (0, 1)"),
+        (["check", "digits-fc", "--level", "2"], "`--level` must be in (0, 1)"),
         (["check", "nowhere.py:task"], "there is no"),
-        (["new", "task", "nowhere/own.py"], "`file` must be in a folder that is there"),
+        (["new", "task", "nowhere/own.py"], "`FILE` must be in a folder that is there"),
         (["new", "loop"], "task"),
     ],
 )
@@ -255,7 +255,7 @@ def test_a_terminal_gets_signs_and_others_words(capsys, monkeypatch):
     from subspaces.dimension.check_lines import Line
 
     for terminal, signs in ((True, ["✓", "!", "✗"]), (False, ["ok", "look", "wrong"])):
-        monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+        monkeypatch.setattr("subspaces.screen.can_move", lambda file, seen=terminal: seen)
         for verdict in ("ok", "look", "wrong"):
             own.print_line(Line("loss", verdict, "0.1 [at] start"))
         out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)

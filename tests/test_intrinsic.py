@@ -202,7 +202,7 @@ WRONG = [
     (network, {"data": (X, Y), "loss": "msee"}, "Did you mean 'mse'"),
     (network, {"data": (X, Y[:5]), "loss": "mse"}, "one target per example"),
     (network, {"data": (X, Y), "loss": "mse", "target": "y"}, "`target` must go with data from a file"),
-    (network, {"data": (X, Y), "loss": "mse", "judged_on": "test"}, "`judged_on` must be train or val"),
+    (network, {"data": (X, Y), "loss": "mse", "judged_on": "test"}, "`judged_on` must be one of train, val"),
     (network(), {"data": (X, Y)}, "`what` must be a function"),
     ("digits-fc", {"D": 3}, "`D` must be left out with a task"),
     ("digits-fc", {"name": "mine"}, "`name` must be left out with a task"),

@@ -174,7 +174,7 @@ def test_the_breakdown_of_fastjl_shows_in_the_facts():
         ("d = [20, 200]", "d = [20, -3]", "`d` must be positive integers"),
         ("200 = 99.9", "300 = 99.9", r"`published` must be at d of the series; got \['300'\]"),
         ("epochs = 3 }", 'epochs = 3 }\nmissed = { 20 = "why" }', r"`missed` must be of published .*got \['20'\]"),
-        ("epochs = 3", "epoch = 3", "got 'epoch'. Did you mean 'epochs'?"),
+        ("epochs = 3", "epoch = 3", "`epoch` must be left out; got 3, but a run has no such option"),
         ("epochs = 3", "epochs = 0", "`epochs` must be at least 1; got 0"),
         ('title = "Digits', 'titel = "Digits', "Did you mean 'title'"),
         ("epochs = 3 }", "epochs = 3 }\ncoordinate_lr = 1.0", "`coordinate_lr` must stand without"),

@@ -176,7 +176,7 @@ def test_options_that_do_not_fit_are_refused(basis, fields, message):
 
 
 def test_a_file_that_is_no_subspace_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="which is not there"):
         train(Run.of("digits-fc-16x1", subspace=str(tmp_path / "none.safetensors")))
 
 

@@ -3,10 +3,11 @@
 import time
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from subspaces.layout import COORDINATES
-from subspaces.screen import Screen, console
+from subspaces.screen import console
 from subspaces.training.callbacks import Callback
 
 QUIET = 15.0
@@ -16,7 +17,7 @@ QUIET = 15.0
 class TrainDisplay(Callback):
     """Progress of one run: a bar in a terminal, else a line every few epochs."""
 
-    def __init__(self, screen: Screen | None = None) -> None:
+    def __init__(self, screen: Console | None = None) -> None:
         self.screen = screen or console()
         self._bar: Progress | None = None
         self._said = 0.0

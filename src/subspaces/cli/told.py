@@ -61,7 +61,8 @@ def as_typed(text: str, command: str, names: dict[str, str]) -> str:
     """A message with every argument as it is typed."""
     if command == "dimension" and text.startswith("`start` must go with `subspace`"):
         text = text.replace("`start`", "`--run-start`", 1)  # `--start` is that of the search
-    told = re.sub(r"`([a-zA-Z_]\w*)`", lambda match: f"`{names.get(match[1], match[1])}`", text)
+    own, file, keys = text.partition(".toml: ")  # behind it stand keys of a file, which are as they are written
+    told = re.sub(r"`([a-zA-Z_]\w*)`", lambda match: f"`{names.get(match[1], match[1])}`", own) + file + keys
     return re.sub(r"See help\([\w.]+\)\.", f"See subspaces {command} --help.", told)
 
 

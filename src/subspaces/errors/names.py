@@ -74,7 +74,7 @@ def shown(value: Any) -> str:
 
 
 def _a(value: Any) -> str:
-    return _article(type(value).__qualname__)
+    return _article(type(value).__name__)
 
 
 def _article(noun: str) -> str:
