@@ -280,9 +280,14 @@ def test_the_loss_and_exploration_are_the_published_ones():
 
 
 @pytest.mark.rl
-def test_a_run_leaves_a_policy_and_a_replay(tmp_path):
+def test_a_run_leaves_a_policy_and_a_replay(tmp_path, monkeypatch):
     run = Run.of("cartpole", d=10, seed_model=3, seed_projection=8, optimizer="cma", epochs=12)
+    returns, threads = Rollouts.returns, set()
+    monkeypatch.setattr(Rollouts, "returns", lambda *a: threads.add(torch.get_num_threads()) or returns(*a))
+    torch.set_num_threads(2)  # one thread per process, whatever it was
     found, again = train(run, folder=tmp_path), train(run)
+    assert (threads, torch.get_num_threads()) == ({1}, 2)
+    torch.set_num_threads(1)
     assert (found.score, found.test_score) == (again.score, again.test_score)
     last = found.curves[-1]
     assert last["score_se"] == found.score_error

@@ -48,7 +48,7 @@ def _inverted_pendulum() -> Control:
     environment = Environment(
         "InvertedPendulum-v5", (4,), 1, False, 1000, best=1000.0, solved=950.0,
     )  # fmt: skip
-    evolution = Evolution(epochs=80, sigma=0.3, cma_sigma=1.0, episodes=1, stop=950.0, sure=10, least=16)
+    evolution = Evolution(epochs=200, sigma=0.3, cma_sigma=1.0, stop=950.0, sure=10, least=16)
     algorithms = {"evolution": evolution}
     algorithms |= {name: dataclasses.replace(evolution, method=name) for name in ("cma", "es")}
     policy = Policy((4,), (20, 20), 2, head="opposed")

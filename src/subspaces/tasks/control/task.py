@@ -168,7 +168,15 @@ class Course:
         self.cpu = time.process_time()
 
     def result(self) -> dict[str, Any]:
-        """Train, score, keep; what `Objective` returns."""
+        """Train, score, keep, in one thread; what `Objective` returns."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # products of this size take ten times as long where two threads wait for one another
+        try:
+            return self._result()
+        finally:
+            torch.set_num_threads(threads)
+
+    def _result(self) -> dict[str, Any]:
         self._learn() if isinstance(self.settings, Dqn) else self._evolve()
         self.trained_steps = self.trained_steps or self.rollouts.steps
         seconds, cpu = time.perf_counter() - self.started, time.process_time() - self.cpu
