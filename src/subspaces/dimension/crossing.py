@@ -17,7 +17,7 @@ FEWEST = 10  # runs in the fit below which nothing is called found
 EXACT_SPAN, EXACT_RUNS = 3, 3  # an interval of at most 3 integers is settled by up to 3 runs at each
 MOST_FAILED = 6  # from this many runs on, the search ends when more than half have failed
 ENOUGH_RUNS, RELAXED_FROM = 16, 24  # runs that should do (with a known slope); runs from which a wider interval may do
-BESIDE, FLAT = 2.0, 0.25  # slope up to this factor above d_int, under this share of that below: perhaps a corner
+BESIDE, FLAT = 2.0, 0.2  # slope up to this factor above d_int, under this share of that below: perhaps a corner
 HIDES = 0.15  # ln d to which one run there tells it at best: what is sharper does not hide a corner
 BASELINE_SHARE = 0.6  # of the wanted interval's standard deviation that may be the baseline's
 
@@ -204,7 +204,7 @@ class Crossing(Reading):
         return found
 
     def _flattens(self, d_int: int) -> float | None:
-        """The slope above d_int over that below it, where it is under a quarter and the noise could hide a corner."""
+        """The slope above d_int over that below it, where it is under a fifth and the noise could hide a corner."""
         at = [max(min(self.window), d_int / BESIDE), d_int, min(max(self.window), d_int * BESIDE)]
         if self.curve is None or self.two_outcomes or at[0] * 1.2 > d_int or at[2] < 1.2 * d_int:
             return None

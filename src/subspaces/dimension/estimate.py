@@ -137,7 +137,7 @@ class DimensionEstimate:
         by_mean, by_passing: (d, low, high) by the other definitions, where runs failed or have two outcomes: the
             expected score of all runs with a score, failed ones too, and the share of the runs that pass (more than a
             half); None where none failed.
-        flattens: slope of the fit above d_int over that below, where that is under a quarter: the curve has, or may
+        flattens: slope of the fit above d_int over that below, where that is under a fifth: the curve has, or may
             have, a corner or a plateau at the threshold, and the interval is less sure; None elsewhere.
         split_sd: standard error of a score near the threshold, of judging all runs by one validation split; in the
             interval. 0 where every run has a split of its own, or where it is not known.
