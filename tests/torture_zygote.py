@@ -263,7 +263,8 @@ def main() -> None:
                     child(json.loads(content), list(files), path)
                 for fd in files:
                     os.close(fd)
-                line.sendall(str(pid).encode())
+                with contextlib.suppress(OSError):  # of a command that was killed while it asked
+                    line.sendall(str(pid).encode())
 
 
 if __name__ == "__main__":
