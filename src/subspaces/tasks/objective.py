@@ -1,6 +1,7 @@
 """Anything that answers (d, seed) → score: a person's own loop, in any framework of training."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,11 @@ class Objective:
     def quick(self) -> Mapping[str, Any]:
         """Words of a run for ``--quick``."""
         return {}
+
+    @property
+    def top(self) -> float:
+        """The largest score that there is; infinite where none is known."""
+        return math.inf
 
     def settings_line(self, run: Any) -> str:
         """How a run is trained, in one line of a table."""
