@@ -159,7 +159,7 @@ def score_row(recipe: str, series: Series, d: int | None, results: Sequence[Resu
     scores = [scale * (r.score if trained else r.test_score) for r in results]
     finite = [score for score in scores if math.isfinite(score)]
     lost, published = len(scores) - len(finite), series.published.get(d)
-    top = math.inf if isinstance(task, Objective) else scale
+    top = task.top if isinstance(task, Objective) else scale
     measured = _within(interval_of_mean(finite), top) if finite else Interval(math.nan, None, None, None)
     noise = NOISE * scale / 100 if not isinstance(task, Objective) else RETURN_NOISE * max(published or 0.0, 1.0)
     verdict = judge_score(measured, published, noise)

@@ -83,6 +83,11 @@ class Objective:
         """Words of a run for ``--quick``."""
         return {}
 
+    @property
+    def top(self) -> float:
+        """The largest score that there is; infinite where none is known."""
+        return math.inf
+
     def settings_line(self, run: Any) -> str:
         """How a run is trained, in one line of a table."""
         return "own loop"

@@ -66,6 +66,12 @@ class Control(Objective):
         """A quarter of the generations or episodes."""
         return {"epochs": max(10, self.optimizer.epochs // 4)}
 
+    @property
+    def top(self) -> float:
+        """The largest return that there is."""
+        best = self.play.environment.best
+        return float("inf") if best is None else float(best)
+
     def build_model(self, seed: int) -> nn.Module:
         """The network of the policy, from the seed alone."""
         return self.play.policy.from_seed(seed)
