@@ -105,5 +105,5 @@ def test_dimensions_of_another_recipe_are_drawn_beside(tmp_path, monkeypatch):
     (axes,) = drawn[0].axes
     named = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
     assert len(named) == 2
-    assert named[0].startswith("CartPole W=20")
+    assert named[0] == "CartPole W=20, CMA-ES"
     assert named[1] == "FC 2×200 (li2018-mnist)"
