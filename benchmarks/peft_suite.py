@@ -22,7 +22,7 @@ _CASES = [
     ("MLP", {"target_modules": ["lin0", "lin1"], "d": 20}),
     ("MLP", {"target_modules": ["lin0"], "modules_to_save": ["lin1"], "d": 20}),
     ("MLP", {"target_modules": ["lin0", "lin1"], "d": 4, "r": 2, "space": "lora-xs"}),
-    ("EmbConv1D", {"target_modules": ["conv1d"], "d": 10}),
+    ("EmbConv1D", {"target_modules": ["conv1d"], "d": 4}),
     ("EmbConv1D", {"target_modules": ["emb"], "d": 10}),
     ("EmbConv1D", {"target_modules": ["emb", "conv1d"], "d": 10, "r": 2}),
     ("Conv1d", {"target_modules": ["conv1d"], "d": 2, "r": 1}),
@@ -33,6 +33,7 @@ _CASES = [
 TEST_CASES = [(f"{model} {k} Subspace", model, SubspaceConfig, kwargs) for k, (model, kwargs) in enumerate(_CASES)]
 """
 DECODERS = """
+import os
 import transformers as _transformers
 from subspaces.integrations.peft import SubspaceConfig
 ALL_CONFIGS = [
@@ -46,7 +47,12 @@ _SIZES |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _TYPES = {"opt": {"ffn_dim": 32, "word_embed_proj_dim": 16}, "gpt2": {}, "gptj": {"rotary_dim": 4}, "llama": {}}
 
 
+_from_folder = _transformers.AutoModelForCausalLM.from_pretrained
+
+
 def _built(cls, name, *args, **kwargs):
+    if os.path.isdir(name):
+        return _from_folder(name, *args, **kwargs)
     kind = next(kind for kind in ("gptj", "gpt2", "opt", "llama") if kind in str(name).lower())
     sizes = _SIZES | _TYPES[kind]
     if kind in ("gpt2", "gptj"):
@@ -56,7 +62,8 @@ def _built(cls, name, *args, **kwargs):
         sizes = {k: v for k, v in sizes.items() if k not in others}
     torch.manual_seed(0)
     model = _transformers.AutoModelForCausalLM.from_config(_transformers.AutoConfig.for_model(kind, **sizes))
-    return model.to(kwargs.get("dtype") or kwargs.get("torch_dtype") or torch.float32)
+    model.config._name_or_path = model.name_or_path = name
+    return model.eval().to(kwargs.get("dtype") or kwargs.get("torch_dtype") or torch.float32)
 
 
 _transformers.AutoModelForCausalLM.from_pretrained = classmethod(_built)

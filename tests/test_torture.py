@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torture import Tally, Zygote, torture
 
-KILLS = {"dimension": 3, "train": 5, "reproduce": 2}
+KILLS = {"dimension": 3, "train": 5, "transition": 2, "reproduce": 2}
 
 
 @pytest.mark.parametrize("seed", [1])

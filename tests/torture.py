@@ -37,7 +37,7 @@ COMMANDS: dict[str, list[str]] = {
     "train": ["train", TASK, "--record", "epoch", "--epochs", "24"],
     "transition": [
         "transition", TASK, "--workers", "2", "--burn-in", "0", "--levels", "0.3", "--first", "7", "--d-min", "4",
-        "--d-max", "64", "--budget", "7", "--runs", "1", "--window", "5", "--no-predict", "--json",
+        "--d-max", "64", "--budget", "12", "--runs", "2", "--window", "5", "--no-predict", "--json",
     ],
     "reproduce": ["reproduce", "torture_recipe.toml", "--workers", "2"],
 }  # fmt: skip

@@ -9,7 +9,7 @@ from subspaces.projections.blocks import Blocks
 from subspaces.registry import name_of, path_of, resolve
 
 Allowed = type[Projection] | Iterable[type[Projection]] | Mapping[str, type[Projection]]
-_TAKEN = ("basis", "blocks", "layer-kronecker")  # other things to files and to `Subspace`
+_TAKEN = ("basis", "blocks", "layer-kronecker", "lora", "lora-xs")  # other things to files and to `Subspace`
 _GIVEN = {"self", "d", "D", "seed", "sizes"}  # what the library gives to a constructor
 
 

@@ -106,7 +106,7 @@ class _Search(Measurement):
         with self.doing_runs(workers, launcher, trainer):
             if not self.levels:
                 self._pilot()
-            self.searches = {t: self._search(t) for t in self.rule.burn_in}
+            self.searches = {t: self._search(max(workers, self.rule.ahead)) for t in self.rule.burn_in}
             while self._keep_busy(workers):
                 self.proceed()
         self._write()
@@ -115,22 +115,18 @@ class _Search(Measurement):
 
     # ---- runs
 
-    def _search(self, t: int) -> TransitionSearch:
-        """The search of one burn-in time, told the runs that are there."""
+    def _search(self, ahead: int) -> TransitionSearch:
+        """The search of one burn-in time; it repeats its course over the runs that are there."""
         rule = self.rule
-        search = TransitionSearch(
+        return TransitionSearch(
             self.levels or (1.0,), *self.range, delta=rule.delta, points_per_octave=rule.points_per_octave,
             first=rule.first, max_runs=rule.runs, ratio=rule.ratio, budget=rule.budget, goal=rule.direction, at=rule.at,
-            confidence=rule.confidence,
+            confidence=rule.confidence, ahead=ahead,
         )  # fmt: skip
-        for (burn_in, d, i), result in self.results.items():
-            if burn_in == t:
-                search.tell(d, i - rule.first_seed, outcome_of(result, rule).value)
-        return search
 
     def _pilot(self) -> None:
         """One run at each d of the first round, by which the levels are chosen."""
-        places = [(t, d, self.rule.first_seed) for t in self.rule.burn_in for d in self._search(t).first]
+        places = [(t, d, self.rule.first_seed) for t in self.rule.burn_in for d in self._search(1).first]
         found = self.finish(self._at(*place) for place in places)
         self.levels = pilot_levels([outcome_of(run, self.rule) for run in found.values()], self.rule.direction)
 
@@ -139,13 +135,22 @@ class _Search(Measurement):
         while not self.over and len(self.working) < workers:
             # the burn-in time with the fewest runs first, so that a budget of time is spent evenly
             for t in sorted(self.searches, key=self._runs_at):
-                if asked := self.searches[t].ask(1):
-                    d, i = asked[0]
-                    self.submit(self._at(t, d, i + self.rule.first_seed))
+                if (config := self._asked(t)) is not None:
+                    self.submit(config)
                     break
             else:
                 break
         return bool(self.in_hand)
+
+    def _asked(self, t: int) -> Run | None:
+        """The next run of a burn-in time that is not there yet; those that are there are told."""
+        search, first = self.searches[t], self.rule.first_seed
+        while asked := search.ask(1):
+            d, i = asked[0]
+            if (known := self.results.get((t, d, i + first))) is None:
+                return self._at(t, d, i + first)
+            search.tell(d, i, outcome_of(known, self.rule).value)
+        return None
 
     def _runs_at(self, t: int) -> int:
         """Runs of a burn-in time that are done or in hand."""

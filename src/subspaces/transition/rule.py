@@ -45,6 +45,9 @@ class TransitionRule:
     """Number of the first run at each d; measurements with first seeds 100 apart share no run and no seed."""
     budget: int = 40
     """Most runs for one burn-in time."""
+    ahead: int = 2
+    """Runs of a burn-in time that are decided before the result of the first of them counts. Up to so many workers make
+    the same runs and find the same answer, whichever ends first; more of them decide as many ahead as they are."""
     minutes: float | None = None
     """Budget of time; nothing is started after it."""
     predict: bool = True
@@ -55,7 +58,16 @@ class TransitionRule:
     """Training examples of which the prediction takes its curvature."""
 
     def __post_init__(self) -> None:
-        counts = ("window", "points_per_octave", "first", "runs", "budget", "solution_epochs", "predict_examples")
+        counts = (
+            "window",
+            "points_per_octave",
+            "first",
+            "runs",
+            "budget",
+            "ahead",
+            "solution_epochs",
+            "predict_examples",
+        )
         at_least(1, **{name: getattr(self, name) for name in (*counts, "d_min", "d_max")})
         if not self.burn_in or min(self.burn_in) < 0 or len(set(self.burn_in)) < len(self.burn_in):
             raise ValueError(

@@ -23,8 +23,10 @@ class TransitionSearch:
     is as narrow as `ratio`. A level that too few runs came near, or that none of them reached, is looked for on a grid
     first: at the grid dimension that lies inside the most such levels' intervals of `monotone_crossing` and has had the
     fewest runs, `max_runs` at most. The proposals depend on what was told and what is pending, not on the order of
-    telling or on random numbers, so a search that is made anew and told the stored runs goes on as if it had never
-    stopped.
+    telling or on random numbers. With `ahead` they do not depend on which run ends first either: run k is decided by
+    the results of runs 0 … k − ahead alone (of more of them where nothing is worth making otherwise), and those of the
+    first round by none. So any number of workers up to `ahead` make the same runs, with any interruptions, if they tell
+    what was asked for.
 
     Args:
         levels: ε, losses to be reached (or accuracies with goal ``above``).
@@ -37,6 +39,7 @@ class TransitionSearch:
         budget: most runs in all; None for no limit.
         goal, at: how a trace is judged, as in `trace_value`.
         confidence: of the intervals.
+        ahead: runs that are decided before the result of the first of them counts; None: all that is told counts.
 
     Raises:
         ValueError: an empty range, no level, or a count below 1.
@@ -66,7 +69,10 @@ class TransitionSearch:
         goal: str = "below",
         at: str = "best",
         confidence: float = 0.95,
+        ahead: int | None = None,
     ) -> None:
+        if ahead is not None and ahead < 1:
+            raise ValueError(f"`ahead` must be at least 1; got {ahead}. Such as 2.")
         if not 1 <= d_min <= d_max:
             raise ValueError(f"`d_min`, `d_max` must be 1 ≤ d_min ≤ d_max; got {d_min}, {d_max}.")
         if len(levels) == 0 or not all(math.isfinite(level) for level in levels):
@@ -87,22 +93,48 @@ class TransitionSearch:
         self.grid = _log_grid(d_min, d_max, max(2, round(octaves * points_per_octave) + 1))
         spread = np.linspace(0, len(self.grid) - 1, min(first, len(self.grid)))
         self.first = tuple(self.grid[round(i)] for i in spread)
-        self._told: dict[tuple[int, int], float] = {}
-        self._pending: set[tuple[int, int]] = set()
+        self.ahead = ahead
+        self._told: dict[tuple[int, int], float] = {}  # what decisions rest on
+        self._pending: set[tuple[int, int]] = set()  # decided, and not among those
+        self._order: list[tuple[int, int]] = []  # all that was decided
+        self._kept: dict[tuple[int, int], float] = {}  # told, and not counted yet
+        self._known_fits: dict[float, ValueFit | None] | None = None
 
     def ask(self, n: int = 1) -> list[tuple[int, int]]:
         """Up to `n` runs (d, seed) worth making now, all different and none pending; fewer or none when done."""
         chosen: list[tuple[int, int]] = []
-        fits = self._fits()
         while len(chosen) < n and not self._spent():
-            d = self._next(fits)
+            d = self._decided()
             if d is None:
                 break
             taken = {seed for x, seed in (*self._told, *self._pending) if x == d}
             seed = next(i for i in range(len(taken) + 1) if i not in taken)
             self._pending.add((d, seed))
+            self._order.append((d, seed))
             chosen.append((d, seed))
         return chosen
+
+    def _decided(self) -> int | None:
+        """Where the next run goes; None if it cannot be decided yet or none is worth making."""
+        if self.ahead is None:
+            return self._next(self._fits())
+        while len(self._pending) >= self.ahead and self._first_left() is None:
+            if not self._count_one():
+                return None
+        while (d := self._next(self._fits())) is None:
+            if not self._count_one():
+                return None
+        return d
+
+    def _count_one(self) -> bool:
+        """Let the oldest result that does not count yet count; False where it is not there."""
+        place = next((place for place in self._order if place in self._pending), None)
+        if place is None or place not in self._kept:
+            return False
+        self._told[place] = self._kept.pop(place)
+        self._pending.discard(place)
+        self._known_fits = None
+        return True
 
     def tell(self, d: int, seed: int, trace: Sequence[float] | float) -> None:
         """Record a run: its trace, or the one value that judges it. Telling the same again changes nothing.
@@ -113,22 +145,28 @@ class TransitionSearch:
         if d < 1:
             raise ValueError(f"`d` must be at least 1; got {d}.")
         value = trace_value([trace] if isinstance(trace, float | int) else trace, goal=self.goal, at=self.at)
-        if self._told.get((d, seed), value) != value:
-            raise ValueError(
-                f"d={d}, seed={seed} was told before with {self._told[d, seed]}; got {value}. Use another seed."
-            )
+        before = self._told.get((d, seed), self._kept.get((d, seed), value))
+        if before != value:
+            raise ValueError(f"d={d}, seed={seed} was told before with {before}; got {value}. Use another seed.")
+        if self.ahead is not None and (d, seed) in self._pending:
+            self._kept[d, seed] = value  # it counts when those before it do
+            return
         self._told[d, seed] = value
         self._pending.discard((d, seed))
+        self._known_fits = None
 
     @property
     def done(self) -> bool:
         """No run is worth making or allowed any more, those pending counted as made."""
-        return self._spent() or self._next(self._fits()) is None
+        if self._spent():
+            return True
+        waiting = self.ahead is not None and self._pending - self._kept.keys()
+        return not waiting and self._decided() is None
 
     @property
     def outcomes(self) -> list[TraceValue]:
         """All runs told, ordered by d and seed."""
-        return [TraceValue(d, seed, 0, value) for (d, seed), value in sorted(self._told.items())]
+        return _ordered({**self._told, **self._kept})
 
     def thresholds(self, method: str = VALUES) -> list[ThresholdDimension]:
         """d* at every level from the runs told so far."""
@@ -140,18 +178,24 @@ class TransitionSearch:
 
     def _fits(self) -> dict[float, ValueFit | None]:
         """What the values say of each level; None where too few runs came near it."""
-        runs = self.outcomes
-        d, values = [run.d for run in runs], [run.value for run in runs]
-        common: dict[str, Any] = {"delta": self.delta, "goal": self.goal, "confidence": self.confidence}
-        return {level: value_fit(d, values, level, **common) if runs else None for level in self.levels}
+        if self._known_fits is None:
+            runs = _ordered(self._told)
+            d, values = [run.d for run in runs], [run.value for run in runs]
+            common: dict[str, Any] = {"delta": self.delta, "goal": self.goal, "confidence": self.confidence}
+            self._known_fits = {e: value_fit(d, values, e, **common) if runs else None for e in self.levels}
+        return self._known_fits
+
+    def _first_left(self) -> int | None:
+        """A dimension of the first round that has no run."""
+        there = {d for d, _ in (*self._told, *self._pending)}
+        return next((d for d in self.first if d not in there), None)
 
     def _next(self, fits: dict[float, ValueFit | None]) -> int | None:
         counts = dict.fromkeys(self.grid, 0)
         for d, _ in (*self._told, *self._pending):
             counts[d] = counts.get(d, 0) + 1
-        for d in self.first:
-            if counts[d] == 0:
-                return d
+        if (d := self._first_left()) is not None:
+            return d
         lost = [level for level, fit in fits.items() if fit is None or fit.crossing.status != "reached"]
         looked_for = self._on_the_grid(lost, counts) if lost and self._told else None
         return self._near(fits) if looked_for is None else looked_for
@@ -177,7 +221,8 @@ class TransitionSearch:
     def _on_the_grid(self, levels: Sequence[float], counts: dict[int, int]) -> int | None:
         """The grid dimension inside the most intervals in which d* of these levels may lie, with the fewest runs."""
         common: dict[str, Any] = {"delta": self.delta, "goal": self.goal, "confidence": self.confidence}
-        found = [threshold_dimension(self.outcomes, e, method="monotone", **common) for e in levels]
+        runs = _ordered(self._told)
+        found = [threshold_dimension(runs, e, method="monotone", **common) for e in levels]
         best: tuple[float, float, int] | None = None
         for d in self.grid:
             inside = [(t.lower, t.upper) for t in found if t.lower < d <= t.upper]
@@ -187,6 +232,10 @@ class TransitionSearch:
             key = (-len(inside) / (1 + counts[d]), abs(math.log(d) - float(middle)), d)
             best = key if best is None or key < best else best
         return None if best is None else best[2]
+
+
+def _ordered(values: dict[tuple[int, int], float]) -> list[TraceValue]:
+    return [TraceValue(d, seed, 0, value) for (d, seed), value in sorted(values.items())]
 
 
 def _log_grid(d_min: int, d_max: int, points: int) -> tuple[int, ...]:

@@ -12,6 +12,13 @@ from subspaces.subspace.low_rank.kinds import kind_of, matrix_of
 from subspaces.subspace.low_rank.layers import LowRankKept
 from subspaces.subspace.low_rank.recipe import Recipe, factors_of, scale_of
 
+_SIDES = (
+    ("in_features", "out_features"),
+    ("in_channels", "out_channels"),
+    ("num_embeddings", "embedding_dim"),
+    ("nx", "nf"),
+)
+
 
 class _Seen:
     """A base layer as the low-rank layers of `Subspace` see themselves: attributes of it, with a scale."""
@@ -59,8 +66,9 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             self.sides = layer.out_features, layer.in_features
         else:
             self.sides = matrix_of(layer.weight)
-        if hasattr(layer, "in_features"):
-            self.in_features, self.out_features = layer.in_features, layer.out_features
+        for into, out in _SIDES:  # which PEFT and others ask adapted layers for
+            if hasattr(layer, into):
+                self.in_features, self.out_features = getattr(layer, into), getattr(layer, out)
 
     # ---- adapters
 

@@ -59,7 +59,7 @@ class SubspaceModel(BaseTuner):
             start += layer.rows(adapter)
         device = layers[0].get_base_layer().weight.device
         w: Any = self.subspace_w[adapter]
-        if device.type != "meta":
+        if "meta" not in (device.type, w.device.type):
             w.data = w.data.to(device)
         w.requires_grad_(adapter in self.active_adapters and not config.inference_mode)
 
