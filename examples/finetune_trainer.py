@@ -8,6 +8,7 @@ python examples/finetune_trainer.py
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
@@ -17,7 +18,12 @@ from subspaces import Subspace
 
 def build() -> BertForSequenceClassification:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     return BertForSequenceClassification(BertConfig(vocab_size=60, max_position_embeddings=16, **sizes)).eval()
 
 

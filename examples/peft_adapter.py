@@ -8,6 +8,7 @@ python examples/peft_adapter.py
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -18,7 +19,12 @@ from subspaces.integrations.peft import SubspaceConfig
 
 def build() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     return LlamaForCausalLM(LlamaConfig(vocab_size=20, max_position_embeddings=16, pad_token_id=0, **sizes)).eval()
 
 

@@ -9,6 +9,7 @@ python examples/serve.py
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -21,7 +22,12 @@ CUSTOMERS = 200
 def main() -> float:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     model = BertForSequenceClassification(BertConfig(vocab_size=500, max_position_embeddings=32, **sizes)).eval()
     layers = ["*.attention.*", "*.intermediate.*", "*.output.*", "classifier.*"]
     subspace = Subspace(model, d=300, space="lora", rank=2, only=layers)
