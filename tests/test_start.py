@@ -42,7 +42,13 @@ def test_a_seeds_start_of_another_instruction_set_is_told(tmp_path):
         return
     with pytest.raises(ValueError, match="agrees with it to rounding only") as refused:
         Subspace.load(model, path)
-    for part in ("DEFAULT instructions", f"and {here} on", "ATEN_CPU_CAPABILITY=default", "include_origin=True"):
+    for part in (
+        "DEFAULT instructions",
+        f"and {here} on",
+        "ATEN_CPU_CAPABILITY=default",
+        "include_origin=True",
+        "models.initialise",
+    ):
         assert part in str(refused.value)
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
     with pytest.raises(ValueError, match="other parameter values") as refused:

@@ -61,5 +61,5 @@ def told_apart(entry: Any, tensors: Sequence[Tensor], path: str) -> str:
         f"Such a start comes from the same seed on another instruction set or version of torch: the file was saved "
         f"with {there}, here are torch {mine['torch']} and {mine['instructions']} on {mine['machine']}. Load it where "
         f"ATEN_CPU_CAPABILITY={capability} is set before Python starts, or save it there with "
-        f"`include_origin=True`, which stores θ₀."
+        f"`include_origin=True`, which stores θ₀. `subspaces.models.initialise(model, seed)` starts alike everywhere."
     )
