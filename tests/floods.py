@@ -1,6 +1,7 @@
 """Files that would fill the memory: JSON that is small in bytes and large in objects, packed layouts, sizes claimed."""
 
 import base64
+import ctypes
 import hashlib
 import json
 import resource
@@ -109,6 +110,8 @@ def bombs(content: bytes) -> Iterator[Mutant]:
 def peak(work: Callable[[], Any]) -> tuple[Any, int]:
     """What a call gives, and by how many bytes the memory of this process grew (not on Linux: beyond its peak)."""
     try:
+        if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+            trim(0)  # what was freed before is no room for this call
         Path("/proc/self/clear_refs").write_text("5")  # Linux counts the peak from here on
         before = _resident("VmRSS")
     except OSError:
