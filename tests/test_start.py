@@ -78,3 +78,16 @@ def test_a_stored_start_needs_no_seed(tmp_path):
     second = Subspace.load(network(seed=4), path)
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_stored_start_that_is_not_finite_is_refused_by_the_name_of_its_file(tmp_path):
+    path = tmp_path / "w.safetensors"
+    first = Subspace(network(), d=10)
+    with torch.no_grad():
+        next(iter(first.origin.values())).fill_(float("nan"))
+    first.save(path, include_origin=True)
+    model = network(seed=4)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match=r"finite θ₀; got NaN or inf in .*w\.safetensors"):
+        Subspace.load(model, path)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))

@@ -65,6 +65,8 @@ def load(
     _check_buffers(buffers, header, model, path)
     _check_beside(also, parameters, path)
     w = unpacked(tensors)
+    if broken := [name for name, tensor in origin.items() if not bool(torch.isfinite(tensor).all())]:
+        raise ValueError(f"`path` must hold a finite θ₀; got NaN or inf in {broken[0]!r} of {str(path)!r}. Save again.")
     if "form" not in header:  # other forms store what their tensors are made from
         _check_stored_origin(origin, layout, path)
     subspace = cls(
