@@ -4,7 +4,7 @@
 CASES = {
     "dimension": (
         ("dimension", "`TASK` must be given … got nothing … Such as: subspaces"),
-        ("dimension digits-fv", "`TASK` must be one of 88 names … got 'digits-fv' … Did you mean 'digits-fc'?"),
+        ("dimension digits-fv", "`TASK` must be one of … names … got 'digits-fv' … Did you mean 'digits-fc'?"),
         ("dimension digits-fc --d 5", "`--d` must be left out: it is … got 5 … Use `--start` for the"),
         ("dimension digits-fc --level 0", "`--level` must be in (0, 1), … got 0 … Such as 0.9"),
         ("dimension digits-fc --level 2", "`--level` must be in (0, 1), … got 2 … Such as 0.9"),
@@ -21,7 +21,6 @@ CASES = {
         ("dimension digits-fc --confidence 95", "`--confidence` must be in (0, … got 95.0 … Such as 0.95"),
         ("dimension digits-fc --max-runs 0", "`--max-runs` must be at least … got 0 … Give 1 or more"),
         ("dimension digits-fc --minutes -1", "`--minutes` must be finite … got -1.0 … Leave it out for no limit"),
-        ("dimension digits-fc --minutes 0", "`--minutes` must be finite … got 0.0 … Leave it out for no limit"),
         ("dimension digits-fc --minutes a", "`--minutes` must be a number … got 'a' … See subspaces dimension"),
         ("dimension digits-fc --d-min 0", "`--d-min` must be at least 1 … got 0 … Give 1 or more"),
         ("dimension digits-fc --d-min 9 --d-max 3", "`--d-min` must be at most … got 9 and 3 … Exchange them"),
@@ -59,7 +58,7 @@ CASES = {
     ),
     "transition": (
         ("transition", "`TASK` must be given … got nothing … Such as: subspaces"),
-        ("transition digits-fv", "`TASK` must be one of 88 names … got 'digits-fv' … Did you mean 'digits-fc'?"),
+        ("transition digits-fv", "`TASK` must be one of … names … got 'digits-fv' … Did you mean 'digits-fc'?"),
         ("transition digits-fc --d 5", "`--d` must be left out … got it with subspaces … Did you mean --dtype?"),
         ("transition digits-fc --levels nan", "`--levels` must be a number … got nan … See where it was computed"),
         ("transition digits-fc --levels a", "`--levels` must be a number … got 'a' … See subspaces transition"),

@@ -7,7 +7,7 @@ CASES = {
         ("ss.intrinsic_dimension(5)", "`what` must be a text or a … got 5 … See"),
         ("ss.intrinsic_dimension(m, (x, y))", "`what` must be a function … got Net"),
         ('ss.intrinsic_dimension("digits-fv")',
-         "`task` must be one of 88 names … got 'digits-fv' … Did you mean 'digits-fc'?"),
+         "`task` must be one of … names … got 'digits-fv' … Did you mean 'digits-fc'?"),
         ('ss.intrinsic_dimension("digits-fc", (x, y))', "`data` must be left out with … got a tuple … Remove it"),
         ('ss.intrinsic_dimension("digits-fc", D=5)', "`D` must be left out with a … got 5 … Remove it"),
         ("ss.intrinsic_dimension(loop)", "`D` must be given with a … got nothing … Or give `data` with a"),

@@ -334,7 +334,7 @@ def test_strange_folders_are_named_with_what_to_do(tmp_path, name):
 
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
     (tmp_path / "w.safetensors").mkdir()
-    with pytest.raises(OSError, match=r"w.safetensors: there is a folder of this name. Choose another path"):
+    with pytest.raises(ValueError, match=r"`path` must be a file; got .*w.safetensors', which is a folder"):
         _subspace().save(tmp_path / "w.safetensors")
     assert list(tmp_path.iterdir()) == [tmp_path / "w.safetensors"]
 

@@ -69,9 +69,13 @@ def folder(tmp_path):
 
 def measure(folder: Path, task: str, *words: str) -> tuple[dict, list[str]]:
     """The measurement, and the lines on stderr about runs and changes."""
-    status, out, err = subspaces_(folder, "dimension", task, "--workers", "2", "--max-runs", "4", "--json", *words)
+    status, out, err = subspaces_(folder, "dimension", task, "--max-runs", "4", "--json", *_with_workers(words))
     assert status == 0, err
     return json.loads(out), [line for line in err.splitlines() if " in " in line]
+
+
+def _with_workers(words: tuple[str, ...]) -> tuple[str, ...]:
+    return words if "--workers" in words else ("--workers", "2", *words)
 
 
 def new_runs(lines: list[str]) -> list[str]:
@@ -191,5 +195,5 @@ def test_one_run_of_a_loop_of_ones_own_is_shown_without_the_losses_that_it_does_
 def test_a_transition_of_a_loop_of_ones_own_is_refused_before_any_run(folder):
     status, _, err = subspaces_(folder, "transition", "own.py:objective")
     assert status == 2
-    assert "`task` must be trained by the library" in err
+    assert "`TASK` must be trained by the library" in err
     assert not list(folder.rglob("result.json"))

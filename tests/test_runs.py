@@ -67,8 +67,8 @@ def test_config_survives_json():
     [
         ({"d": 0}, "`d` must be at least 1; got 0"),
         ({"epochs": 0}, "`epochs` must be at least 1"),
-        ({"lr": float("nan")}, "`lr` must be positive and finite; got nan"),
-        ({"lr": -1.0}, "`lr` must be positive"),
+        ({"lr": float("nan")}, "`lr` must be a number; got nan"),
+        ({"lr": -1.0}, "`lr` must be finite and above 0; got -1"),
         ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\)"),
         ({"label_noise": 1.5}, r"`label_noise` must be in \[0, 1\]; got 1.5"),
         ({"d": 5, "projection_options": ("block",)}, "NAME=VALUE; got 'block'"),

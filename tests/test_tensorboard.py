@@ -47,8 +47,8 @@ def test_a_search_refuses_before_its_first_run(absent, tmp_path):
 def test_the_command_ends_with_it(absent, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["train", "digits-fc", "--d", "5", "--tensorboard"])
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == f"error: {COMMAND}\n"
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"error: {COMMAND}\n".replace("`tens", "`--tens")
 
 
 @pytest.mark.tensorboard

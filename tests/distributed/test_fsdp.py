@@ -33,6 +33,10 @@ def case_of(world: int, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]
 EVERY = [(2, name) for name in CASES] + [(4, name) for name in MANY]
 
 
+def data_size(file: bytes) -> int:
+    return len(file) - 8 - struct.unpack("<Q", file[:8])[0]
+
+
 @pytest.mark.parametrize(("world", "name"), EVERY)
 def test_a_sharded_model_is_trained_as_in_one_process(world, name):
     parts, alone, case = case_of(world, name)
@@ -75,14 +79,16 @@ def test_each_process_holds_its_rows_of_theta_and_of_the_origin(world, name):
 def header_of(file: bytes) -> dict[str, Any]:
     (size,) = struct.unpack("<Q", file[:8])
     header = json.loads(json.loads(file[8 : 8 + size])["__metadata__"]["subspaces"])
-    return {key: value for key, value in header.items() if key != "content_digest"}  # of w, which is rounded elsewhere
+    rounded = ("content_digest",)  # of w, which is rounded elsewhere
+    told = ("start",)  # of θ₀ as one machine draws it, for messages: a sharded θ₀ is not gathered for them
+    return {key: value for key, value in header.items() if key not in (*rounded, *told)}
 
 
 @pytest.mark.parametrize(("world", "name"), EVERY)
 def test_the_file_is_that_of_one_process(world, name):
     sharded, alone = ran(world)[0][name, "files"]
     assert header_of(sharded) == header_of(alone)
-    assert len(sharded) == len(alone)
+    assert data_size(sharded) == data_size(alone)
 
 
 @pytest.mark.parametrize("name", LIFE)

@@ -183,7 +183,9 @@ def test_mistaken_projections_are_told_what_is_missing(here):
             register("projection", name, Tile)
     with pytest.raises(TypeError, match="must be a subclass of Projection"):
         Subspace(network(), d=4, projection="stranger_package.nets:net")
-    with pytest.raises(TypeError, match=r"'stranger_package.maps:Tile' has no such option"):
+    with pytest.raises(
+        TypeError, match=r"`shfit` must be left out; got 3, .* stranger_package.maps:Tile has no such option"
+    ):
         Subspace(network(), d=4, projection="stranger_package.maps:Tile", shfit=3)
 
 

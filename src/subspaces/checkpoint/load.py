@@ -64,7 +64,7 @@ def load(
     buffers, also = _part(tensors, "buffer."), _part(tensors, "also.")
     _check_buffers(buffers, header, model, path)
     _check_beside(also, parameters, path)
-    w = unpacked(tensors)
+    w = _coordinates(tensors, path)
     if broken := [name for name, tensor in origin.items() if not bool(torch.isfinite(tensor).all())]:
         raise ValueError(f"`path` must hold a finite θ₀; got NaN or inf in {broken[0]!r} of {str(path)!r}. Save again.")
     if "form" not in header:  # other forms store what their tensors are made from
@@ -165,7 +165,7 @@ def read_for(subspace: Any, path: str | Path) -> tuple[Tensor, dict[str, Tensor]
     stored = subspace.store_origin and not subspace.point.spread
     own = list(subspace.origin.values()) if stored else []
     _check_origin(header, subspace.origin_digest(), own, path, subspace.model)
-    w, buffers, also = unpacked(tensors), _part(tensors, "buffer."), _part(tensors, "also.")
+    w, buffers, also = _coordinates(tensors, path), _part(tensors, "buffer."), _part(tensors, "also.")
     if w.shape != subspace.coordinates.shape:
         raise ValueError(f"`path` must hold {subspace.d} coordinates; got {tuple(w.shape)} in {str(path)!r}.")
     _check_buffers(buffers, header, subspace.model, path)
@@ -246,6 +246,14 @@ def _check_given(header: dict[str, Any], projection: Projection, path: str | Pat
             f"`projection` must be the basis that {str(path)!r} was trained in, of hash {wanted}; "
             f"got one of hash {projection.digest()}."
         )
+
+
+def _coordinates(tensors: dict[str, Tensor], path: str | Path) -> Tensor:
+    """w of a file, in full precision."""
+    w = unpacked(tensors)
+    if not bool(torch.isfinite(w).all()):
+        raise ValueError(f"`path` must hold finite coordinates; got NaN or inf in {str(path)!r}. Train and save again.")
+    return w
 
 
 def _check_stored_origin(origin: dict[str, Tensor], layout: Layout, path: str | Path) -> None:

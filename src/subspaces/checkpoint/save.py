@@ -83,7 +83,7 @@ def save(
         "buffers_digest": unchanged_digest(subspace.model, stored),
         "extra": extra or {},
     }
-    if subspace.store_origin and not subspace.point.spread:
+    if subspace.store_origin and not include_origin and not subspace.point.spread:
         header["start"] = entry_of(list(subspace.origin.values()))
     if form := subspace.form():
         header["form"] = form

@@ -74,7 +74,7 @@ class Rule:
         at_least(1, baseline_runs=self.baseline_runs, max_runs=self.max_runs, ahead=self.ahead, start=self.start)
         within("ratio", self.ratio, 1, math.inf, ends="()", advice="Such as 1.25.")
         within("confidence", self.confidence, 0, 1, ends="()", advice="Such as 0.95.")
-        within("minutes", self.minutes, 0, math.inf, ends="()", advice="Leave it out for no limit.")
+        within("minutes", self.minutes, 0, math.inf, ends="[)", advice="Leave it out for no limit.")
         at_least(1, d_min=self.d_min, d_max=self.d_max)
         if self.d_max is not None and self.d_min > self.d_max:
             raise ValueError(f"`d_min` must be at most `d_max`; got {self.d_min} and {self.d_max}. Exchange them.")

@@ -8,7 +8,7 @@ import os
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, SupportsFloat, SupportsIndex, Union, get_args, get_origin
 
 NO = object()
 """What `Kind.take` gives for a value that does not fit."""
@@ -184,6 +184,8 @@ def _path(value: Any) -> Any:
 _PATH = Kind("a path", _path)
 _PLAIN: dict[Any, Kind] = {
     int: Kind("an integer", _integer),
+    SupportsIndex: Kind("an integer", _integer),
+    SupportsFloat: Kind("a number", _number),
     float: Kind("a number", _number),
     bool: Kind("True or False", _flag),
     str: Kind("a text", lambda value: value if isinstance(value, str) else NO),

@@ -1,7 +1,6 @@
 """A trajectory's main directions in constant memory, one sample at a time."""
 
 import operator
-from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
 import torch
@@ -113,10 +112,12 @@ def frequent_directions(samples: Any, d: int, *, size: int | None = None, about:
         ValueError: no samples, or d exceeds what they span.
     """
     at_least(1, d=d)
-    if not isinstance(samples, Iterable):
+    try:
+        iter(samples)  # a trajectory has numbers only, which will do
+    except TypeError as error:
         raise TypeError(
             f"`samples` must be a trajectory, a matrix or vectors; got {shown(samples)}. Put them in a list."
-        )
+        ) from error
     sketch: FrequentDirections | None = None
     for sample in samples:
         vector = getattr(sample, "vector", sample)

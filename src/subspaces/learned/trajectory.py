@@ -227,7 +227,10 @@ class TrajectoryRecorder(Trajectory):
     def _check_joined(self) -> None:
         """Refuse to add to a file that may be of another run."""
         if not self._joined:
-            place = getattr(self._store, "path", "the file")
+            place = "the file"
+            if isinstance(self._store, FileStore):
+                place = self._store.path
+                self._store.put_back()
             raise ValueError(
                 f"`resume` must go on with the run of {place}; the model stood at none of its samples. "
                 "Load the checkpoint first and make the recorder then, or give it what the checkpoint holds of "
@@ -259,7 +262,7 @@ def _interval(every: Any) -> str | int:
     except TypeError:
         steps = 0
     if isinstance(every, bool) or steps < 1:
-        raise ValueError(f"`every` must be 'epoch' or a number of steps ≥ 1; got {every!r}.")
+        raise ValueError(f"`every` must be 'epoch' or a number of steps ≥ 1; got {every!r}. Such as 10.")
     return steps
 
 

@@ -244,6 +244,12 @@ class FileStore:
                 self.cut = bytes(self._bytes(self._offset(len(self)), rest))
                 self.truncate(len(self))
 
+    def put_back(self) -> None:
+        """Write what was dropped of a sample cut short: whoever is refused leaves the file as it was."""
+        if self.cut:
+            os.pwrite(self._fd, self.cut, self._offset(len(self)))
+            self.cut = b""
+
     def _step_if_whole(self, index: int) -> int | None:
         """The step of a sample; None for one whose trailer or hash is not right."""
         count = self._vector_bytes(index) + self._buffer_bytes

@@ -25,7 +25,7 @@ def subspace_given(given: Any, name: str) -> Any:
         return next(iter(found.values()))
     told = f"parameters with the coordinates of {len(found)} subspaces" if parameters else type(given).__name__
     raise TypeError(
-        f"`subspace` of {name} must be a Subspace, or the parameters of a model that stands in one; got {told}. "
+        f"`subspace` must be a Subspace, or the parameters of a model that stands in one; got {told}. "
         f"Write {name}(Subspace(model, d=100))."
     )
 

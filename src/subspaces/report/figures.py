@@ -72,6 +72,7 @@ def _take_words_as_they_are(figure: Figure) -> None:
     """A dollar in a name begins no formula: half of one would fail, a whole one would be set. Ticks stay formulae."""
     ticks: set[int] = set()
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        axis.get_ticklabels(which="both")  # ticks are made when they are asked for
         ticks |= {id(label) for tick in (*axis.majorTicks, *axis.minorTicks) for label in (tick.label1, tick.label2)}
         ticks.add(id(axis.offsetText))
     words: Any = figure.findobj(Text)

@@ -71,7 +71,8 @@ def _measure(work: Work, series: Series, wanted: Wanted) -> Row:
     """The search goes on from the series' own runs, which lie in the same folder."""
     rule = Rule(
         level=wanted.level, baseline=wanted.baseline, max_runs=wanted.max_runs, ratio=wanted.ratio,
-        baseline_runs=series.seeds, start=wanted.published, one_split=True,
+        start=wanted.published, one_split=True,
+        baseline_runs=series.seeds if wanted.baseline in ("auto", "local") else Rule.baseline_runs,
     )  # fmt: skip
 
     def tell(event: Event | None, found: IntrinsicDimension | None) -> None:

@@ -48,7 +48,8 @@ def _outputs_and_loss(fit: Fit, inputs: Tree, targets: Tree) -> tuple[Any, Tenso
             return outputs, fit.loss(outputs, targets)
         outputs = _told("model", "take the inputs of `data`", fit.model, lambda: call(fit.model, inputs), inputs)
         loss = _told("loss", "take (outputs, targets)", fit.loss, lambda: fit.loss(outputs, targets), targets)
-    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+    needs = torch.is_grad_enabled()  # a line search asks for the value alone
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or (needs and not loss.requires_grad):
         what = shown(loss)
         if isinstance(loss, Tensor) and loss.numel() == 1:
             what = "a number that does not depend on what is trained"

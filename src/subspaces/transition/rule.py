@@ -81,7 +81,7 @@ class TransitionRule:
         within("ratio", self.ratio, 1, math.inf, ends="()", advice="Such as 1.1.")
         within("delta", self.delta, 0, 1, ends="()", advice="Such as 0.1.")
         within("confidence", self.confidence, 0, 1, ends="()", advice="Such as 0.95.")
-        within("minutes", self.minutes, 0, math.inf, ends="()", advice="Leave it out for no limit.")
+        within("minutes", self.minutes, 0, math.inf, ends="[)", advice="Leave it out for no limit.")
 
     @property
     def direction(self) -> Literal["below", "above"]:
