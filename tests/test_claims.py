@@ -1,5 +1,6 @@
 """Who holds a run, when a claim is void, and that nobody waits without being told for whom. Clocks are fakes."""
 
+import functools
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from subspaces import processes
 from subspaces.processes import Patience, is_dead, mark, this_process
-from subspaces.runs import claims
+from subspaces.runs import claims, store
 from subspaces.runs.claims import Claim, holder
 from subspaces.runs.run import Run
 from subspaces.runs.store import run_once, status
@@ -195,9 +196,9 @@ def test_a_run_in_other_hands_is_waited_for_with_a_line_that_says_whose(tmp_path
     folder.mkdir()
     (folder / "claim").write_text(json.dumps(ELSEWHERE))
     monkeypatch.setattr(claims, "LAPSE", 60.0)
-    seconds = iter(range(0, 10_000, 40))
+    seconds = iter(map(float, range(0, 10_000, 40)))
     monkeypatch.setattr(claims, "_SEEN", {})
-    monkeypatch.setattr(Claim.__init__, "__kwdefaults__", {"lapse": 60.0, "clock": lambda: next(seconds)})
+    monkeypatch.setattr(store, "Claim", functools.partial(Claim, clock=lambda: next(seconds)))
     assert run_once(CONFIG, tmp_path, trainer=fake_trainer.known_curve) is not None
     assert f"waiting for {CONFIG.key()}, in the hands of process 12 on elsewhere" in capsys.readouterr().err
 
