@@ -129,7 +129,9 @@ def test_a_script_that_is_killed_loses_no_run_and_workers_do_not_change_its_answ
     two, all_runs = answer(killed, 2)
     assert two == one
     assert all(all_runs.count(run) == 1 for run in kept)
-    assert set(all_runs) == set(runs)
+    ahead = set(all_runs) - set(runs)  # of two workers one may have begun a run when the last one ended the search
+    assert set(runs) <= set(all_runs)
+    assert len(ahead) <= 1
     again, same = answer(killed, 2)
     assert (again, same) == (one, all_runs)
 

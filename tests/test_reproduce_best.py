@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from subspaces.projections import make_projection
-from subspaces.recipes import Recipe, load_recipe
-from subspaces.reproduce.csv_rows import LATER, read_rows
-from subspaces.reproduce.paths import Paths
-from subspaces.reproduce.rows import best_of, config_of
-from subspaces.reproduce.run import redraw, reproduce
+from subspaces.recipes import PublishedRule, load_recipe
+from subspaces.reproduce import table_page
+from subspaces.reproduce.csv_rows import LATER, Row, read_rows
+from subspaces.reproduce.rows import best_of, config_of, rule_row
+from subspaces.reproduce.run import reproduce
 from subspaces.runs.records import Result
 from subspaces.runs.run import Run
 from subspaces.runs.store import load_rows
@@ -57,10 +57,16 @@ def test_the_best_epoch_is_each_run_s_own():
     assert best_of([_result(0.4, math.nan)]) == 0.4
 
 
-def test_rows_hold_the_best_epoch_and_the_smallest_d_that_passes(tmp_path):
-    recipe = _recipe(tmp_path)
-    rows = reproduce(recipe, out=tmp_path / "out", workers=1)
-    done = {row["config"]["d"]: row for row in load_rows(tmp_path / "out" / "runs" / "tiny")}
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, list[Row]]:
+    """The recipe, run below `out` beside it, and its rows."""
+    recipe = _recipe(tmp_path_factory.mktemp("best"))
+    return recipe, reproduce(recipe, out=recipe.parent / "out", workers=1)
+
+
+def test_rows_hold_the_best_epoch_and_the_smallest_d_that_passes(made):
+    recipe, rows = made
+    done = {row["config"]["d"]: row for row in load_rows(recipe.parent / "out" / "runs" / "tiny")}
     by_d = {row["d"]: row for row in rows}
     for d in (10, 40, 80):
         best = max(point["test_score"] for point in done[d]["curves"])
@@ -73,9 +79,10 @@ def test_rows_hold_the_best_epoch_and_the_smallest_d_that_passes(tmp_path):
     assert (by_d[10]["published_best"], by_d[40]["published_best"]) == ("99.5", "")
 
 
-def test_a_rule_that_no_d_passes_says_so(tmp_path):
-    recipe = _recipe(tmp_path, passes=101.0)
-    (row,) = [row for row in reproduce(recipe, out=tmp_path / "out", workers=1) if row["d"] == ""]
+def test_a_rule_that_no_d_passes_says_so(made):
+    recipe, rows = made
+    scores = [row for row in rows if row["d"]]
+    row = rule_row("tiny", load_recipe(recipe).series[0], PublishedRule(101.0, 10), scores, _result(0.1))
     assert (row["measured"], row["outcome"], row["verdict"]) == ("", "none passed", "not reached")
 
 
@@ -104,17 +111,9 @@ def test_files_without_the_later_columns_are_read(tmp_path):
     assert all(row[column] == "" for row in kept for column in LATER)
 
 
-def test_the_page_shows_best_epochs_beside_the_published_ones(tmp_path, monkeypatch):
-    from subspaces.recipes import RECIPES
-    from subspaces.reproduce import page
-
-    path = _recipe(tmp_path)
-    recipe: Recipe = load_recipe(path)
-    paths = Paths.of(tmp_path / "out")
-    rows = reproduce(path, out=tmp_path / "out", workers=1)
-    monkeypatch.setattr(page, "RECIPES", {**RECIPES, "tiny": path})
-    monkeypatch.setattr(page, "load_recipe", lambda name: recipe if name == "tiny" else load_recipe(name))
-    text = redraw(paths).read_text()
+def test_the_page_shows_best_epochs_beside_the_published_ones(made):
+    recipe, rows = made
+    text = table_page.results(load_recipe(recipe), [Row({k: str(v) for k, v in row.items()}) for row in rows])
     best = next(row for row in rows if row["d"] == 10)["best"]
     assert "| best epoch | published |" in text
     assert f"| {best} | 99.5 |" in text
