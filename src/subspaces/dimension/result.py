@@ -36,8 +36,7 @@ class Rule:
     baseline_runs: int = 3
     """Direct runs of a local baseline; their spread enters the interval."""
     ratio: float | None = None
-    """Wanted width high/low of the interval. Without it 1.25, or where one run tells too little for that (few
-    validation examples, runs that succeed or fail) the width that about 28 runs give, up to 2; the answer says so."""
+    """Wanted width high/low of the interval; else 1.25, or up to 2 where about 28 runs give no better."""
     confidence: float = 0.95
     """Probability that the interval holds."""
     max_runs: int = 60
@@ -51,21 +50,17 @@ class Rule:
     start: int | None = None
     """First d to run; √(d_min·d_max) without it."""
     stop_early: bool = False
-    """While the crossing is not bracketed, give runs up that are hopeless (docs/decision-rule.md): they count as not
-    passing. It pays where runs are long and the first d is far too small."""
+    """While the crossing is not bracketed, give hopeless runs up; for long runs (docs/decision-rule.md)."""
     tune_lr: bool = False
     """Search the native learning rate at a few d (a factor of 4 apart) by successive halving, and interpolate it."""
     rates: tuple[float, ...] = ()
     """Native rates that --tune-lr tries; six from 1/8 to 4 times the run's own without it."""
     ahead: int = 2
-    """Runs that are decided before the first of them has ended. Up to so many workers do the same runs and find the
-    same answer; more of them decide as many runs ahead as they are, which is another question and needs more runs."""
+    """Runs decided before the first has ended; up to so many workers find the same answer."""
     check_convergence: bool = False
-    """After the search, do runs at either end of the interval once more with twice the epochs (about six, and those of
-    a local baseline), and say what d_int would become."""
+    """Do some six runs (and a local baseline) once more with twice the epochs, and say what d_int would become."""
     one_split: bool = False
-    """Judge all runs by the validation split of --seed-split. Without it, where fewer than 2,000 validation examples
-    are drawn from the training data, every run has a split of its own: the interval holds for the data set."""
+    """Judge all runs by the split of --seed-split; without it each run has its own where examples are few (< 2,000)."""
     first_seed: int = 0
     """The runs have the seeds first_seed, first_seed + 1, …; each sets projection, model and data order."""
 

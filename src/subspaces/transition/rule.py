@@ -46,8 +46,7 @@ class TransitionRule:
     budget: int = 40
     """Most runs for one burn-in time."""
     ahead: int = 2
-    """Runs of a burn-in time that are decided before the result of the first of them counts. Up to so many workers make
-    the same runs and find the same answer, whichever ends first; more of them decide as many ahead as they are."""
+    """Runs decided before the first has ended; up to so many workers find the same answer."""
     minutes: float | None = None
     """Budget of time; nothing is started after it."""
     predict: bool = True
