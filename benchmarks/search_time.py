@@ -1,10 +1,13 @@
 """Where does the time of a whole `subspaces dimension TASK` go?
 
-    python benchmarks/search_time.py digits-fc [mnist-fc ...] [--workers 2] [--show] [-- OPTIONS OF subspaces dimension]
+    python benchmarks/search_time.py digits-fc [mnist-fc ...] [--searches 20] [--workers 2] [--runs DIR] [--show]
+        [-- OPTIONS OF subspaces dimension]
 
-The command is run as a user runs it, in a process and a folder of its own; its workers time themselves (the trainer is
-wrapped, at a cost of 1 µs per step). The time of the workers plus that for which they do not exist adds up to
-workers × wall. Writes results/search-time.csv, one row per task.
+Searches have first seeds 1,000 apart, so that no two share a run. The command is run as a user runs it, in a process
+and a folder of its own; its workers time themselves (the trainer is wrapped, at a cost of 1 µs per step). The time of
+the workers plus that for which they do not exist adds up to workers × wall. Writes results/search-time.csv, one row
+per search, and prints the median and the 90 % quantile per task; searches that have a row are not run again. With
+--runs the folders stay, as `repeated_searches.py --runs` reads them.
 
 * start: from the command to the first run: the interpreter and the libraries of the parent and of the workers;
 * data, model: reading the data; building networks, projections and optimisers;
@@ -16,6 +19,7 @@ workers × wall. Writes results/search-time.csv, one row per task.
 """
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -26,8 +30,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import print_table, write_rows
+import numpy as np
+from common import RESULTS, print_table, write_rows
 
+APART = 1000
+"""First seeds of one search and the next."""
 SPENT: dict[str, float] = {}
 PARTS = ("data", "model", "steps", "evaluations", "rows")
 
@@ -91,12 +98,13 @@ def parent(arguments: list[str]) -> None:
         print(json.dumps({"began": began, **SPENT}))
 
 
-def measure(task: str, workers: int, options: list[str]) -> dict[str, Any]:
+def measure(task: str, number: int, workers: int, options: list[str], keep: Path | None) -> dict[str, Any]:
     """One whole search in a folder of its own: seconds of wall time, and of workers × wall by part."""
     here = str(Path(__file__).parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
-    with tempfile.TemporaryDirectory() as folder:
-        words = [task, "--workers", str(workers), "--out", folder, *options]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = temporary if keep is None else str(keep / f"{task}-{number}-{workers}")
+        words = [task, "--workers", str(workers), "--first-seed", str(APART * number), "--out", folder, *options]
         began = time.time()
         done = subprocess.run(
             [sys.executable, __file__, "--parent", *words],
@@ -108,7 +116,25 @@ def measure(task: str, workers: int, options: list[str]) -> dict[str, Any]:
         wall = time.time() - began
         *_, found, times = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
         runs = [json.loads(path.read_text()) for path in Path(folder).glob("runs/*/times.json")]
-    return _row(task, workers, wall, began, found, times, runs)
+    return {"search": _name(task, number, workers, options), **_row(task, workers, wall, began, found, times, runs)}
+
+
+def _name(task: str, number: int, workers: int, options: list[str]) -> str:
+    return ", ".join([task, *options, f"{workers} workers", str(number)])
+
+
+def summary(task: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Median and 90 % quantile over the searches of a task."""
+
+    def quantiles(name: str) -> tuple[float, float]:
+        values = np.array([float(row[name]) for row in rows])
+        return round(float(np.median(values)), 1), round(float(np.quantile(values, 0.9)), 1)
+
+    (wall, wall90), (runs, runs90), (first, _) = map(quantiles, ("wall", "runs", "first_run_after"))
+    return {
+        "task": task, "searches": len(rows), "found": sum(row["outcome"] == "found" for row in rows),
+        "wall": wall, "wall_90": wall90, "runs": runs, "runs_90": runs90, "first_run_after": first,
+    }  # fmt: skip
 
 
 def _row(
@@ -141,14 +167,36 @@ def main() -> None:
     before, _, options = " ".join(sys.argv[1:]).partition(" -- ")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="+")
+    parser.add_argument("--searches", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--runs", type=Path, help="keep the folders of the searches there")
     parser.add_argument("--show", action="store_true", help="write no rows")
     arguments = parser.parse_args(before.split())
+    _measure_all(arguments, options.split())
+
+
+def _kept() -> dict[str, dict[str, Any]]:
+    path = RESULTS / "search-time.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {row["search"]: row for row in csv.DictReader(file)}
+
+
+def _measure_all(arguments: argparse.Namespace, options: list[str]) -> None:
+    kept = _kept()
     for task in arguments.tasks:
-        row = measure(task, arguments.workers, options.split())
-        print_table([{"part": name.removesuffix("_percent"), "value": value} for name, value in row.items()])
-        if not arguments.show:  # one by one: a search takes minutes
-            print(f"wrote {write_rows('search-time', [row], 'task')}", flush=True)
+        rows = []
+        for number in range(arguments.searches):
+            row = kept.get(_name(task, number, arguments.workers, options))
+            if row is None or arguments.show:
+                row = measure(task, number, arguments.workers, options, arguments.runs)
+                print_table([{"part": name.removesuffix("_percent"), "value": value} for name, value in row.items()])
+                if not arguments.show:  # one by one: a search takes minutes
+                    write_rows("search-time", [row], "search")
+            rows.append(row)
+        print_table([summary(task, rows)])
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
