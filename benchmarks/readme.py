@@ -1,4 +1,4 @@
-"""Rewrite the measured tables of README.md and docs/performance.md from the committed rows under results/.
+"""Rewrite the measured tables of the README and of pages of docs/ from the committed rows under results/.
 
     python benchmarks/readme.py
 
@@ -11,9 +11,10 @@ import re
 from pathlib import Path
 
 import gpu_tables
+import search_tables
 from common import RESULTS, ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "docs" / "performance.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("performance", "decision-rule"))]
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 CASES = {
     "fc": "FC 2×200",
@@ -173,7 +174,7 @@ TABLES = {
     "projection": projection,
     "chosen": chosen,
     "scale": scale,
-    **{name: functools.partial(make, markdown) for name, make in gpu_tables.TABLES.items()},
+    **{name: functools.partial(make, markdown) for name, make in (gpu_tables.TABLES | search_tables.TABLES).items()},
 }
 
 

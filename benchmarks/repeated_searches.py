@@ -28,11 +28,11 @@ def searched(task: str, number: int, workers: int, folder: Path, own_length: boo
     config = Run.of(task) if own_length else quick(Run.of(task))
     rule = Rule(first_seed=APART * number)
     found = measure_dimension(config, folder / f"{task}-{number}-{workers}", rule, workers=workers)
-    estimate, lines = found.estimate, found.to_dict()
+    estimate, lines, length = found.estimate, found.to_dict(), "own length" if own_length else "quick"
     return {
-        "search": f"{task}, {'own length' if own_length else 'quick'}, {workers} workers, {number}",
+        "search": f"{task}, {length}, {workers} workers, {number}", "task": task, "length": length, "workers": workers,
         "outcome": estimate.outcome, "d_int": estimate.d_int, "low": estimate.low, "high": estimate.high,
-        "runs": len(estimate.runs), "by_test": (lines["by_test"] or [None])[0], "seconds": found.seconds,
+        "runs": len(estimate.runs), "by_test": (lines["by_test"] or [None])[0],
     }  # fmt: skip
 
 
