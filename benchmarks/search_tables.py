@@ -49,27 +49,33 @@ def study(markdown: Markdown) -> str:
     return markdown(head, lines) if lines else _NOTHING
 
 
-def times(markdown: Markdown) -> str:
-    """Whole searches from the command to the report, over first seeds."""
+def _middle(rows: Rows, name: str) -> float:
+    return statistics.median(float(row[name]) for row in rows)
+
+
+def _spread(rows: Rows, name: str) -> str:
+    """Median, and what nine in ten need at most."""
+    values = sorted(float(row[name]) for row in rows)
+    return f"{statistics.median(values):.0f} ({values[math.ceil(0.9 * len(values)) - 1]:.0f})"
+
+
+def speed(markdown: Markdown, parts: tuple[str, ...] = ()) -> str:
+    """Whole searches from the command to the report, over first seeds; with the shares of some parts of the time."""
     lines = []
-    for (task, workers), rows in _groups(_rows("search-time"), "task", "workers").items():
-
-        def middle(name: str, rows: Rows = rows) -> float:
-            return statistics.median(float(row[name]) for row in rows)
-
-        def spread(name: str, rows: Rows = rows) -> str:
-            values = sorted(float(row[name]) for row in rows)
-            ninth = values[min(len(values) - 1, math.ceil(0.9 * len(values)) - 1)]
-            return f"{statistics.median(values):.0f} ({ninth:.0f})"
-
+    for (task,), rows in _groups(_rows("search-time"), "task").items():
         found = sum(row["outcome"] == "found" for row in rows)
-        shares = [f"{middle(f'{part}_percent'):.0f} %" for part in ("steps", "evaluations", "start", "report", "idle")]
+        shares = [f"{_middle(rows, f'{part}_percent'):.0f} %" for part in parts]
         lines.append([
-            task, workers, f"{len(rows)}, {found}", f"{spread('wall')} s", spread("runs"), f"{middle('d_int'):.0f}",
-            f"{middle('first_run_after'):.1f} s", *shares,
+            task, f"{len(rows)}, {found}", f"{_spread(rows, 'wall')} s", _spread(rows, "runs"),
+            f"{_middle(rows, 'd_int'):.0f}", f"{_middle(rows, 'first_run_after'):.1f} s", *shares,
         ])  # fmt: skip
-    head = ["task", "workers", "searches, found", "wall: median (nine in ten)", "runs", "d_int90", "first run after"]
-    return markdown([*head, "training steps", "evaluations", "start", "report", "idle"], lines) if lines else _NOTHING
+    head = ["task", "searches, found", "wall: median (nine in ten)", "runs", "d_int90", "first run after", *parts]
+    return markdown(head, lines) if lines else _NOTHING
+
+
+def times(markdown: Markdown) -> str:
+    """The same with where the time goes."""
+    return speed(markdown, ("steps", "evaluations", "start", "report", "idle"))
 
 
 def repeated(markdown: Markdown) -> str:
@@ -112,6 +118,7 @@ def compared(markdown: Markdown, name: str) -> str:
 TABLES: dict[str, Callable[[Markdown], str]] = {
     "search_study": study,
     "search_times": times,
+    "search_speed": speed,
     "repeated": repeated,
     "rates": lambda markdown: compared(markdown, "rate-study"),
     "lengths": lambda markdown: compared(markdown, "length-study"),
