@@ -82,7 +82,8 @@ def test_one_split_judges_where_it_cannot_be_drawn_or_many_examples_do():
     assert not splits_of_their_own(Run.of(brought))
     assert shared_examples(Run.of(brought)) == 20
     assert splits_of_their_own(Run.of("digits-fc"))
-    assert not splits_of_their_own(Run.of("mnist-fc"))
+    assert splits_of_their_own(Run.of("mnist-fc"))
+    assert not splits_of_their_own(Run.of("mnist-fc", validation=20_000))
     assert shared_examples(Run.of("mnist-fc")) == 5000
     assert not splits_of_their_own(Run.of("toy"))
 

@@ -60,7 +60,7 @@ class Rule:
     check_convergence: bool = False
     """Do some six runs (and a local baseline) once more with twice the epochs, and say what d_int would become."""
     one_split: bool = False
-    """Judge all runs by the split of --seed-split; without it each run has its own where examples are few (< 2,000)."""
+    """Judge all runs by the split of --seed-split; without it each run has its own below 20,000 examples."""
     first_seed: int = 0
     """The runs have the seeds first_seed, first_seed + 1, …; each sets projection, model and data order."""
 

@@ -138,13 +138,21 @@ def _data_options(run: Run) -> DataOptions:
     return DataOptions(**given, seed=run.seeds.split)
 
 
-@functools.lru_cache(maxsize=1)
+_KEPT: dict[Any, Data | Loaders] = {}
+"""The data of the last run of this process. Those of another split take their place before they are read, since twice
+the data need not fit."""
+
+
 def _load_data(
     task: Task, options: DataOptions, root: str | None, dtype: torch.dtype, device: str, channels_last: bool
 ) -> Data | Loaders:
     """The data of a task as tensors on the device, kept for the next run of this process."""
-    data = task.load_data(options, root)
-    return data if isinstance(data, Loaders) else placed(data, device, dtype, channels_last=channels_last)
+    asked = (task, options, root, dtype, device, channels_last)
+    if asked not in _KEPT:
+        _KEPT.clear()
+        data = task.load_data(options, root)
+        _KEPT[asked] = data if isinstance(data, Loaders) else placed(data, device, dtype, channels_last=channels_last)
+    return _KEPT[asked]
 
 
 # ---- subspace
