@@ -1,4 +1,4 @@
-"""Rewrite the measured tables of README.md and docs/performance.md from the committed rows under results/.
+"""Rewrite the measured tables of README.md and of pages below docs/ from the committed rows under results/.
 
     python benchmarks/readme.py
 
@@ -10,10 +10,11 @@ import functools
 import re
 from pathlib import Path
 
+import adapter_tables
 import gpu_tables
 from common import RESULTS, ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "docs" / "performance.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("performance.md", "language-models.md"))]
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 CASES = {
     "fc": "FC 2×200",
@@ -173,7 +174,7 @@ TABLES = {
     "projection": projection,
     "chosen": chosen,
     "scale": scale,
-    **{name: functools.partial(make, markdown) for name, make in gpu_tables.TABLES.items()},
+    **{name: functools.partial(make, markdown) for name, make in (gpu_tables.TABLES | adapter_tables.TABLES).items()},
 }
 
 

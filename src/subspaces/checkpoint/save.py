@@ -80,7 +80,7 @@ def save(
         "layout": layout.pack(),
         "layout_digest": layout.digest(),
         "origin_digest": subspace.origin_digest(),
-        "buffers_digest": unchanged_digest(subspace.model, stored),
+        "buffers_digest": unchanged_digest(buffers_of(subspace.model), stored),
         "extra": extra or {},
     }
     if subspace.store_origin and not include_origin and not subspace.point.spread:

@@ -596,8 +596,8 @@ class Subspace:
         """A hash of the exact bits of θ₀; made once for each θ₀."""
         if self._origin_digest is not None:
             return self._origin_digest
-        origins = list(Subspace.origin.fget(self).values())  # type: ignore[attr-defined]
         if self._hashed is None or self._hashed[0] is not self.point.origins:
+            origins = list(Subspace.origin.fget(self).values())  # type: ignore[attr-defined]
             self._hashed = self.point.origins, digest_of(origins)
         return self._hashed[1]
 
