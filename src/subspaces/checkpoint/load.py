@@ -76,6 +76,7 @@ def load(
         only=[_escape(name) for name in layout.names],
         origin=origin or None,
         layer_scale=header["layer_scale"],
+        scale_of=header.get("scale_of", "module"),
     )
     if w.shape != subspace.coordinates.shape:
         subspace.remove(keep=False)

@@ -87,6 +87,8 @@ def save(
         header["start"] = entry_of(list(subspace.origin.values()))
     if form := subspace.form():
         header["form"] = form
+    if subspace.scale_of != "module":
+        header["scale_of"] = subspace.scale_of
     if not hold_basis:
         header["basis"] = pointer_to(subspace.projection)
     if base := base_of(subspace.model):
