@@ -200,7 +200,7 @@ METHODS: dict[str, Method] = {
     "full fine-tuning": plain(3e-4, lambda leaf, module: True),
     "ours, all": ours(False, 1e-3),
     "ours, all, by type": ours(False, 1e-3, lambda targets, numbers: {"blocks": "type", "allocation": "even"}),
-    "ours, all, SAID": ours(False, 1e-3, lambda targets, numbers: {"layer_scale": True}),
+    "ours, all, SAID": ours(False, 1e-3, lambda targets, numbers: {"layer_scale": True, "scale_of": "block"}),
     "ours, lora": ours(True, 3e-3, lambda targets, numbers: {"space": "lora", "rank": 4}),
     "ours, lora-xs": ours(
         True, 1e-3, lambda targets, numbers: {"space": "lora-xs", "rank": _core_rank(targets, numbers)}

@@ -14,6 +14,7 @@ training in results/adapters.csv: an interrupted call goes on, and one with more
 import argparse
 import contextlib
 import csv
+import itertools
 import math
 import time
 import warnings
@@ -29,13 +30,13 @@ from common import RESULTS, write_rows
 from torch import Tensor
 from torch.nn import functional as F
 
+from subspaces.datasets import Data
+from subspaces.datasets.trees import place, take
 from subspaces.tasks import get_task
+from subspaces.training.batches import InMemory
+from subspaces.training.lengths import in_memory
 
 MOST_RATES = 5
-BUCKET = 16
-"""Batches whose examples are sorted by length together, so that little of them is filling."""
-
-Examples = tuple[dict[str, Tensor], Tensor]
 Row = dict[str, Any]
 
 
@@ -58,75 +59,50 @@ class Protocol:
         return f"{self.steps}/{self.search_steps} steps of {self.batch}, {kind}, {self.device}"
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The examples of a task: to train on, to choose rates by, and to be told."""
+def data_of(task: Any, protocol: Protocol) -> Data:
+    """The training part without what rates are chosen by, this as validation, and what is told as test.
 
-    train: Examples
-    choice: Examples
-    test: Examples
-
-
-def parts_of(task: Any, protocol: Protocol) -> Parts:
-    """The training part without what rates are chosen by; the test part, or where it has no labels the validation."""
-    data = task.load_data(None, None)
+    That is the test part, or where it has no labels the validation part.
+    """
+    data = task.load_data()
     order = torch.randperm(len(data.train_y), generator=torch.Generator().manual_seed(0))[: protocol.subset]
     chosen, kept = order[: protocol.held_out], order[protocol.held_out :]
     told = (data.test_x, data.test_y) if len(data.test_y) else (data.val_x, data.val_y)
-    return Parts(_some(data.train_x, data.train_y, kept), _some(data.train_x, data.train_y, chosen), told)
+    parts = [(take(data.train_x, rows), data.train_y[rows]) for rows in (kept, chosen)] + [told]
+    flat = [place(tree, torch.device(protocol.device), torch.float32) for part in parts for tree in part]
+    return Data(*flat, padded=True)
 
 
-def _some(x: dict[str, Tensor], y: Tensor, rows: Tensor) -> Examples:
-    return {name: column[rows] for name, column in x.items()}, y[rows]
-
-
-def _batch(examples: Examples, rows: Tensor, device: str) -> tuple[dict[str, Tensor], Tensor]:
-    """These rows, cut to the longest of them."""
-    x, y = _some(*examples, rows)
-    longest = int(x["attention_mask"].sum(1).max())
-    return {name: column[:, :longest].to(device) for name, column in x.items()}, y.to(device)
-
-
-def batches(examples: Examples, size: int, seed: int) -> Iterator[Tensor]:
-    """Rows of batches without an end: epochs in random order, of texts of like length."""
-    generator, lengths = torch.Generator().manual_seed(seed), examples[0]["attention_mask"].sum(1)
-    while True:
-        for some in torch.randperm(len(lengths), generator=generator).split(size * BUCKET):
-            groups = some[lengths[some].argsort()].split(size)
-            yield from (groups[i] for i in torch.randperm(len(groups), generator=generator))
-
-
-def logits_of(made: Made, x: dict[str, Tensor], protocol: Protocol) -> Tensor:
+def logits_of(made: Made, x: Any, protocol: Protocol) -> Tensor:
     with torch.autocast(protocol.device, torch.bfloat16, enabled=protocol.bfloat16):
         return made.model(**x).logits.float()
 
 
-def train(made: Made, examples: Examples, rate: float, steps: int, seed: int, protocol: Protocol) -> None:
+def train(made: Made, batches: InMemory, rate: float, steps: int, seed: int, protocol: Protocol) -> None:
     """`steps` batches, at rates that fall linearly to zero."""
     torch.manual_seed(seed)
     optimizer = optimizer_of(made, rate, protocol.head_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     made.model.train()
-    for _, rows in zip(range(steps), batches(examples, protocol.batch, seed), strict=False):
-        x, y = _batch(examples, rows, protocol.device)
-        F.cross_entropy(logits_of(made, x, protocol), y).backward()
+    endless = itertools.chain.from_iterable(map(batches.epoch, itertools.count(1)))
+    for x, y in itertools.islice(endless, steps):
+        F.cross_entropy(logits_of(made, x, protocol), y).backward()  # type: ignore[arg-type]
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
 
 
 @torch.no_grad()
-def judged(made: Made, examples: Examples, protocol: Protocol) -> tuple[float, int]:
-    """Mean loss and number of right answers; the loss is infinite for a training that diverged."""
+def judged(made: Made, batches: InMemory, part: str, protocol: Protocol) -> tuple[float, int, int]:
+    """Mean loss, number of right answers, and of all; the loss is infinite for a training that diverged."""
     made.model.eval()
-    total, right = 0.0, 0
-    for rows in examples[0]["attention_mask"].sum(1).argsort().split(64):
-        x, y = _batch(examples, rows, protocol.device)
+    total, right, count = 0.0, 0, 0
+    for x, y, n in batches.split(part) or ():
         logits = logits_of(made, x, protocol)
-        total += float(F.cross_entropy(logits, y, reduction="sum"))
-        right += int((logits.argmax(1) == y).sum())
-    count = len(examples[1])
-    return (total / count if math.isfinite(total) else math.inf), right
+        total += float(F.cross_entropy(logits, y, reduction="sum"))  # type: ignore[arg-type]
+        right += int((logits.argmax(1) == y).sum())  # type: ignore[union-attr]
+        count += n
+    return (total / count if math.isfinite(total) else math.inf), right, count
 
 
 class Table:
@@ -151,7 +127,7 @@ class Bench:
     """One task in one protocol."""
 
     task: Any
-    parts: Parts
+    data: Data
     protocol: Protocol
     table: Table
 
@@ -164,18 +140,18 @@ class Bench:
             return self.table.rows[cell]
         began = time.process_time()
         made = self.made(method, size, seed)
-        train(made, self.parts.train, rate, steps, seed, self.protocol)
-        examples = self.parts.choice if choosing else self.parts.test
-        loss, right = judged(made, examples, self.protocol)
+        batches = in_memory(self.data, self.protocol.batch, seed)
+        train(made, batches, rate, steps, seed, self.protocol)
+        loss, right, count = judged(made, batches, "val" if choosing else "test", self.protocol)
         with TemporaryDirectory() as folder:
             size_on_disk = made.bytes(Path(folder))
         row = {
             "cell": cell, "task": self.task.name, "protocol": self.protocol.told(), "method": name, "asked": size,
             "part": part, "rate": rate, "seed": seed, "numbers": made.numbers,
-            "head": sum(p.numel() for p in made.head), "loss": loss, "right": right, "count": len(examples[1]),
+            "head": sum(p.numel() for p in made.head), "loss": loss, "right": right, "count": count,
             "bytes": size_on_disk, "cpu_s": time.process_time() - began,
         }  # fmt: skip
-        print(f"{cell}: loss {loss:.4f}, {right / len(examples[1]):.1%}, {row['cpu_s']:.0f} s", flush=True)
+        print(f"{cell}: loss {loss:.4f}, {right / count:.1%}, {row['cpu_s']:.0f} s", flush=True)
         return self.table.keep(row)
 
     def made(self, method: Method, numbers: int, seed: int) -> Made:
@@ -219,7 +195,7 @@ def compare(tasks: list[str], names: list[str], numbers: list[int], seeds: int, 
         benches = []
         for name in tasks:
             task = get_task(name)
-            benches.append(Bench(task, parts_of(task, protocol), protocol, Table(table)))
+            benches.append(Bench(task, data_of(task, protocol), protocol, Table(table)))
         for seed in range(seeds):
             for bench in benches:
                 for size in numbers:

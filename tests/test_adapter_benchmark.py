@@ -7,6 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from subspaces.datasets import Data
+from subspaces.training.lengths import in_memory
+
 pytestmark = pytest.mark.peft
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -39,25 +42,25 @@ def _examples(n, seed):
 
 
 def _task():
-    (train_x, train_y), (test_x, test_y) = _examples(80, 0), _examples(50, 1)
-    data = SimpleNamespace(train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
-    return SimpleNamespace(name="tiny", build_model=_model, load_data=lambda options, root: data)
+    data = Data(*_examples(80, 0), *_examples(0, 2), *_examples(50, 1), padded=True)
+    return SimpleNamespace(name="tiny", build_model=_model, load_data=lambda: data)
 
 
 @pytest.fixture
 def bench(adapters):
     protocol = adapters.Protocol(steps=3, search_steps=2, batch=8, held_out=16, bfloat16=False)
     task = _task()
-    return adapters.Bench(task, adapters.parts_of(task, protocol), protocol, adapters.Table("adapters"))
+    return adapters.Bench(task, adapters.data_of(task, protocol), protocol, adapters.Table("adapters"))
 
 
 def test_every_method_trains_what_it_says_and_the_same_head(adapters, bench):
     asked, base = 40, sum(p.numel() for p in _model(0).bert.parameters())
+    batches = in_memory(bench.data, 8)
     with adapters.quiet():
         for name, method in adapters.METHODS.items():
             made = bench.made(method, asked, 0)
             before = {id(p): p.detach().clone() for p in [*made.model.parameters(), *made.own]}
-            adapters.train(made, bench.parts.train, method.first, 2, 0, bench.protocol)
+            adapters.train(made, batches, method.first, 2, 0, bench.protocol)
             mine = {id(p) for p in [*made.own, *made.head]}
             assert all((id(p) in mine) == p.requires_grad for p in made.model.parameters()), name
             assert all(not torch.equal(p, before[id(p)]) for p in made.head), name
@@ -72,7 +75,7 @@ def test_every_method_trains_what_it_says_and_the_same_head(adapters, bench):
 
 
 def test_methods_begin_as_the_same_model(adapters, bench):
-    x, _ = bench.parts.test
+    x = bench.data.test_x
     found = {}
     with adapters.quiet(), torch.no_grad():
         for name, method in adapters.METHODS.items():
@@ -119,10 +122,8 @@ def test_rows_are_kept_and_not_made_twice(adapters, bench, tmp_path, monkeypatch
 
 def test_examples_to_choose_by_are_not_trained_on(adapters):
     task = _task()
-    parts = adapters.parts_of(task, adapters.Protocol(held_out=16, subset=60))
-    assert [len(part[1]) for part in (parts.train, parts.choice, parts.test)] == [44, 16, 50]
-    both = torch.cat([parts.train[0]["input_ids"], parts.choice[0]["input_ids"]])
-    known = [tuple(row) for row in task.load_data(None, None).train_x["input_ids"].tolist()]
-    assert all(tuple(row) in known for row in both.tolist())
-    seen = torch.cat([rows for _, rows in zip(range(6), adapters.batches(parts.train, 8, 0), strict=False)])
-    assert sorted(seen.tolist()) == list(range(44))
+    data = adapters.data_of(task, adapters.Protocol(held_out=16, subset=60))
+    assert [len(y) for y in (data.train_y, data.val_y, data.test_y)] == [44, 16, 50]
+    known = task.load_data().train_x["input_ids"].tolist()
+    places = [known.index(row) for x in (data.train_x, data.val_x) for row in x["input_ids"].tolist()]
+    assert len(set(places)) == 60

@@ -286,8 +286,8 @@ def dequantised(layer: Any) -> Tensor:
     """
     weight = layer._parameters["weight"]
     if getattr(weight, "quant_state", None) is not None:  # of bitsandbytes, 4 bits
-        reader: Any = needs_package("bitsandbytes.functional", "a weight of 4 bits of bitsandbytes", "bitsandbytes")
-        return reader.dequantize_4bit(weight.data, weight.quant_state)
+        package: Any = needs_package("bitsandbytes", "a weight of 4 bits of bitsandbytes", "bitsandbytes")
+        return package.functional.dequantize_4bit(weight.data, weight.quant_state)
     rows = getattr(weight, "SCB", None)  # of bitsandbytes, int8: 127 times the scale of each row
     if rows is None:
         rows = getattr(getattr(layer, "state", None), "SCB", None)  # where the first forward pass puts it
