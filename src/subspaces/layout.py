@@ -114,6 +114,8 @@ class Layout:
 
     def difference(self, other: "Layout") -> str:
         """The first few ways in which another layout differs from this one, in words ("" when it does not)."""
+        if self == other:
+            return ""
         mine = {n: (s, t) for n, s, t in zip(self.names, self.shapes, self.dtypes, strict=True)}
         theirs = {n: (s, t) for n, s, t in zip(other.names, other.shapes, other.dtypes, strict=True)}
         told = [f"{name} {mine[name]} is missing" for name in mine if name not in theirs]

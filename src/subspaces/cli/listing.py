@@ -9,6 +9,7 @@ from subspaces.runs.run import Run
 from subspaces.subspace import Subspace
 from subspaces.tasks import TASKS, Task, get_task
 from subspaces.tasks.control import CONTROL
+from subspaces.tasks.text import TEXTS
 
 _COMMON = {"self", "d", "D", "seed", "sizes", "model", "projection", "only", "exclude"}  # no options of a kind
 Listing = tuple[list[str], list[list[Any]]]
@@ -37,6 +38,13 @@ def tasks() -> Listing:
         h = task.optimizer
         settings = f"{h.optimizer} {h.lr:g}, batch {h.batch_size}, {h.epochs} epochs, {h.schedule}, l2 {h.l2:g}"
         rows.append([name, _data(task), task.D, task.baseline, settings, task.source])
+    for name in TEXTS:
+        task = get_task(name)
+        h, model = task.optimizer, task.model.pretrained
+        settings = f"{model.name}, {h.optimizer} {h.lr:g} ({task.subspace_lr:g} in subspaces), batch {h.batch_size}"
+        # D is counted by transformers, which would take seconds to import for a list
+        rows.append([name, "pairs of texts" if len(task.data.text) == 2 else "texts", None, task.baseline,
+                     f"{settings}, {h.epochs} epochs", task.source])  # fmt: skip
     for name in CONTROL:
         task = get_task(name)
         play = task.play

@@ -8,6 +8,7 @@ from typing import get_type_hints
 
 import tyro
 
+from subspaces.cli.run_options import TEXT
 from subspaces.errors import unknown_name
 from subspaces.runs.run import WORDS
 
@@ -45,6 +46,7 @@ def typed_names(options: type, hidden: Collection[str] = ()) -> dict[str, str]:
     for name, hint in get_type_hints(options, include_extras=True).items():
         if name == "config":
             found |= {word: _option(word) for word in WORDS if word not in ("task", *hidden)} | {"task": "TASK"}
+            found |= {name: _option(name) for name in TEXT}
         elif name == "rule":
             found |= {f.name: _option(f.name) for f in dataclasses.fields(get_type_hints(options)[name])}
         else:

@@ -20,6 +20,10 @@ class Data:
 
     Inputs and targets are tensors, tuples or dictionaries of tensors, whose first dimension counts the examples. Images
     are float32 (n, C, H, W) (bytes while they are prepared) and their labels int64 (n,).
+
+    Attributes:
+        padded: inputs are dictionaries of tensors (n, length) with an ``attention_mask``, filled up on the right: a
+            training batch then holds examples of about one length, and every batch is cut to its longest.
     """
 
     train_x: Tree
@@ -28,6 +32,7 @@ class Data:
     val_y: Tree
     test_x: Tree
     test_y: Tree
+    padded: bool = False
 
     def to(self, *args: Any, **kwargs: Any) -> "Data":
         """All tensors moved as by Tensor.to; those of integers change their device but never their dtype."""
@@ -35,7 +40,7 @@ class Data:
         moved = lambda x: x.to(*args, **kwargs) if x.is_floating_point() else x.to(device)  # noqa: E731
         inputs = {name: tree_map(moved, getattr(self, name)) for name in ("train_x", "val_x", "test_x")}
         targets = {f"{s}_y": tree_map(lambda y: y.to(device), self.split(s)[1]) for s in ("train", "val", "test")}
-        return Data(**inputs, **targets)
+        return replace(self, **inputs, **targets)
 
     def split(self, name: str) -> tuple[Tree, Tree]:
         """Inputs and targets of ``train``, ``val`` or ``test``."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from subspaces.dimension.fidelity import TUNING_SEED, RateChoice, halving, interpolate_rate, rungs_around
 from subspaces.runs.records import Result
+from subspaces.runs.resolve import native_rate
 from subspaces.runs.run import Run
 from subspaces.tasks import get_task
 
@@ -27,7 +28,7 @@ class Rates:
 
     def __init__(self, config: Run, span: tuple[int, int, int], rates: tuple[float, ...] = ()) -> None:
         defaults = get_task(config.task).optimizer
-        own = config.optimizer.lr or defaults.lr
+        own = config.optimizer.lr or native_rate(config)
         self.config, self.span, self.epochs = config, span, config.optimizer.epochs or defaults.epochs
         self.tried = rates or tuple(_rounded(own * factor) for factor in FACTORS)
         self.known: dict[int, RateChoice] = {}

@@ -100,7 +100,18 @@ def make_projection(
     return cls(d, D, seed, **options)
 
 
-_OF_SUBSPACE = ("only", "exclude", "origin", "blocks", "allocation", "layer_scale", "gradients", "store_origin", "seed")
+_OF_SUBSPACE = (
+    "only",
+    "exclude",
+    "origin",
+    "blocks",
+    "allocation",
+    "layer_scale",
+    "scale_of",
+    "gradients",
+    "store_origin",
+    "seed",
+)
 """What may have been meant by an option that a kind does not have."""
 
 

@@ -13,7 +13,7 @@ from subspaces.dimension.measure import IntrinsicDimension
 from subspaces.recipes import PublishedRule, Series, Wanted
 from subspaces.reproduce.csv_rows import COLUMNS, Row
 from subspaces.runs.records import Result, environment
-from subspaces.runs.resolve import resolve
+from subspaces.runs.resolve import resolve, scale_of
 from subspaces.runs.run import Run
 from subspaces.subspace import Subspace
 from subspaces.tasks import Objective, get_task
@@ -122,7 +122,7 @@ def facts(config: Run) -> Facts:
     subspace = Subspace(
         make(0), d=space.d, projection=space.projection, seed=config.seeds.projection,
         only=space.only or None, exclude=space.exclude or None, blocks=space.blocks, allocation=space.allocation,
-        layer_scale=space.layer_scale, **space.options(),
+        layer_scale=space.layer_scale, scale_of=scale_of(config), **space.keywords(),
     )  # fmt: skip
     projection = subspace.projection
     rate = 1.0 if isinstance(task, Objective) else subspace.lr(1.0, config.optimizer.name or task.optimizer.optimizer)
@@ -278,5 +278,8 @@ def settings(config: Run) -> str:
     words += [f"{optimizer.pbfgs_mode} form"] if optimizer.pbfgs_mode != "robust" else []
     words += [f"recorded every {full.record.every}"] if full.record.every else []
     words += ["in bfloat16"] if full.compute.autocast else []
+    words += [f"space {space.space}"] if space.space else []
+    words += [f"rank {space.rank}"] if space.rank else []
+    words += [f"a multiple per {scale_of(full)}"] if space.layer_scale and full.d is not None else []
     words += list(space.projection_options)
     return ", ".join(words)

@@ -13,15 +13,16 @@ from subspaces.datasets.forms import Loaders, number_of_examples
 from subspaces.datasets.trees import count
 from subspaces.learned.batchnorm import refresh_batchnorm
 from subspaces.runs.fingerprint import changed, fingerprint, is_of_today, mark
-from subspaces.runs.resolve import record_of, resolve
+from subspaces.runs.resolve import direct_rate, record_of, resolve, scale_of
 from subspaces.runs.run import Run
 from subspaces.runs.stored import enter_stored, measured_rate, start_stored
 from subspaces.subspace import LayerKronecker, Subspace
 from subspaces.tasks import Images, Task, get_task
 from subspaces.training.autocast import warn_of_slow_autocast
-from subspaces.training.batches import Batches, InMemory, Streamed, derived_seed
+from subspaces.training.batches import Batches, Streamed, derived_seed
 from subspaces.training.callbacks import Callback
 from subspaces.training.fit import placed
+from subspaces.training.lengths import in_memory
 from subspaces.training.state import STATE, Fit, Kept, load_parameters, load_state, read_state
 from subspaces.training.step import add_penalty, loss_setting, take_step
 
@@ -49,8 +50,8 @@ def build(asked: Run, folder: Path | None = None, data_root: str | None = None) 
     direct = record_of(Run.of(run.task, optimizer=task.optimizer.optimizer)) if record.needs_subspace else record
     fit = Fit(
         model=model, batches=batches, loss=task.loss, score=task.score,
-        optimizer=direct.build(model.parameters(), _options(run, direct)), epochs=settings.epochs or 1,
-        name=run.task, schedule=settings.schedule or "constant", warmup=settings.warmup,
+        optimizer=direct.build(model.parameters(), _options(run, direct, direct_rate(asked))),
+        epochs=settings.epochs or 1, name=run.task, schedule=settings.schedule or "constant", warmup=settings.warmup,
         milestones=settings.milestones, eval_every=run.record.eval_every, judged_on=task.judged_on,
         autocast=compute.autocast, identity={"key": asked.key(), "fingerprint": fingerprint(asked)},
     )  # fmt: skip
@@ -119,7 +120,7 @@ def _batches(run: Run, root: str | None) -> Batches:
     if isinstance(data, Loaders):
         return Streamed(data, seed, device=compute.device, dtype=dtype)
     augment, last = bool(run.data.augment), compute.channels_last
-    return InMemory(data, run.optimizer.batch_size or 1, seed, augment=augment, channels_last=last)
+    return in_memory(data, run.optimizer.batch_size or 1, seed, augment=augment, channels_last=last)
 
 
 def _refuse_for_loaders(asked: Run) -> None:
@@ -209,7 +210,7 @@ def _drawn(fit: Fit, run: Run, bases: int) -> Subspace:
     return Subspace(
         fit.model, d=space.d, projection=space.projection, seed=basis_seed(run, bases), only=space.only or None,
         exclude=space.exclude or None, blocks=space.blocks, allocation=space.allocation,
-        layer_scale=space.layer_scale, **space.options(),
+        layer_scale=space.layer_scale, scale_of=scale_of(run), **space.keywords(),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from subspaces.registry import resolve as resolve_name
 from subspaces.runs.run import Run
 from subspaces.subspace import Subspace
 from subspaces.tasks import Objective, get_task
+from subspaces.tasks.text import Texts
 
 
 def record_of(run: Run) -> OptimizerRecord:
@@ -35,7 +36,28 @@ def resolve(asked: Run) -> Run:
         known["momentum"] = 0.0
     if measured:
         known["lr"] = None
+    elif run.d is not None and run.space.file is None:
+        known["lr"] = native_rate(run)
     return run.but(**{word: value for word, value in known.items() if run.value(word) is None})
+
+
+def native_rate(run: Run) -> float:
+    """The native rate that a task gives to runs in subspaces."""
+    task = get_task(run.task)
+    return getattr(task, "subspace_lr", None) or task.optimizer.lr
+
+
+def direct_rate(asked: Run) -> float | None:
+    """The rate of direct steps before a subspace is laid, where the task has another one for these; else None."""
+    task = get_task(asked.task)
+    own = asked.optimizer.lr is None and getattr(task, "subspace_lr", None) is not None
+    return task.optimizer.lr if own else None
+
+
+def scale_of(run: Run) -> str:
+    """What a layer is to the multiples of SAID: as the run says, else a block for texts and a module elsewhere."""
+    texts = isinstance(getattr(get_task(run.task), "data", None), Texts)
+    return run.space.scale_of or ("block" if texts and run.space.layer_scale else "module")
 
 
 def check_search(run: Run) -> None:
@@ -74,14 +96,14 @@ def _with_stored(run: Run) -> Run:
 
 
 def largest_d(run: Run) -> int:
-    """The largest d that a run of a task can have: D, or less with `only`, `exclude` or layer-kronecker.
+    """The largest d that a run of a task can have: D, or less with `only`, `exclude` or a space of factors.
 
     That of a stored subspace is the number of its directions.
     """
     task, space = get_task(run.task), run.space
     if space.file is not None:
         return stored_sizes(space.file).d
-    if space.projection not in Subspace.forms and not space.only and not space.exclude:
+    if not space.factored and not space.only and not space.exclude:
         return task.D
     chosen = {"only": space.only or None, "exclude": space.exclude or None}
-    return Subspace.largest_d(task.build_model(run.seeds.model), space.projection, **chosen, **space.options())
+    return Subspace.largest_d(task.build_model(run.seeds.model), space.projection, **chosen, **space.keywords())

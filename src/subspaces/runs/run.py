@@ -71,6 +71,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "device": ("compute", "device"),
     "threads": ("compute", "threads"),
     "record_ema": ("record", "ema"),
+    "space": ("subspace", "space"),
+    "rank": ("subspace", "rank"),
+    "scale_of": ("subspace", "scale_of"),
 }
 """Word of the command line, of recipes and of result rows → part of a `Run` and field of the part.
 
@@ -216,8 +219,13 @@ class Run:
             )
         optimizer.refuse_dead_options(record)
         self.record.refuse_dead_options()
-        if self.record.every is not None and self.d is not None and subspace.projection == "layer-kronecker":
-            raise ValueError("`record` must go with whole weights; got layer-kronecker. Use `projection` hadamard.")
+        factored = subspace.factored if self.d is not None else None
+        if self.record.every is not None and factored:
+            raise ValueError(f"`record` must go with whole weights; got {factored}. Use `projection` hadamard.")
+        if optimizer.l2 and factored in ("lora", "lora-xs"):
+            raise ValueError(
+                f"`l2` must be 0 with {factored}, whose weights are computed from factors; got {optimizer.l2:g}."
+            )
 
 
 _FIELDS = {

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from subspaces.optim.records import OptimizerRecord
 
 Schedule = Literal["constant", "cosine", "onecycle", "step"]
+FACTORED = ("lora", "lora-xs", "layer-kronecker")
+"""Spaces in which weights are computed from factors."""
 MOST_THREADS = 1024
 """More than any one run can use; torch itself dies of a million."""
 
@@ -49,10 +51,16 @@ class SubspaceSettings:
     """Steps of direct training before the subspace is laid through the point that they reach (Larsen et al. 2022)."""
     redraw_every: int = 0
     """Steps between new random bases, each laid through the present point (Gressmann et al. 2020); 0 keeps one."""
+    space: Literal["all", "lora", "lora-xs", "layer-kronecker"] | None = None
+    """What moves: all weights, or factors of them (docs/language-models.md)."""
+    rank: int | None = None
+    """Rank of the factors in --space lora, lora-xs or layer-kronecker."""
+    scale_of: Literal["module", "block"] | None = None
+    """A layer of --layer-scale: a module, or a block such as a layer of a transformer (default for texts)."""
 
     def __post_init__(self) -> None:
         _check(self, file="subspace")
-        at_least(1, d=self.d)
+        at_least(1, d=self.d, rank=self.rank)
         at_least(0, burn_in=self.burn_in, redraw_every=self.redraw_every)
         self.options()
 
@@ -60,13 +68,24 @@ class SubspaceSettings:
         """``projection_options`` as keyword arguments: values are read as JSON where they are, else as text."""
         return dict(_option(text) for text in self.projection_options)
 
+    def keywords(self) -> dict[str, Any]:
+        """``options``, space and rank as keyword arguments of `Subspace`; those that are None are left out."""
+        own = {"space": self.space, "rank": self.rank}
+        return self.options() | {name: value for name, value in own.items() if value is not None}
+
+    @property
+    def factored(self) -> str | None:
+        """The space in which weights are computed from factors, by `space` or `projection`; None if they are not."""
+        return next((name for name in (self.space, self.projection) if name in FACTORED), None)
+
     def refuse_dead_options(self) -> None:
         """Refuse what a stored subspace decides, and what goes with something that is not there.
 
         Raises:
             ValueError: the option and what to do about it.
         """
-        shaping = ("projection_options", "only", "exclude", "blocks", "layer_scale", "burn_in", "redraw_every")
+        shaping = ("projection_options", "only", "exclude", "blocks", "layer_scale", "burn_in", "redraw_every", "space",
+                   "rank")  # fmt: skip
         given = [name for name in shaping if getattr(self, name)]
         if self.file is not None and given:
             raise ValueError(
@@ -81,6 +100,14 @@ class SubspaceSettings:
             raise ValueError(
                 f"`{given[0]}` must go with `d`; got no `d`, so all parameters are trained directly. Add `d`."
             )
+        if self.scale_of is not None and not self.layer_scale:
+            raise ValueError(
+                f"`scale_of` must go with `layer_scale`; got {self.scale_of!r} without. Add `layer_scale`."
+            )
+        if self.rank is not None and self.factored is None:
+            raise ValueError(f"`rank` must go with a space of factors; got {self.rank} without. Add `space` lora.")
+        if self.rank is not None and "rank" in self.options():
+            raise ValueError(f"`rank` must be given once; got it in `projection_options`, too. Leave {self.rank} out.")
         if self.allocation != "size" and self.blocks is None:
             raise ValueError(
                 f"`allocation` must go with `blocks`; got {self.allocation!r} without. Add `blocks`, such as layer."
@@ -283,7 +310,7 @@ def _check(part: Any, **words: str) -> None:
 
 
 _TAKEN = ("model", "d", "D", "projection", "seed", "sizes", "only", "exclude", "origin", "blocks", "allocation",
-          "layer_scale", "gradients", "store_origin")  # fmt: skip
+          "layer_scale", "scale_of", "space", "gradients", "store_origin")  # fmt: skip
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -12,7 +12,7 @@ from subspaces.layout import Layout, digest_of, layout_of
 from subspaces.projections import Projection
 from subspaces.projections.backends import Ready
 from subspaces.subspace.compiled import know
-from subspaces.subspace.groups import Groups, layers_of
+from subspaces.subspace.groups import Groups, Scales, layers_of
 from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import Pins
 from subspaces.subspace.rows import MovedRows, Rows, flat, real
@@ -42,7 +42,7 @@ class Point(Rows):
     Args:
         w: the coordinates.
         parameters: by name, in the order of the rows.
-        projection, layer_scale: what w stands for.
+        projection, scales: what w stands for.
         fused: one node for all tensors.
         pins: entries that stay where they are.
     """
@@ -60,13 +60,13 @@ class Point(Rows):
         w: nn.Parameter,
         parameters: dict[str, nn.Parameter],
         projection: Projection,
-        layer_scale: bool,
+        scales: Scales | None,
         fused: bool,
         pins: Pins,
     ):
         self.w, self.projection, self.fused, self.pins = w, projection, fused, pins
         self.names, self.parameters = list(parameters), list(parameters.values())
-        self.groups = Groups(self.names, projection.d, layer_scale)
+        self.groups = Groups(self.names, projection.d, scales)
         self.starts = self.rows = layout_of(parameters).starts
         self.origins: list[Tensor] | None = None
         self.hook_ids: set[int] = set()

@@ -18,6 +18,7 @@ from torch.compiler import is_dynamo_compiling
 from subspaces.layout import COORDINATES, digest_of
 from subspaces.spread import here, is_spread, part
 from subspaces.subspace.fsdp import check_sharding, managed_of, numbers_before, pins_here, replicated, spread_like
+from subspaces.subspace.groups import Scales
 from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import Pins, pins_of
 from subspaces.subspace.point import Point
@@ -46,7 +47,7 @@ class ShardedPoint(Point):
         w: nn.Parameter,
         parameters: dict[str, nn.Parameter],
         projection: Any,
-        layer_scale: bool,
+        scales: Scales | None,
         pins: Pins,
         places: Sequence[Sequence[tuple[nn.Module, str]]],
     ):
@@ -59,7 +60,7 @@ class ShardedPoint(Point):
         self.mesh = meshes[0]
         self.writes_files = all(self.mesh.get_local_rank(axis) == 0 for axis in range(self.mesh.ndim))
         self.counted = self._counted(list(parameters.values()))
-        super().__init__(w, parameters, projection, layer_scale, False, pins_here(pins, parameters))
+        super().__init__(w, parameters, projection, scales, False, pins_here(pins, parameters))
         _average_gradients_of(w, self)
 
     def _counted(self, parameters: list[nn.Parameter]) -> list[bool]:

@@ -27,7 +27,7 @@ from subspaces.subspace.construct import (
     projection_for,
     redrawn,
 )
-from subspaces.subspace.groups import layers_of
+from subspaces.subspace.groups import Scales, layers_of
 from subspaces.subspace.pins import pins_of
 from subspaces.subspace.point import MODES, Point, is_fused
 from subspaces.subspace.reading import places_of
@@ -76,6 +76,8 @@ class Subspace:
         blocks: compartments, "layer", "tensor" or "type": each group gets its own P and its share of d.
         allocation: how `blocks` share d: "size", "sqrt" or "even".
         layer_scale: SAID (Aghajanyan et al. 2020): θ_i = θ₀_i + λ_i (P w)_i, one λ per layer, trained and counted in d.
+        scale_of: what a layer is to `layer_scale`: "module", each module with tensors itself; or "block", each member
+            of a numbered list, such as a layer of a transformer with all that is in it, and what stands beside.
         gradients: "fused" folds all gradients in one call after backward (fastest for small models), "stream" each
             tensor as soon as it is ready (least memory: the largest gradient), "auto" chooses by size.
         store_origin: keep θ₀ (D numbers). False saves that memory: θ is moved by P Δw, which drifts by rounding.
@@ -154,6 +156,7 @@ class Subspace:
         blocks: str | None = None,
         allocation: str = "size",
         layer_scale: bool = False,
+        scale_of: str = "module",
         gradients: str = "auto",
         store_origin: bool = True,
         **options: Any,
@@ -164,9 +167,10 @@ class Subspace:
         with torch.inference_mode(False):
             parameters = select(self.model, only, exclude)
             layout = layout_of(parameters)
-            scales = len(layers_of(list(parameters))) if layer_scale else 0
+            self._scales: Scales | None = _scales(layer_scale, scale_of)
+            scales = len(layers_of(list(parameters), self._scales)) if self._scales else 0
             made = projection_for(layout, d, projection, seed, scales, blocks, allocation, options, self.forms)
-            self.store_origin, self._layer_scale = store_origin, layer_scale
+            self.store_origin = store_origin
             self.places = places_of(self.model, parameters.values())
             check_free(self.model, self.places)
             if origin is None:
@@ -191,8 +195,8 @@ class Subspace:
 
             if self.kind is not None:
                 raise RuntimeError(refused_form(self.kind))
-            return ShardedPoint(w, parameters, projection, self._layer_scale, pins, self.places)
-        return Point(w, parameters, projection, self._layer_scale, fused, pins)
+            return ShardedPoint(w, parameters, projection, self._scales, pins, self.places)
+        return Point(w, parameters, projection, self._scales, fused, pins)
 
     def set_origin(self) -> None:
         """θ₀ is where the model stands, with w back at its start."""
@@ -238,6 +242,11 @@ class Subspace:
     def d(self) -> int:
         """Numbers that are trained (with layer scales included)."""
         return self.coordinates.numel()
+
+    @property
+    def scale_of(self) -> str:
+        """What a layer is to its λ: "module" or "block"; "module" also where there are none."""
+        return self._scales or "module"
 
     @property
     def D(self) -> int:
@@ -596,8 +605,8 @@ class Subspace:
         """A hash of the exact bits of θ₀; made once for each θ₀."""
         if self._origin_digest is not None:
             return self._origin_digest
-        origins = list(Subspace.origin.fget(self).values())  # type: ignore[attr-defined]
         if self._hashed is None or self._hashed[0] is not self.point.origins:
+            origins = list(Subspace.origin.fget(self).values())  # type: ignore[attr-defined]
             self._hashed = self.point.origins, digest_of(origins)
         return self._hashed[1]
 
@@ -605,3 +614,16 @@ class Subspace:
 def subspace_of(model: nn.Module) -> Subspace | None:
     """The subspace in which a model stands, itself or within wrappers; None for a plain model."""
     return next((vars(module)[HOLDER] for module in model.modules() if HOLDER in vars(module)), None)
+
+
+def _scales(layer_scale: bool, scale_of: str) -> Any:
+    """What has a λ of its own; None where nothing has.
+
+    Raises:
+        ValueError: an unknown kind of layer, or one without `layer_scale`.
+    """
+    if scale_of not in ("module", "block"):
+        raise unknown_name("scale_of", scale_of, ("module", "block"))
+    if scale_of != "module" and not layer_scale:
+        raise ValueError(f"`scale_of` must go with `layer_scale`; got {scale_of!r} without. Add layer_scale=True.")
+    return scale_of if layer_scale else None

@@ -12,6 +12,7 @@ from subspaces.tasks.names import check_name
 from subspaces.tasks.objective import Objective
 from subspaces.tasks.published import TASKS, published
 from subspaces.tasks.task import Task
+from subspaces.tasks.text import names as texts
 
 CONTROL = "subspaces.tasks.control"
 """Tasks of control stand above this level, since they train in subspaces: asked by the module's name, when needed."""
@@ -67,6 +68,7 @@ def get_task(name: str | Task | Objective) -> Any:
 
     Args:
         name: a key of TASKS; `DATASET-fc-WIDTHxDEPTH` of any size; one of `tasks.control.CONTROL`, such as cartpole;
+            mrpc, rte, sst2 or text-FILE, with options such as `mrpc,layers=3` (`tasks.text`);
             `DATASET@package.module:factory`, any model on a bundled data set, kept as its factory builds it;
             `package.module:task` or `file.py:task`, a Task, an Objective or a function that makes one; the name of a
             task of this session; or a task, which is returned.
@@ -86,13 +88,13 @@ def get_task(name: str | Task | Objective) -> Any:
         return name
     if name not in TASKS and (found := session_task(name)) is not None:
         return found
-    if (task := published(name)) is not None:
+    if (task := texts.named(name) or published(name)) is not None:
         return task
     control = importlib.import_module(CONTROL)
     if (task := control.named(name)) is not None:
         return task
     if name not in _IMPORTED:
-        task = resolve("task", name, others=(*_SESSION, *control.CONTROL))
+        task = resolve("task", name, others=(*_SESSION, *control.CONTROL, *texts.TEXTS))
         if ":" not in name:
             return task
         _IMPORTED[name] = task

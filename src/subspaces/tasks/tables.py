@@ -54,23 +54,28 @@ class Table:
         return ValueError(f"`path` must {must}; {got} {advice}".rstrip())
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, suffix: str | None = None) -> Table:
     """A table by its suffix: .csv (quoted fields), .tsv (quotes are characters, as in GLUE), .jsonl, .parquet.
 
     The first line of csv and tsv files holds the names of the columns; empty lines are passed over. Texts are UTF-8.
 
     Cost: about 0.5 µs per field of a csv file, and its texts in memory until they are turned into tensors.
 
+    Args:
+        path: the file.
+        suffix: read it as one of this suffix.
+
     Raises:
         ValueError: a damaged file, rows of another length than the header, no rows.
         ImportError: a parquet file without pyarrow.
     """
-    if path.suffix == ".parquet":
+    suffix = suffix or path.suffix
+    if suffix == ".parquet":
         table = _read_parquet(path)
     else:
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                table = _read_jsonl(path, file) if path.suffix == ".jsonl" else _read_csv(path, file)
+                table = _read_jsonl(path, file) if suffix == ".jsonl" else _read_csv(path, file, suffix)
         except UnicodeDecodeError as error:
             raise ValueError(f"`path` must be text in UTF-8; {path} is not ({error}). Save it as UTF-8.") from error
     if not len(table):
@@ -78,9 +83,9 @@ def read_table(path: Path) -> Table:
     return table
 
 
-def _read_csv(path: Path, file: Any) -> Table:
+def _read_csv(path: Path, file: Any, suffix: str) -> Table:
     tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(file, strict=True, **(tabs if path.suffix == ".tsv" else {}))
+    reader = csv.reader(file, strict=True, **(tabs if suffix == ".tsv" else {}))
     rows: list[list[str]] = []
     places: list[int] = []
     try:

@@ -75,6 +75,7 @@ class Task:
         read: keyword arguments of `read_examples`, where the data are a path.
         source: where the task and its settings come from.
         revision: counts up from 1 when its numbers change in a way that its fingerprint does not show.
+        subspace_lr: native rate in subspaces, where another one than that of direct training is known to be better.
 
     Raises:
         ValueError: a name that is not known, or a value out of range.
@@ -99,6 +100,7 @@ class Task:
     read: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     revision: int = 1
+    subspace_lr: float | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.model):
@@ -114,6 +116,7 @@ class Task:
         check_name(self.name)
         at_least(1, revision=self.revision)
         one_of(("train", "val"), judged_on=self.judged_on)
+        within("subspace_lr", self.subspace_lr, 0, math.inf, ends="()", advice="Such as 1e-3.")
         within("baseline", self.baseline, -math.inf, math.inf, ends="()", advice="Leave it out where it is not known.")
         found = score_for(self.loss, self.score)
         object.__setattr__(self, "score", found if found.higher_is_better else reciprocal(found))
@@ -246,7 +249,8 @@ class Task:
         plain = DataOptions()
         options = {f.name: getattr(self.options, f.name) for f in dataclasses.fields(plain)}
         options = {name: value for name, value in options.items() if value != getattr(plain, name)}
-        return {"judged_on": self.judged_on, "options": options, "D": self.D}
+        known = {"judged_on": self.judged_on, "options": options, "D": self.D}
+        return known if self.subspace_lr is None else known | {"subspace_lr": self.subspace_lr}
 
 
 def score_for(loss: Any, score: Any = None) -> Score:

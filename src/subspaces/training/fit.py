@@ -1,5 +1,6 @@
 """Train a model on data: the loop of the library over a person's own objects."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from subspaces.registry import resolve
 from subspaces.subspace import subspace_of
 from subspaces.tasks.losses import get_loss
 from subspaces.tasks.task import score_for
-from subspaces.training.batches import Batches, InMemory, Streamed
+from subspaces.training.batches import Batches, Streamed
 from subspaces.training.callbacks import Callback
+from subspaces.training.lengths import in_memory
 from subspaces.training.loop import run_loop, surroundings
 from subspaces.training.schedules import check_milestones
 from subspaces.training.state import Fit, load_state, read_state
@@ -176,7 +178,7 @@ def _batches(
             raise ValueError(f"`batch_size` must be left out with a DataLoader, which has its own; got {size}.")
         return Streamed(data, seed, device=device, dtype=dtype)
     split = split_validation(data, DataOptions(validation=validation, seed=seed), 0)
-    return InMemory(placed(split, device, dtype), BATCH if size is None else size, seed)
+    return in_memory(placed(split, device, dtype), BATCH if size is None else size, seed)
 
 
 def placed(data: Data, device: torch.device | str, dtype: torch.dtype, *, channels_last: bool = False) -> Data:
@@ -186,7 +188,7 @@ def placed(data: Data, device: torch.device | str, dtype: torch.dtype, *, channe
         for name in ("train", "val", "test")
         for side, value in zip("xy", data.split(name), strict=True)
     }
-    return Data(**parts)
+    return dataclasses.replace(data, **parts)
 
 
 def _optimizer(model: nn.Module, given: Any, lr: float | None, loss: Any) -> tuple[torch.optim.Optimizer, str]:

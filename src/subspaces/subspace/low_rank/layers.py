@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from subspaces.errors import needs_package
 from subspaces.layout import COORDINATES, SLOTS
 
 FACTORS = ("left", "core", "right")
@@ -242,7 +243,7 @@ class LowRankKept(LowRankLayer, nn.Linear):
     @property
     def base(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """W₀ in numbers: made at every reading."""
-        return dequantised(self.weight)
+        return dequantised(self)
 
     def run(self, input: Tensor) -> Tensor:
         return self.plain.forward(self, input)
@@ -276,18 +277,22 @@ class TransposedLayer(LowRankLayer):
         return (inner @ right).view(*input.shape[:-1], right.shape[2])
 
 
-def dequantised(weight: Any) -> Tensor:
-    """A frozen weight in numbers, if it is held in bytes.
+def dequantised(layer: Any) -> Tensor:
+    """The frozen weight of a layer in numbers, if it is held in bytes.
 
     Raises:
+        RuntimeError: one of bitsandbytes of 4 bits, and the package is not installed.
         TypeError: a kind whose numbers cannot be read here, by name.
     """
-    if hasattr(weight, "quant_state"):  # of bitsandbytes, 4 bits
-        from bitsandbytes.functional import dequantize_4bit  # pyright: ignore[reportMissingImports]
-
-        return dequantize_4bit(weight.data, weight.quant_state)
-    if hasattr(weight, "SCB"):  # of bitsandbytes, int8: rows to scale
-        return weight.data.float() * (weight.SCB / 127).view(-1, 1)
+    weight = layer._parameters["weight"]
+    if getattr(weight, "quant_state", None) is not None:  # of bitsandbytes, 4 bits
+        package: Any = needs_package("bitsandbytes", "a weight of 4 bits of bitsandbytes", "bitsandbytes")
+        return package.functional.dequantize_4bit(weight.data, weight.quant_state)
+    rows = getattr(weight, "SCB", None)  # of bitsandbytes, int8: 127 times the scale of each row
+    if rows is None:
+        rows = getattr(getattr(layer, "state", None), "SCB", None)  # where the first forward pass puts it
+    if rows is not None:
+        return weight.data.float() * (rows / 127).view(-1, 1)
     if is_quantised(weight) and type(weight).__module__.startswith("torchao"):
         return weight.dequantize()
     if weight.is_floating_point():

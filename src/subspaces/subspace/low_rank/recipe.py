@@ -152,10 +152,11 @@ def factors_of(module: Any, recipe: Recipe, name: str) -> tuple[Tensor, Tensor]:
     kind = type(module) if isinstance(module, LowRankLayer) else kind_of(module)
     assert kind is not None
     held: Any = module._parameters.get("base", module._parameters.get("weight"))
-    matrix = dequantised(held) if issubclass(kind, LowRankKept) else held.detach().reshape(matrix_of(held))
-    rows, columns = matrix.shape
+    rows, columns = _sides(module, held)
     rank = min(recipe.rank, rows, columns)
     if recipe.cores:
+        kept = issubclass(kind, LowRankKept)
+        matrix = dequantised(module) if kept else held.detach().reshape(rows, columns)
         left, right = leading_vectors(matrix, rank)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             left[module.padding_idx] = 0  # ordinary training never moves this row

@@ -1,0 +1,101 @@
+"""What a training step of each small adapter costs: time over full fine-tuning with AdamW, and peak memory.
+
+    python benchmarks/adapter_costs.py [--task mrpc,layers=3,tokens=64] [--numbers 1000] [--rounds 9]
+
+Batches of 16 texts of full length, float32, one thread. Times are processor time, every round has a step of each
+method, and a ratio is the median over rounds; memory is what a process of its own takes at its peak beyond its
+libraries, with the model and the method on it. Writes results/adapter-costs.csv.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from adapter_methods import METHODS, optimizer_of
+from adapters import quiet
+from common import print_table, ratio, write_rows
+from cpu_time import cpu_interleaved
+from torch.nn import functional as F
+
+from subspaces.tasks import get_task
+
+BASE = "full fine-tuning"
+
+
+def step_of(name: str, task: str, numbers: int, batch: int) -> Callable[[], None]:
+    """One training step of a method on a model of its own, always on the same batch."""
+    found = get_task(task)
+    made = METHODS[name].make(found.build_model(0), numbers, 0)
+    optimizer = optimizer_of(made, METHODS[name].first, 1e-3)
+    made.model.train()
+    x, y = _batch(found, batch)
+
+    def step() -> None:
+        F.cross_entropy(made.model(**x).logits, y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _batch(task: Any, size: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The longest texts of the training part."""
+    data = task.load_data(None, None)
+    rows = data.train_x["attention_mask"].sum(1).argsort(descending=True)[:size]
+    return {name: column[rows] for name, column in data.train_x.items()}, data.train_y[rows]
+
+
+def peak(name: str, task: str, numbers: int, batch: int) -> float:
+    """Megabytes beyond the libraries, in this process: model, method and three steps."""
+    data = get_task(task)
+    _batch(data, batch)
+    import peft  # noqa: F401  # a library like the others
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = step_of(name, task, numbers, batch)
+    for _ in range(3):
+        step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def measured(name: str, given: argparse.Namespace) -> float:
+    """`peak` in a fresh process."""
+    call = [sys.executable, __file__, "--task", given.task, "--numbers", str(given.numbers), "--here", name]
+    told = subprocess.run([*call, "--batch", str(given.batch)], capture_output=True, text=True, check=True).stdout
+    return float(json.loads(told.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="mrpc,layers=3,tokens=64")
+    parser.add_argument("--numbers", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--here", choices=METHODS, help="measure memory in this process and print it")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with quiet():
+        if given.here:
+            print(json.dumps(peak(given.here, given.task, given.numbers, given.batch)))
+            return
+        steps = {name: step_of(name, given.task, given.numbers, given.batch) for name in METHODS}
+        seconds = cpu_interleaved(steps, given.rounds)
+    rows = [
+        {
+            "method": name, "task": given.task, "asked": given.numbers, "batch": given.batch,
+            "ms": 1e3 * median(seconds[name]), "of_full": ratio(seconds, name, BASE), "peak_MB": measured(name, given),
+        }
+        for name in METHODS
+    ]  # fmt: skip
+    print_table(rows)
+    print(f"wrote {write_rows('adapter-costs', rows)}")
+
+
+if __name__ == "__main__":
+    main()

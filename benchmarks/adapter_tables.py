@@ -1,0 +1,96 @@
+"""The tables of docs/language-models.md that are measured: small adapters, shares of d among tensors, serving."""
+
+import csv
+from collections.abc import Callable
+
+import numpy as np
+from common import RESULTS
+
+from subspaces.transition.statistics import wilson_interval
+
+_NOTHING = "Not measured yet.\n"
+_SPACES = ("ours, all", "ours, all, by type", "ours, all, SAID", "ours, lora", "ours, lora-xs")
+
+Rows = list[dict[str, str]]
+Markdown = Callable[[list[str], list[list[str]]], str]
+
+
+def _rows(name: str) -> Rows:
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _tested() -> Rows:
+    return [row for row in _rows("adapters") if row["part"] == "test"]
+
+
+def accuracy(rows: Rows) -> str:
+    """Mean over seeds in %, the Wilson interval of one test part at that mean, and the number of seeds; – for none."""
+    if not rows:
+        return "–"
+    count = int(rows[0]["count"])
+    mean = sum(int(row["right"]) for row in rows) / len(rows)
+    low, high = (float(end) for end in wilson_interval(np.array(mean), np.array(float(count))))
+    return f"{100 * mean / count:.1f} [{100 * low:.1f}, {100 * high:.1f}] ({len(rows)})"
+
+
+def adapters(markdown: Markdown) -> str:
+    """Accuracy of every method at every size, with what its file and its step cost."""
+    found = _tested()
+    if not found:
+        return _NOTHING
+    costs = {row["method"]: row for row in _rows("adapter-costs")}
+    tasks = list(dict.fromkeys(row["task"] for row in found))
+    lines = []
+    for asked in sorted({int(row["asked"]) for row in found}):
+        for name in dict.fromkeys(row["method"] for row in found if int(row["asked"]) == asked):
+            mine = [row for row in found if row["method"] == name and int(row["asked"]) == asked]
+            cost = costs.get(name)
+            told = [f"{float(cost['of_full']):.2f}", f"{float(cost['peak_MB']):,.0f}"] if cost else ["–", "–"]
+            size = [f"{int(mine[0]['numbers']):,}", f"{int(mine[0]['bytes']):,}"]
+            by_task = [accuracy([row for row in mine if row["task"] == task]) for task in tasks]
+            lines.append([name, *size, *by_task, *told])
+    head = ["", "numbers", "bytes", *(_named(task, found) for task in tasks), "step / full", "peak, MB"]
+    return markdown(head, lines)
+
+
+def _named(task: str, rows: Rows) -> str:
+    protocols = dict.fromkeys(row["protocol"] for row in rows if row["task"] == task)
+    return f"{task} ({', '.join(protocols)})"
+
+
+def allocation(markdown: Markdown) -> str:
+    """Which coordinates matter: accuracy of our spaces over d, of each task."""
+    found = [row for row in _tested() if row["method"] in _SPACES]
+    sizes = sorted({int(row["asked"]) for row in found})
+    lines = []
+    for task in dict.fromkeys(row["task"] for row in found):
+        for name in _SPACES:
+            mine = [row for row in found if row["task"] == task and row["method"] == name]
+            cells = [accuracy([row for row in mine if int(row["asked"]) == size]) for size in sizes]
+            lines += [[task, name, *cells]] if mine else []
+    return markdown(["task", "", *(f"d = {size:,}" for size in sizes)], lines) if lines else _NOTHING
+
+
+def serving(markdown: Markdown) -> str:
+    """What swaps and mixed batches cost."""
+    forms = {
+        "file, bytes": "{:,.0f}", "swap, ms": "{:.1f}", "swap, ms per 20 M": "{:.1f}", "over a copy": "{:.1f}",
+        "2 threads, ms per 20 M": "{:.1f}",
+        "one at a time, ms": "{:.0f}", "mixed, ms": "{:.0f}", "times as fast": "{:.1f}",
+        "one customer's batch, ms": "{:.0f}",
+    }  # fmt: skip
+    lines = [
+        [row["space"], *(form.format(float(row[name])) for name, form in forms.items())] for row in _rows("serving")
+    ]
+    return markdown(["space", *forms], lines) if lines else _NOTHING
+
+
+TABLES: dict[str, Callable[[Markdown], str]] = {
+    "adapters": adapters,
+    "adapter_allocation": allocation,
+    "serving": serving,
+}
