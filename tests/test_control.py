@@ -21,7 +21,6 @@ from subspaces.runs.train import train
 from subspaces.tasks import Objective, get_task
 from subspaces.tasks.control import (
     CONTROL,
-    Dqn,
     Environment,
     Evolution,
     Policy,
@@ -30,11 +29,10 @@ from subspaces.tasks.control import (
     load_policy,
     named,
 )
-from subspaces.tasks.control.dqn import Learner, Network, Replay, td_gradient
+from subspaces.tasks.control.course import GIF, POLICY, Course
 from subspaces.tasks.control.policies import flat
 from subspaces.tasks.control.replay import record
 from subspaces.tasks.control.rollouts import episode_seed
-from subspaces.tasks.control.task import GIF, POLICY, Course
 
 SIZES = {
     "cartpole": 562, "cartpole-w400": 163_202, "cartpole-v1": 562, "pole": 562, "pole-w400": 163_202, "cart": 562,
@@ -187,95 +185,6 @@ def test_a_factory_is_a_task_and_its_episodes_end_by_steps():
     assert Course(task.play, 3, 0).result()["step"] == 2 * 7 * 20
 
 
-# ---- DQN
-
-
-def test_values_and_their_gradient_by_hand_are_those_of_torch():
-    policy = Policy((4,), (20, 20), 2)
-    model, seen, outer = policy.from_seed(3), torch.randn(32, 4), torch.randn(32, 2)
-    network = Network(model)
-    values = network.values(seen.numpy())
-    np.testing.assert_allclose(values, model(seen).detach().numpy(), rtol=1e-5, atol=1e-6)
-    (model(seen) * outer).sum().backward()
-    expected = torch.cat([p.grad.reshape(-1) for _, p in sorted(model.named_parameters())])
-    np.testing.assert_allclose(network.pull(outer.numpy()), expected.numpy(), rtol=1e-4, atol=1e-5)
-    with pytest.raises(TypeError, match="linear layers with ReLU"):
-        Network(Policy((4,), (8,), 2, activation="tanh").from_seed(0))
-
-
-def test_updates_are_those_of_torch_on_w():
-    """The loop by hand in torch: a subspace, Adam, gradients clipped tensor by tensor, a target that follows."""
-    import subspaces as ss
-
-    policy, settings = Policy((4,), (20, 20), 2), Dqn(clip=0.01, lr=1e-3)
-    model, plain = policy.from_seed(1), policy.from_seed(1)
-    subspace, target = ss.Subspace(model, d=12, seed=4), policy.from_seed(1)
-    learner = Learner(plain, subspace.projection, 2e-2, (4,), 2, settings, 0)
-    optimizer = torch.optim.Adam(subspace.parameters(), lr=2e-2, betas=settings.betas)
-    rng = np.random.default_rng(0)
-    for i in range(200):
-        learner.replay.add(rng.normal(size=4), i % 2, 1.0, rng.normal(size=4), i % 7 == 0)
-    draws = random.Random(0)
-    for _ in range(20):
-        loss = learner.update()
-        seen, actions, rewards, after, goes_on = map(torch.from_numpy, learner.replay.draw(32, draws))
-        with torch.no_grad():
-            wanted = rewards + 0.95 * goes_on * target(after).amax(1)
-        expected = (model(seen).gather(1, actions[:, None])[:, 0] - wanted).square().mean()
-        optimizer.zero_grad()
-        expected.backward()
-        torch.nn.utils.clip_grad_norm_(subspace.parameters(), 0.01)
-        optimizer.step()
-        with torch.no_grad():
-            for name, p in target.named_parameters():
-                p.lerp_(model.get_parameter(name), 0.01)
-        assert loss == pytest.approx(expected.item(), rel=1e-3)
-    np.testing.assert_allclose(learner.w, subspace.coordinates.detach(), rtol=2e-3, atol=1e-5)
-    np.testing.assert_allclose(learner.target.theta, flat(target), rtol=1e-3, atol=1e-5)
-    assert np.abs(learner.target.theta - learner.network.theta).max() > 1e-3  # published code: one and the same
-
-
-def test_dqn_finds_the_values_of_a_chain():
-    """Four states in a row; right leads on, left ends with 0.3; the last right pays 1. Q follows by γ = 0.5."""
-    gamma = 0.5
-    right = [gamma**3, gamma**2, gamma, 1.0]
-    settings = Dqn(gamma=gamma, lr=3e-3, target=0.1, betas=(0.9, 0.999))
-    learner = Learner(Policy((4,), (16,), 2).from_seed(0), None, settings.lr, (4,), 2, settings, 0)
-    states = np.eye(5, 4)
-    for s in range(4):
-        for _ in range(8):
-            learner.replay.add(states[s], 0, 0.3, states[s], True)
-            learner.replay.add(states[s], 1, float(s == 3), states[s + 1], s == 3)
-    for _ in range(3000):
-        learner.update()
-    values = learner.network.values(states[:4].astype(np.float32))
-    np.testing.assert_allclose(values, [[0.3, max(r, 0.3 * gamma) if s < 2 else r] for s, r in enumerate(
-        [gamma * max(0.3, gamma * max(0.3, gamma)), gamma * max(0.3, gamma), gamma, 1.0])], atol=0.02)  # fmt: skip
-    assert right[0] < 0.3  # so that the best way from the first state is not on
-
-
-def test_the_memory_forgets_the_oldest_and_draws_without_repetition():
-    replay = Replay(5, (1,))
-    for i in range(8):
-        replay.add([i], i, i, [i + 1], i == 7)
-    seen, actions, _, after, goes_on = replay.draw(5, random.Random(0))
-    assert sorted(seen[:, 0]) == [3, 4, 5, 6, 7]
-    assert (after[:, 0] == seen[:, 0] + 1).all()
-    assert goes_on[actions == 7] == [0]
-
-
-def test_the_loss_and_exploration_are_the_published_ones():
-    loss, outer = td_gradient(
-        np.array([[1.0, 2.0]], dtype=np.float32), np.array([1]), np.array([1.0], dtype=np.float32),
-        np.array([[3.0, 4.0]], dtype=np.float32), np.array([1.0], dtype=np.float32), 0.5,
-    )  # fmt: skip
-    assert (loss, outer.tolist()) == (1.0, [[0.0, -2.0]])
-    settings = Dqn()
-    assert [settings.epsilon(n) for n in (0, 5000, 10_000, 20_000)] == pytest.approx([0.5, 0.3, 0.1, 0.1])
-    published = (settings.replay, settings.store_every, settings.gamma, settings.batch, settings.target, settings.clip)
-    assert published == (10_000, 5, 0.95, 32, 0.01, 5.0)
-
-
 # ---- runs, files, pages
 
 
@@ -325,7 +234,7 @@ def test_an_interrupted_run_goes_on_from_its_returns(tmp_path, monkeypatch):
 
         return once
 
-    monkeypatch.setattr("subspaces.tasks.control.task.here", fails)
+    monkeypatch.setattr("subspaces.tasks.control.course.here", fails)
     with pytest.raises(KeyboardInterrupt):
         broken.result()
     monkeypatch.undo()

@@ -130,8 +130,7 @@ def broken():
 def test_an_error_of_a_worker_is_told():
     mine, other = multiprocessing.Pipe()
     serve(other, broken, SETTINGS, 0)
-    error, _ = mine.recv()
-    assert str(error) == "no environment here"
+    assert str(mine.recv()) == "no environment here"
 
 
 # ---- noise of scores in the search for d_int

@@ -12,7 +12,7 @@ import pytest
 from subspaces.dimension.measure import measure_dimension
 from subspaces.dimension.result import Rule
 from subspaces.dimension.series import gather
-from subspaces.report.figures import round_numbers
+from subspaces.report.figures import integer_ticks, round_numbers, whole_numbers
 from subspaces.report.write import SECTIONS, write_report
 from subspaces.runs.run import Run
 from subspaces.runs.store import run_once
@@ -226,11 +226,36 @@ def test_a_damaged_measurement_is_named(measured, tmp_path):
 
 
 @pytest.mark.parametrize(("low", "high"), SPANS)
-def testround_numbers_lie_within_and_are_few(low, high):
+def test_round_numbers_lie_within_and_are_few(low, high):
     ticks = round_numbers(low, high)
     assert 2 <= len(ticks) <= 14
     assert all(low <= tick <= high for tick in ticks)
     assert ticks == sorted(set(ticks))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.87, 2.3), (0.95, 1.1), (0.9, 11.0), (3.5, 4.6), (90.0, 91.5), *SPANS])
+def test_no_tick_of_an_axis_of_whole_numbers_says_what_another_one_says(low, high):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    axes.set(xscale="log", xlim=(low, high))
+    integer_ticks(axes)
+    written = [axes.xaxis.get_major_formatter()(tick) for tick in axes.get_xticks()]
+    assert written == [f"{tick:,}" for tick in whole_numbers(low, high)]
+    assert 1 <= len(written) == len(set(written)) <= 14
+    assert axes.get_xlim() == (low, high)
+
+
+def test_the_scale_of_d_is_marked_by_whole_numbers_only():
+    """Runs at d = 1 and 2 alone: the scale beside their curves had 2 three times."""
+    from subspaces.dimension.figures import training_curves
+    from subspaces.dimension.series import RunSeries
+
+    curve = [{"epoch": k, "train_loss": 1 / k, "score": k / 10} for k in (1, 2, 3)]
+    rows = [{"config": {"d": d, "seed_model": 0}, "curves": curve, "score": 0.3, "D": 9, "score_name": "accuracy"}
+            for d in (1, 2)]  # fmt: skip
+    figure = training_curves([RunSeries("digits", "digits-fc", rows)])
+    assert figure.axes[-1].get_yticks().tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("name", [r"$\frac{$", "$x$ and $y$", "100 % of {a}", "größe µ"])

@@ -11,7 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from subspaces.dimension.series import RunSeries
-from subspaces.report.figures import COLOURS, INK, SHADES, STYLE, WHOLE, colours, integer_ticks, round_numbers
+from subspaces.report.figures import (
+    COLOURS,
+    INK,
+    SHADES,
+    STYLE,
+    WHOLE,
+    colours,
+    integer_ticks,
+    round_numbers,
+    whole_numbers,
+)
 
 CURVES = 200
 """Runs whose curves are drawn: more cannot be told apart, and a page of ten thousand would be no page."""
@@ -127,7 +137,7 @@ def _curves_by_d(figure: Figure, left: Axes, right: Axes, series: RunSeries) -> 
         _draw_curves(left, right, row, SHADES(float(norm(row["config"]["d"]))), 0.8)
     scale = figure.colorbar(ScalarMappable(norm, SHADES), ax=right, pad=0.02)
     scale.set_label("d")
-    scale.set_ticks(round_numbers(dims[0], max(dims[-1], dims[0] + 1)))
+    scale.set_ticks(whole_numbers(dims[0], max(dims[-1], dims[0] + 1)))
     scale.ax.yaxis.set_major_formatter(WHOLE)
     scale.ax.tick_params(axis="y", which="minor", length=0, labelright=False)
     scale.outline.set_visible(False)  # pyright: ignore[reportCallIssue]

@@ -115,7 +115,7 @@ def _judge(found: "IntrinsicDimension") -> str:
         return "the training examples"
     text = "the validation split"
     if isinstance(task, Objective):
-        return task.told_judge()
+        return task.told_judge(config)
     examples = judging_examples(config)
     if examples:
         text = f"{examples:,} validation examples, {_split(found)}"

@@ -82,10 +82,18 @@ def _take_words_as_they_are(figure: Figure) -> None:
 
 
 def integer_ticks(axes: Axes) -> None:
-    """Ticks at round numbers of a logarithmic axis, written out."""
-    axes.set_xticks(round_numbers(*axes.get_xlim()))
+    """Ticks at round whole numbers of a logarithmic axis, written out."""
+    axes.set_xticks(whole_numbers(*axes.get_xlim()))
     axes.xaxis.set_major_formatter(WHOLE)
     axes.tick_params(axis="x", which="minor", length=0, labelbottom=False)
+
+
+def whole_numbers(low: int | float, high: int | float) -> list[int]:
+    """Round whole numbers within [low, high], a dozen at most; none where no whole number lies there.
+
+    Between 1 and 2 round numbers are 1.2, 1.4, …: written without decimals they would say 1, 1, 2, 2, 2.
+    """
+    return [round(number) for number in round_numbers(low, high) if number == round(number)]
 
 
 def round_numbers(low: int | float, high: int | float) -> list[int | float]:

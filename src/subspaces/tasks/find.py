@@ -33,16 +33,33 @@ def register_task(task: Task | Objective, definition: dict[str, Any] | None = No
         Its name.
 
     Raises:
-        ValueError: the name of a published task, an empty or a very long one.
+        ValueError: the name of another task, published or registered; an empty or a very long one.
     """
     check_name(task.name)
-    if task.name in TASKS and TASKS[task.name] is not task:
-        raise ValueError(f"`name` must not be that of a published task; got {task.name!r}. Choose another one.")
-    if task.name not in TASKS:
-        _SESSION[task.name] = task
     if definition is not None:
         _DEFINITIONS[task] = definition
+    published_one = _published(task.name)
+    known = published_one or table("task").get(task.name)
+    if known is not None and not _same(known, task):
+        raise ValueError(
+            f"`name` must not be that of a {'published' if published_one else 'registered'} task; got {task.name!r}, "
+            "under which its numbers would stand beside those of the other one. Choose another name."
+        )
+    if published_one is None:
+        _SESSION[task.name] = task
     return task.name
+
+
+def _published(name: str) -> Task | Objective | None:
+    """The published task of a name, of images, of their grids of widths and depths, or of control."""
+    if ":" in name or "@" in name:  # an import path: what it leads to is the person's own
+        return None
+    return published(name) or importlib.import_module(CONTROL).named(name)
+
+
+def _same(known: Task | Objective, task: Task | Objective) -> bool:
+    """Whether a task is the published one itself; of a grid, whose tasks are made anew each time, one like it."""
+    return known is task or (type(known) is type(task) and known_definition(known) == known_definition(task))
 
 
 def known_definition(task: Task | Objective) -> dict[str, Any]:
@@ -86,7 +103,7 @@ def get_task(name: str | Task | Objective) -> Any:
     """
     if not isinstance(name, str):
         return name
-    if name not in TASKS and (found := session_task(name)) is not None:
+    if (found := session_task(name)) is not None:
         return found
     if (task := texts.named(name) or published(name)) is not None:
         return task
@@ -103,6 +120,8 @@ def get_task(name: str | Task | Objective) -> Any:
 
 def _accept(thing: Any, name: str, argument: str) -> Task | Objective:
     """A task, or what a function that makes one gives."""
+    if name not in TASKS and ":" not in name and (known := _published(name)) is not None and known is not thing:
+        raise ValueError(f"`{argument}` must have a name that is not published; got {name!r}. Choose another one.")
     task = thing
     if callable(thing) and not isinstance(thing, Task | Objective):
         with contextlib.suppress(ValueError):  # built in: it has no signature to look at

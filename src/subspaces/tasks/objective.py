@@ -96,7 +96,7 @@ class Objective:
         """How runs are trained, in words."""
         return "by the function itself"
 
-    def told_judge(self) -> str:
+    def told_judge(self, run: Any) -> str:
         """What judges them, in words."""
         return f"what the function returns as {self.score_name}"
 

@@ -4,6 +4,7 @@
 environments need (the extra ``rl``) are imported when something is played.
 """
 
+from subspaces.tasks.control.course import Course
 from subspaces.tasks.control.dqn import Dqn
 from subspaces.tasks.control.environments import Environment
 from subspaces.tasks.control.evolve import Evolution
@@ -13,15 +14,17 @@ from subspaces.tasks.control.policies import Policy
 from subspaces.tasks.control.rollouts import Rollouts
 from subspaces.tasks.control.sb3 import enter
 from subspaces.tasks.control.task import Control, control_task
-from subspaces.tasks.control.workers import Workers
+from subspaces.tasks.control.workers import RayWorkers, Workers
 
 __all__ = [
     "CONTROL",
     "Control",
+    "Course",
     "Dqn",
     "Environment",
     "Evolution",
     "Policy",
+    "RayWorkers",
     "Rollouts",
     "Workers",
     "control_task",

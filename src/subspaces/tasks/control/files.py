@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from subspaces.checkpoint import read
 from subspaces.subspace import Subspace
+from subspaces.tasks.control.course import Play
 from subspaces.tasks.control.rollouts import Rollouts, episode_seed
-from subspaces.tasks.control.task import Control, Play
+from subspaces.tasks.control.task import Control
 
 
 def save_policy(path: Path, subspace: Subspace, task: str, seed: int, dtype: str = "full") -> None:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from subspaces.tasks.control.course import Settings
 from subspaces.tasks.control.dqn import Dqn
 from subspaces.tasks.control.environments import Environment
 from subspaces.tasks.control.evolve import Evolution
 from subspaces.tasks.control.policies import Policy
-from subspaces.tasks.control.task import Control, Settings, control_task
+from subspaces.tasks.control.task import Control, control_task
 
 LI = "Li et al. 2018, arXiv 1804.08838, §3.4"
 OF_COMPARISON = {"pole": "angle", "cart": "position"}
@@ -36,7 +37,8 @@ def _cartpole(name: str, which: str, width: int) -> Control:
         "cma": dataclasses.replace(evolution, method="cma"),
         "es": dataclasses.replace(evolution, method="es"),
     }
-    return control_task(name, environment, Policy((4,), (width, width), 2), algorithms, source=LI)
+    policy = Policy((4,), (width, width), 2)
+    return control_task(name, environment, policy, algorithms, source=LI, revision=2)  # 1: DQN by other random numbers
 
 
 def _inverted_pendulum() -> Control:
