@@ -14,8 +14,8 @@ from subspaces.runs.fingerprint import fingerprint
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
 from subspaces.tasks import get_task
-from subspaces.tasks.text import TEXTS, TextOptions, text_task, with_options
-from subspaces.tasks.text.options import split
+from subspaces.tasks.text import TEXTS, text_task
+from subspaces.text_words import TextOptions, split, with_options
 from subspaces.training.lengths import ByLength
 
 pytestmark = pytest.mark.text

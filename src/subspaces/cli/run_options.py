@@ -8,7 +8,7 @@ import tyro
 
 from subspaces.runs.run import WORDS, Run
 from subspaces.runs.settings import Compute, DataSettings, OptimizerSettings, Recording, Seeds, SubspaceSettings
-from subspaces.tasks.text import TextOptions, with_options
+from subspaces.text_words import TextOptions, with_options
 
 PARTS: dict[str, type] = {
     "subspace": SubspaceSettings,

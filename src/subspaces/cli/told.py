@@ -11,7 +11,7 @@ import tyro
 from subspaces.cli.run_options import TEXT
 from subspaces.errors import unknown_name
 from subspaces.runs.run import WORDS
-from subspaces.tasks.text import is_text_task
+from subspaces.text_words import is_text_task
 
 EXAMPLES = {
     "new": "subspaces new task own_task.py",

@@ -8,9 +8,9 @@ from subspaces.errors import shown
 from subspaces.tasks.hyper import Hyper
 from subspaces.tasks.task import Task
 from subspaces.tasks.text.files import Files, Glue, Own, stamp
-from subspaces.tasks.text.options import OPTIONS, OWN, TextOptions, split, written
 from subspaces.tasks.text.pretrained import Network, Pretrained
 from subspaces.tasks.text.source import Texts
+from subspaces.text_words import OWN, TextOptions, is_text_task, refused_options, split, written
 
 GLUE = "Wang et al. 2018, arXiv 1804.07461"
 _AT = "https://dl.fbaipublicfiles.com/glue/data"
@@ -97,39 +97,5 @@ def named(name: str) -> Task | None:
     if is_text_task(name):
         return _made(base, TextOptions(**options))
     if options:
-        raise ValueError(_without(next(iter(options)), options, base))
+        raise ValueError(refused_options(options, base))
     return None
-
-
-def is_text_task(name: str) -> bool:
-    """Whether a name is one of a task of texts, with options or without."""
-    base, _, _ = name.partition(",")
-    return base in TEXTS or (base.startswith(OWN) and base != OWN)
-
-
-def with_options(task: str, **options: Any) -> str:
-    """The one name of a task with further options; those that are None are left out.
-
-    Raises:
-        ValueError: options with a task that is none of texts, or one that the name has already.
-
-    Example:
-        >>> with_options("mrpc", model="minilm", layers=3)
-        'mrpc,layers=3'
-    """
-    given = {name: value for name, value in options.items() if value is not None}
-    base, known = split(task)
-    if not is_text_task(task):
-        if given:
-            raise ValueError(_without(next(iter(given)), given, base))
-        return task
-    if both := [name for name in OPTIONS if name in known and name in given]:
-        raise ValueError(f"`{both[0]}` must be given once; got it in {shown(task)}, too. Remove one of them.")
-    return written(base, TextOptions(**known, **given))
-
-
-def _without(option: str, options: dict[str, Any], base: str) -> str:
-    return (
-        f"`{option}` must go with a task of texts ({', '.join(TEXTS)} or text-FILE); got {shown(options[option])} with "
-        f"{base!r}. Leave it out."
-    )

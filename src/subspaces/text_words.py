@@ -1,4 +1,7 @@
-"""What can be chosen of a text task, and the name that says it: ``mrpc,layers=3,tokens=64``."""
+"""What can be chosen of a text task, and the name that says it: ``mrpc,layers=3,tokens=64``.
+
+Apart from the tasks themselves, since a command line must know these words before it loads torch.
+"""
 
 import dataclasses
 import re
@@ -7,6 +10,8 @@ from typing import Any, Literal
 
 from subspaces.errors import at_least, checked, one_of, shown
 
+GLUE_TASKS = ("mrpc", "rte", "sst2")
+"""Text tasks that have a name of their own."""
 OWN = "text-"
 """What the name of a task over a file or folder of texts begins with."""
 
@@ -97,3 +102,39 @@ def written(base: str, options: TextOptions) -> str:
         'mrpc,layers=3,tokens=64'
     """
     return ",".join([base, *(f"{name}={value}" for name, value in options.named().items())])
+
+
+def is_text_task(name: str) -> bool:
+    """Whether a name is one of a task of texts, with options or without."""
+    base, _, _ = name.partition(",")
+    return base in GLUE_TASKS or (base.startswith(OWN) and base != OWN)
+
+
+def with_options(task: str, **options: Any) -> str:
+    """The one name of a task with further options; those that are None are left out.
+
+    Raises:
+        ValueError: options with a task that is none of texts, or one that the name has already.
+
+    Example:
+        >>> with_options("mrpc", model="minilm", layers=3)
+        'mrpc,layers=3'
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    base, known = split(task)
+    if not is_text_task(task):
+        if given:
+            raise ValueError(refused_options(given, base))
+        return task
+    if both := [name for name in OPTIONS if name in known and name in given]:
+        raise ValueError(f"`{both[0]}` must be given once; got it in {shown(task)}, too. Remove one of them.")
+    return written(base, TextOptions(**known, **given))
+
+
+def refused_options(options: dict[str, Any], base: str) -> str:
+    """What to say of options of texts with the task `base`, which is none of texts."""
+    option = next(iter(options))
+    return (
+        f"`{option}` must go with a task of texts ({', '.join(GLUE_TASKS)} or text-FILE); got {shown(options[option])} "
+        f"with {base!r}. Leave it out."
+    )
