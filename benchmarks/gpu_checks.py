@@ -14,7 +14,8 @@ from torch import nn
 
 from subspaces import Subspace
 from subspaces.kernels import native_library, triton_library
-from subspaces.projections import make_projection
+from subspaces.optim import Adam
+from subspaces.projections import PROJECTIONS, make_projection
 
 _WANTED = ("tyro", "beartype", "jaxtyping", "safetensors", "rich", "matplotlib", "pytest", "triton")
 
@@ -79,7 +80,7 @@ def correctness(bench: Bench) -> None:
         "steps as on the CPU": _steps,
     }
     if bench.device.type == "cuda":
-        checks |= {"side stream": _side_stream, "graph replay": _graph}
+        checks |= {"side stream": _side_stream, "graph replay": _graph, "a whole step as a graph": _captured}
     for name, check in checks.items():
         bench.attempt(lambda n=name, c=check: bench.row(check=n, right=bool(c(bench))), check=name)
     bench.attempt(lambda: _contract(bench), check="contract cases")
@@ -139,7 +140,8 @@ def _twice(bench: Bench) -> bool:
             P.fold_(out, [g], [0])
         if not torch.equal(*outs):
             return False
-    return True
+    kinds = [make_projection(kind, 100, 5_000, 2, sizes=[3_000, 2_000]) for kind in PROJECTIONS]
+    return all(torch.equal(*(P.adjoint(g[:5_000]) for _ in range(2))) for P in kinds)
 
 
 def _network() -> nn.Module:
@@ -212,6 +214,37 @@ def _graph(bench: Bench) -> bool:
     graph.replay()
     torch.cuda.synchronize()
     return torch.allclose(out, w, atol=1e-4)
+
+
+def _captured(bench: Bench) -> bool:
+    """Steps of our Adam, captured once and replayed, bring w where eager ones do."""
+    found = []
+    for graphed in (False, True):
+        subspace = Subspace(_network().to(bench.device), 50)
+        optimizer = Adam(subspace.parameters(), lr=subspace.lr(1e-3), capturable=True)
+        x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1)).to(bench.device)
+
+        def step(subspace: Subspace = subspace, optimizer: Adam = optimizer, x: torch.Tensor = x) -> None:
+            optimizer.zero_grad()
+            subspace.model(x).square().mean().backward()
+            optimizer.step()
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        again: Callable[[], object] = step
+        if graphed:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                step()
+            again = graph.replay
+        for _ in range(6):
+            again()
+        found.append(subspace.coordinates.detach().cpu())
+    return torch.allclose(*found, rtol=1e-3, atol=1e-5)
 
 
 # ---- training

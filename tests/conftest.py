@@ -13,10 +13,12 @@ _HOOK = install_import_hook("subspaces", "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+import warm  # noqa: E402
 from sanitize_build import missing  # noqa: E402
 from torch.utils import backend_registration  # noqa: E402
 
 from subspaces.kernels import native_library  # noqa: E402
+from subspaces.runs import pools  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,6 +60,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _seeded() -> None:
     """Tests draw from a known state, so that a failure can be repeated."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _warm_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are forked by a process that has loaded everything, but where a test wants `cold_workers`."""
+    if "cold_workers" not in request.fixturenames:
+        monkeypatch.setattr(pools, "subprocess", warm.IN_PLACE)
+
+
+@pytest.fixture
+def cold_workers() -> None:
+    """Workers are interpreters that are started, as outside of tests."""
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,12 @@
     with stand_in.watched() as log:      # what the block did
         ...
     log.waits, log.copies, log.calls     # of the host for the device, between the two, operations on the device
+    log.numbers                          # how many numbers each copy had
+
+    graph = stand_in.Graph()
+    with graph.captured():
+        ...
+    graph.replay()               # the operations of the block again, on the same memory, without its Python
 
 It refuses what CUDA refuses: operations on tensors of two devices, except for a number on the CPU among the operands
 and for copies. Autograd runs the backward pass of its tensors on a thread of their own, as for CUDA. It has no views of
@@ -23,9 +29,12 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 
+from subspaces.projections import operators
+
 NAME = "standin"
 DEVICES = 2
 WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::unique_dim", "aten::_unique2"}
+OURS = {"subspaces::lift": operators.lift, "subspaces::adjoint": operators.adjoint}  # made of operations on the device
 _TAKE_CPU = {"aten::index", "aten::index_put_", "aten::_index_put_impl_"}  # indices may lie on the CPU
 
 
@@ -36,9 +45,42 @@ class Log:
     waits: list[str] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
 
 
 _LOGS: list[Log] = []
+
+
+class Graph:
+    """What a block did on the device, to be done again as a CUDA graph does it.
+
+    Numbers that Python gave stay what they were, and so does what the CPU computed; waits are refused while a block is
+    captured, as CUDA refuses them.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, tuple, dict, Any]] = []
+
+    @contextlib.contextmanager
+    def captured(self) -> Iterator[None]:
+        """Keep the operations of a block, of all threads."""
+        _CAPTURING.append(self)
+        try:
+            yield
+        finally:
+            _CAPTURING.remove(self)
+
+    def replay(self) -> None:
+        """Do them again; results lie where they lay."""
+        with torch.no_grad():
+            for func, args, kwargs, out in self.calls:
+                made = func(*args, **kwargs)
+                for old, new in zip(pytree.tree_leaves(out), pytree.tree_leaves(made), strict=True):
+                    if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+
+_CAPTURING: list[Graph] = []
 
 
 @contextlib.contextmanager
@@ -57,6 +99,8 @@ def _note(kind: str, what: str) -> None:
     if kind == "waits" and _LOGS:
         lines = [f"{f.filename}:{f.lineno}" for f in traceback.extract_stack() if "subspaces" in f.filename]
         what = f"{what} in {lines[-1] if lines else 'the test'}"
+    if kind == "waits" and _CAPTURING:
+        raise RuntimeError(f"operation not permitted when stream is capturing: {what}")
     for log in _LOGS:
         getattr(log, kind).append(what)
 
@@ -105,6 +149,8 @@ class StandIn(torch.Tensor):
 def _run(func: Any, args: tuple, kwargs: dict) -> Any:
     """One operation: checked, noted, done on the numbers."""
     name = func._schema.name
+    if name in OURS:
+        return OURS[name](*args, **kwargs)
     leaves = pytree.tree_leaves((args, kwargs))
     ours = [x for x in leaves if isinstance(x, StandIn)]
     asked = None if kwargs.get("device") is None else torch.device(kwargs["device"])
@@ -112,7 +158,8 @@ def _run(func: Any, args: tuple, kwargs: dict) -> Any:
         _note_copy(name, ours, leaves, asked)
     elif ours:
         _refuse_mixed(func, args, kwargs, leaves)
-    _note("waits" if name in WAITS else "calls", name)
+    adds = name.startswith("aten::index_put") and (args[3] if len(args) > 3 else kwargs.get("accumulate", False))
+    _note("waits" if name in WAITS else "calls", f"{name} accumulate" if adds else name)
     index = ours[0].device.index if ours else 0
     if asked is not None:
         kwargs = {**kwargs, "device": torch.device("cpu"), **({"pin_memory": False} if "pin_memory" in kwargs else {})}
@@ -120,6 +167,8 @@ def _run(func: Any, args: tuple, kwargs: dict) -> Any:
     known = {id(x.held): x for x in ours}
     held_args, held_kwargs = pytree.tree_map(lambda x: x.held if isinstance(x, StandIn) else x, (args, kwargs))
     out = func(*held_args, **held_kwargs)
+    for graph in _CAPTURING if index is not None else ():
+        graph.calls.append((func, held_args, held_kwargs, out))
     if name == "aten::copy_":
         return args[0]
 
@@ -140,6 +189,8 @@ def _note_copy(name: str, ours: list[StandIn], leaves: list[Any], asked: torch.d
         kinds = [asked is not None and asked.type == NAME, bool(ours)] if asked is not None else [True, True]
     if kinds in ([False, True], [True, False]):
         _note("copies", "device to host" if kinds[1] else "host to device")
+        for log in _LOGS:
+            log.numbers.append(tensors[-1].numel())
         _note("waits", name)
 
 

@@ -4,6 +4,8 @@ Run as a script it works them off in one process (the stand-in must be there bef
 one JSON object, name → traceback or "".
 """
 
+import contextlib
+import copy
 import json
 import sys
 import tempfile
@@ -15,7 +17,9 @@ import torch
 from small_network import small_batch, small_network
 from training import Interrupt, curves
 
+import subspaces
 from subspaces import Subspace
+from subspaces.optim import adam
 from subspaces.projections import PROJECTIONS, make_projection
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
@@ -29,11 +33,11 @@ def case(function: Callable[[], None]) -> Callable[[], None]:
     return function
 
 
-def _refuses(call: Callable[[], object]) -> bool:
+def _refuses(call: Callable[[], object], why: str = "same device") -> bool:
     try:
         call()
     except RuntimeError as error:
-        return "same device" in str(error)
+        return why in str(error)
     return False
 
 
@@ -61,6 +65,20 @@ def waits_and_copies_are_seen():
         torch.ones(3).to("standin").cpu()
     assert log.copies == ["host to device", "device to host"]
     assert len(log.waits) == 3
+
+
+@case
+def a_captured_block_is_done_again_without_its_python():
+    graph, x, factor = stand_in.Graph(), torch.ones(3, device="standin"), 2.0
+    with graph.captured():
+        y = x * factor
+        y.add_(1)
+    x.fill_(5)
+    graph.replay()
+    assert torch.equal(y.cpu(), torch.full((3,), 11.0))
+    with graph.captured():
+        for wait in (lambda: float(y[0]), lambda: x.cpu(), lambda: torch.ones(3).to("standin")):
+            assert _refuses(wait, "capturing")
 
 
 # ---- training runs
@@ -132,6 +150,103 @@ def every_kind_of_projection_is_the_same_on_the_device():
         assert torch.allclose(P.adjoint(g.to("standin")).cpu(), P.adjoint(g), atol=1e-5), kind
 
 
+# sums whose order is left to the threads of a GPU (torch.use_deterministic_algorithms has the list)
+_SCATTERED = ("index_add", "scatter_add", "scatter_reduce", "accumulate", "histc")
+
+
+@case
+def no_sum_of_a_map_depends_on_the_order_of_threads():
+    for kind in PROJECTIONS:
+        P = make_projection(kind, 20, 400, 3, sizes=[100, 300])
+        w, g = torch.randn(20, device="standin"), torch.randn(400, device="standin")
+        with stand_in.watched() as log:
+            P(w)
+            P.adjoint(g)
+            P.adjoint_rows(g[70:333], 70)
+        found = [call for call in log.calls if any(name in call for name in _SCATTERED)]
+        assert found == [], (kind, found)
+
+
+# ---- optimisers
+
+
+def _trained(
+    device: str, then: str = "", state: dict | None = None, graphed: bool = False, steps: int = 6, **options
+) -> tuple[torch.Tensor, subspaces.optim.Adam]:
+    """w after some steps of our Adam on a small network, moved to a device before the first one, and the optimiser."""
+    torch.manual_seed(1)
+    subspace = Subspace(small_network().to(device), 20)
+    optimizer = subspaces.optim.Adam(subspace.parameters(), lr=0.05, **options)
+    subspace.model.to(then or device)
+    if state is not None:
+        optimizer.load_state_dict(state)
+    x, y = (part.to(then or device) for part in small_batch())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(subspace.model(x), y).backward()
+        optimizer.step()
+
+    graph = stand_in.Graph()
+    for number in range(steps):
+        if graphed and number > 2:
+            graph.replay()
+        else:
+            with graph.captured() if graphed and number == 2 else contextlib.nullcontext():
+                step()
+    theta, named = subspace.theta(subspace.coordinates), dict(subspace.model.named_parameters())
+    assert all(torch.allclose(named[name].detach().cpu(), t.detach().cpu(), atol=1e-5) for name, t in theta.items())
+    return subspace.coordinates.detach().cpu(), optimizer
+
+
+@contextlib.contextmanager
+def _fused_here():
+    adam.FUSED.add("standin")
+    try:
+        yield
+    finally:
+        adam.FUSED.discard("standin")
+
+
+@case
+def a_step_of_our_adam_is_fused_on_the_device():
+    with _fused_here():
+        subspace = Subspace(small_network().to("standin"), 20)
+        optimizer = subspaces.optim.Adam(subspace.parameters(), lr=0.05)
+        x, y = (part.to("standin") for part in small_batch())
+        for _ in range(3):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(subspace.model(x), y).backward()
+            with stand_in.watched() as log:
+                optimizer.step()
+    calls = [call for call in log.calls if any(name in call for name in ("adam", "sqrt", "addc", "lerp", "foreach"))]
+    assert calls == ["aten::_foreach_add_", "aten::_fused_adam_"], log.calls  # the count of steps, and all else
+    assert log.waits == []
+
+
+@case
+def our_adam_takes_the_steps_of_the_cpu():
+    exact, at_home = _trained("cpu")
+    with _fused_here():
+        found, away = _trained("standin")
+        assert torch.allclose(found, exact, atol=1e-5)
+        assert torch.allclose(_trained("standin:1", then="standin")[0], exact, atol=1e-5)
+        asked, one_by_one = _trained("standin", foreach=False)
+        assert torch.allclose(asked, exact, atol=1e-5)
+        assert one_by_one.param_groups[0]["fused"] is None
+        kept = copy.deepcopy(at_home.state_dict())  # torch takes tensors of the same place as they are
+        longer = _trained("cpu", state=at_home.state_dict())[0]
+        assert torch.allclose(_trained("standin", state=kept)[0], longer, atol=1e-5)
+        assert torch.allclose(_trained("cpu", state=away.state_dict())[0], longer, atol=1e-5)
+
+
+@case
+def a_whole_step_can_be_captured_and_done_again():
+    eager, _ = _trained("standin", capturable=True, fused=True)
+    assert torch.equal(_trained("standin", graphed=True, capturable=True, fused=True)[0], eager)
+    assert not torch.equal(_trained("standin", graphed=True, capturable=True, fused=True, steps=7)[0], eager)
+
+
 def _moved(act: Callable[[Subspace], object]) -> None:
     """What is done first after the model went to the other device, without a forward pass: θ = θ₀ + P w holds there."""
     subspace = Subspace(small_network().to("standin"), 20)
@@ -165,6 +280,17 @@ def a_moved_model_can_have_its_origin_moved():
 def a_moved_model_can_be_saved():
     with tempfile.TemporaryDirectory() as folder:
         _moved(lambda subspace: subspace.save(f"{folder}/subspace.safetensors"))
+
+
+@case
+def theta_zero_goes_to_the_host_for_its_hash_once():
+    subspace = Subspace(small_network().to("standin"), 20)
+    with tempfile.TemporaryDirectory() as folder, stand_in.watched() as first:
+        subspace.save(f"{folder}/a.safetensors")
+    with tempfile.TemporaryDirectory() as folder, stand_in.watched() as second:
+        subspace.save(f"{folder}/b.safetensors")
+    assert sum(first.numbers) >= subspace.D
+    assert sum(second.numbers) < subspace.D / 2, second.numbers
 
 
 @case

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
+import warm
 
 from subspaces.cli import main
 
@@ -53,9 +55,9 @@ def test_json_is_printed_without_a_page_too(tmp_path, objective, monkeypatch, ca
     assert found["estimate"]["d_int"] > 0
 
 
-def _command(arguments: list[str], **environment: str) -> subprocess.Popen:
+def _command(arguments: list[str], start: Any = subprocess.Popen, **environment: str) -> Any:
     paths = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.Popen(
+    return start(
         [sys.executable, "-m", "subspaces", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": paths, **environment},
     )  # fmt: skip
@@ -78,7 +80,7 @@ def test_a_notebooks_backend_latex_and_an_ascii_locale_do_no_harm(tmp_path, obje
 def test_sigterm_ends_a_search_with_what_is_kept_and_how_to_go_on(tmp_path):
     (tmp_path / "own.py").write_text(OBJECTIVE.format(seconds=0.3))
     out = tmp_path / "out"
-    command = _command(["dimension", f"{tmp_path / 'own.py'}:objective", *SEARCH, "--out", str(out)])
+    command = _command(["dimension", f"{tmp_path / 'own.py'}:objective", *SEARCH, "--out", str(out)], warm.Popen)
     end = time.monotonic() + 60
     while not any(out.rglob("result.json")) and time.monotonic() < end:
         time.sleep(0.05)

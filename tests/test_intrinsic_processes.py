@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm
 from torch import nn
 
 import subspaces as ss
@@ -99,9 +100,7 @@ def program(folder, workers):
 
 def answer(folder, workers):
     """What the script prints, and the runs that it did."""
-    done = subprocess.run(
-        program(folder, workers), cwd=folder, env=environment(), capture_output=True, text=True, check=False
-    )
+    done = warm.run(program(folder, workers), cwd=folder, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     log = folder / "log.txt"
     return done.stdout, log.read_text().splitlines() if log.exists() else []
@@ -137,9 +136,7 @@ def test_a_script_that_is_killed_loses_no_run_and_workers_do_not_change_its_answ
 
 
 def test_a_model_of_a_notebook_is_trained_by_workers(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", MODEL], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-    )
+    done = warm.run([sys.executable, "-c", MODEL], cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("4 [0.")
     assert "['done', 'done']" in done.stdout
@@ -180,7 +177,7 @@ def test_loops_of_a_notebook_travel_with_what_they_use(tmp_path):
         path.write_bytes(pack(name))
         lines.append(f"{name}\t{path}")
         wanted.append(f"{thing(4, 2)} {sorted(known_definition(get_task(name)).items())}")
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-c", CHILD], env=environment(), input="\n".join(lines), capture_output=True, text=True
     )
     assert done.stdout.splitlines() == wanted, done.stderr

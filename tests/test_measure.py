@@ -4,13 +4,13 @@ import dataclasses
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import fake_trainer
 import pytest
+import warm
 
 from subspaces.dimension.measure import FILE, RUNS, measure_dimension
 from subspaces.dimension.result import Rule
@@ -179,7 +179,7 @@ measure_dimension(Run.of("digits-fc"), {folder!r}, rule, workers=1, trainer="fak
 def _start(folder, baseline="1.0", ahead=2):
     code = SHARED.format(folder=str(folder), baseline=baseline, ahead=ahead)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment)
+    return warm.Popen([sys.executable, "-c", code], env=environment)
 
 
 def _answer(folder):

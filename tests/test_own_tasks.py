@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import warm
 
 import subspaces
 
@@ -45,10 +47,10 @@ objective = ss.Objective("loop", run, D=100)
 '''
 
 
-def subspaces_(folder: Path, *words: str) -> tuple[int, str, str]:
+def subspaces_(folder: Path, *words: str, start: Any = warm.run) -> tuple[int, str, str]:
     """The command as an installed program runs it: the current folder is not on the path (-P)."""
     package = str(Path(subspaces.__file__).parents[1])
-    done = subprocess.run(
+    done = start(
         [sys.executable, "-P", "-m", "subspaces", *words],
         cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": package, "COLUMNS": "200"},
     )  # fmt: skip
@@ -67,9 +69,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def measure(folder: Path, task: str, *words: str) -> tuple[dict, list[str]]:
+def measure(folder: Path, task: str, *words: str, start: Any = warm.run) -> tuple[dict, list[str]]:
     """The measurement, and the lines on stderr about runs and changes."""
-    status, out, err = subspaces_(folder, "dimension", task, "--max-runs", "4", "--json", *_with_workers(words))
+    words = ("dimension", task, "--max-runs", "4", "--json", *_with_workers(words))
+    status, out, err = subspaces_(folder, *words, start=start)
     assert status == 0, err
     return json.loads(out), [line for line in err.splitlines() if " in " in line]
 
@@ -82,12 +85,16 @@ def new_runs(lines: list[str]) -> list[str]:
     return [line for line in lines if re.match(r"(direct|d = \d+), seed", line)]
 
 
-@pytest.mark.parametrize("task", ["own:task", "tasks/own.py:task", "own.py:objective"])
-def test_a_task_of_the_current_folder_with_two_workers_and_again(folder, task):
+@pytest.mark.parametrize(
+    ("task", "start"),
+    [("own:task", subprocess.run), ("tasks/own.py:task", warm.run), ("own.py:objective", warm.run)],
+    ids=["own:task", "tasks/own.py:task", "own.py:objective"],
+)
+def test_a_task_of_the_current_folder_with_two_workers_and_again(folder, task, start):
     if "/" in task:
         (folder / "tasks").mkdir()
         shutil.move(folder / "own.py", folder / "tasks" / "own.py")
-    first, lines = measure(folder, task)
+    first, lines = measure(folder, task, start=start)
     assert len(new_runs(lines)) == 7  # three direct ones
     again, lines = measure(folder, task)
     assert new_runs(lines) == []

@@ -15,6 +15,7 @@ from typing import Any
 import fake_wells
 import pytest
 import torch
+import warm
 
 from subspaces.cli import main
 from subspaces.report.write import write_report
@@ -131,7 +132,7 @@ def test_runs_of_other_kinds_are_not_mixed_in(tmp_path):
 def test_a_killed_measurement_goes_on(tmp_path):
     command = [sys.executable, "-m", "subspaces", "transition", "digits-fc", *TINY]
     command += ["--levels", "2", "--workers", "1", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = warm.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("runs/*/result.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)

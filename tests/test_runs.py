@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fake_trainer
 import pytest
+import warm
 
 from subspaces import files
 from subspaces.files import atomic_write
@@ -221,9 +222,9 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
 # ---- kills
 
 
-def _python(code: str) -> subprocess.Popen:
+def _python(code: str) -> warm.Popen:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    return warm.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def test_kill_9_loses_only_the_run_in_hand(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fake_trainer
 import pytest
+import warm
 
 from subspaces.runs import pools
 from subspaces.runs.run import Run
@@ -30,7 +31,7 @@ def test_results_come_in_the_order_asked_and_are_kept(tmp_path, workers):
     assert sorted(fake_trainer.logged(tmp_path)) == sorted(config.key() for config in CONFIGS)
 
 
-def test_workers_share_the_runs_and_may_print(tmp_path):
+def test_workers_share_the_runs_and_may_print(tmp_path, cold_workers):
     run_many(CONFIGS, tmp_path, 2, trainer="fake_trainer:slow_and_noisy")
     processes = {line.split()[0] for line in (tmp_path / "log.txt").read_text().splitlines()}
     assert len(processes) == 2
@@ -71,8 +72,7 @@ def test_lines_that_are_no_events_do_not_stop_the_listener(tmp_path, monkeypatch
     """Whatever comes through the pipe of a worker, its end is heard."""
     code = r"import os; os.write(1, b'\xff\n{}\n[1]\nnull\n{\"event\": \"done\"}\n')"
     heard = queue.Queue()
-    original = subprocess.Popen
-    monkeypatch.setattr(pools.subprocess, "Popen", lambda _, **kw: original([sys.executable, "-c", code], **kw))
+    monkeypatch.setattr(pools.subprocess, "Popen", lambda _, **kw: subprocess.Popen([sys.executable, "-c", code], **kw))
     process = pools._Process(tmp_path, "x", heard)
     events = [heard.get(timeout=20)[1]["event"] for _ in range(2)]
     process.dismiss()
@@ -80,7 +80,7 @@ def test_lines_that_are_no_events_do_not_stop_the_listener(tmp_path, monkeypatch
     assert events == ["done", "gone"]
 
 
-def test_new_workers_are_waited_for_with_a_line_that_says_so(tmp_path, monkeypatch):
+def test_new_workers_are_waited_for_with_a_line_that_says_so(tmp_path, monkeypatch, cold_workers):
     from subspaces import processes
 
     monkeypatch.setattr(processes, "QUIET", 0.0)
@@ -121,7 +121,7 @@ def test_missing_extras_name_the_command(tmp_path, monkeypatch, launcher, module
         open_pool(tmp_path, 2, launcher)
 
 
-def _sweep(root: Path, configs: str, trainer: str) -> subprocess.Popen:
+def _sweep(root: Path, configs: str, trainer: str) -> warm.Popen:
     code = f"""
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # even where the tests run in the background of a shell
@@ -130,7 +130,7 @@ from subspaces.runs.sweep import run_many
 run_many({configs}, {str(root)!r}, 2, trainer="fake_trainer:{trainer}")
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    return warm.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def test_two_sweeps_share_a_folder(tmp_path):

@@ -10,6 +10,7 @@ import textwrap
 
 import pytest
 import torch
+import warm
 from torch import nn
 
 from subspaces.learned import trajectory
@@ -177,7 +178,7 @@ def test_a_killed_process_leaves_whole_samples(tmp_path):
             recorder.step()
     """)
     path = tmp_path / "t"
-    process = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
+    process = warm.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     with pytest.raises(RuntimeError, match="one writer"):

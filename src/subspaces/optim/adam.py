@@ -16,6 +16,8 @@ from subspaces.projections.backends import AdamMove
 
 _PLAIN = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")  # must be off
 _STATE = ("exp_avg", "exp_avg_sq", "step")  # in the state of torch's Adam
+FUSED = {"cuda"}
+"""Devices on which torch's step is its fused one unless something else was asked for."""
 _MODULE = importlib.import_module("torch.optim.optimizer")
 _HOOKS = [getattr(_MODULE, f"_global_optimizer_{when}_hooks", None) for when in ("pre", "post")]  # of all optimisers
 
@@ -31,7 +33,7 @@ class Adam(torch.optim.Adam):
 
     It takes any parameters. Where the kernels cannot work (other devices and dtypes, no C kernels, `amsgrad`,
     `maximize`, `capturable`, `differentiable`, rates that are tensors) torch's own step is taken, with the same
-    result.
+    result; on CUDA it is the fused one, of two launches, unless `fused` or `foreach` was given.
 
     Args:
         params: ``subspace.parameters()``, or whatever torch takes.
@@ -94,6 +96,7 @@ class Adam(torch.optim.Adam):
         """A step without hooks: by a backend if all parameters can, else as torch does it."""
         moves = self._ready_moves()
         if moves is None:
+            self._fuse()
             _torch_step(self)
             for synced in trained_by(self):
                 stepped(synced)
@@ -111,6 +114,17 @@ class Adam(torch.optim.Adam):
             move.step_(parameter, gradient, ready, threads)
             if synced is not None:
                 synced.sync() if ready is None else synced.has_written()  # type: ignore[attr-defined]
+
+    def _fuse(self) -> None:
+        """Let torch take its fused step of what lies on a GPU; looked at in each step, since models move."""
+        for group in self.param_groups:
+            if group["fused"] is None and group["foreach"] is None and not group["differentiable"] and _fusible(group):
+                group["fused"] = True
+                self._step_supports_amp_scaling = True  # as torch says of it, so that `GradScaler` need not wait
+                for parameter in group["params"]:
+                    state = self.state.get(parameter, {})
+                    if "step" in state:  # of a state that came from elsewhere
+                        state["step"] = state["step"].to(parameter.device)
 
     def _ready_moves(self) -> list[tuple[AdamMove, Tensor, Tensor]] | None:
         """What backends have to do, ready to be called; None if they cannot do all of it."""
@@ -165,6 +179,10 @@ def _checked_options(
         if name not in known:
             raise TypeError(no_argument(name, value, "Adam", known))
     return params
+
+
+def _fusible(group: dict[str, Any]) -> bool:
+    return all(p.device.type in FUSED and p.is_floating_point() for p in group["params"])
 
 
 def _init_state(state: dict[str, Any], parameter: Tensor) -> None:

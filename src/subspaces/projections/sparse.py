@@ -43,21 +43,29 @@ class Sparse(Projection):
         return self.per_column * self.d
 
     def frozen_rows(self) -> int:
-        return self.D - int(self._sorted(torch.device("cpu"))[0].unique().numel())
+        return self.D - int(self._entries(torch.device("cpu"))[0].unique().numel())
+
+    def _entries(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Row and sign of every non-zero, (k, d): stratum by stratum, one of each column in each."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            first, sizes = strata(self.D, self.per_column)
+            shape = self.per_column, self.d
+            rows = first[:, None] + slots(self.seed, SLOTS, 0, sizes.repeat_interleave(self.d)).view(shape)
+            sign = signs(self.seed, SIGNS, 0, self.multiply_adds, dtype=torch.int8).view(shape)
+            return rows.to(device), sign.to(device)
+
+        return self._cached(("entries", device), 0, make)
 
     def _sorted(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Row, column and sign of every non-zero, in the order of rows (then of columns)."""
 
         def make() -> tuple[Tensor, Tensor, Tensor]:
-            first, sizes = strata(self.D, self.per_column)
-            rows = first[:, None] + slots(self.seed, SLOTS, 0, sizes.repeat_interleave(self.d)).view(
-                self.per_column, self.d
-            )
+            rows, sign = self._entries(device)
             rows, order = rows.view(-1).sort(stable=True)
-            sign = signs(self.seed, SIGNS, 0, self.multiply_adds, dtype=torch.int8)[order]
-            return rows.to(device), (order % self.d).to(device), sign.to(device)
+            return rows, order % self.d, sign.view(-1)[order]
 
-        return self._cached(device, 0, make)
+        return self._cached(("sorted", device), 0, make)
 
     def _between(self, start: int, stop: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         rows, columns, sign = self._sorted(device)
@@ -69,8 +77,15 @@ class Sparse(Projection):
         a, b = self._cached(("between", start, stop, device), 0, make)  # asking the device waits for it: once
         return rows[a:b] - start, columns[a:b], sign[a:b]
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        return x * number(1 / math.sqrt(self.per_column), x)
+    def _gathered(self, start: int, stop: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Of the strata that meet rows [start, stop): where an entry lies in them (their end if outside), and sign."""
+        first, last = (((row + 1) * self.per_column - 1) // self.D for row in (start, stop - 1))
+
+        def make() -> tuple[Tensor, Tensor]:
+            rows, sign = (table[first : last + 1] for table in self._entries(device))
+            return torch.where((rows >= start) & (rows < stop), rows - start, stop - start), sign
+
+        return self._cached(("gathered", start, stop, device), 2 * (last - first + 1) * self.d, make)
 
     def _lift(self, w: Float[Tensor, "k d"], start: int, stop: int) -> Tensor:
         rows, columns, sign = self._between(start, stop, w.device)
@@ -79,6 +94,9 @@ class Sparse(Projection):
         return sum_in_rounds(rounds, self._scaled(w), stop - start)
 
     def _adjoint(self, g: Float[Tensor, "k rows"], start: int) -> Tensor:
-        rows, columns, sign = self._between(start, start + g.shape[1], g.device)
-        out = g.new_zeros(len(g), self.d)
-        return out.index_add_(1, columns, self._scaled(g)[:, rows] * sign)
+        # gathered and added up stratum by stratum: scattered sums would follow the order of a device's threads
+        at, sign = self._gathered(start, start + g.shape[1], g.device)
+        return self._scaled((torch.nn.functional.pad(g, (0, 1))[:, at] * sign).sum(1))
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x * number(1 / math.sqrt(self.per_column), x)
