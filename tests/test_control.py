@@ -253,7 +253,7 @@ def test_a_search_shows_a_replay_and_what_judges(tmp_path):
     assert "data:image/gif;base64," in page
     assert "fresh episodes; its standard error counts as noise" in page
     assert "cma, at most 15 generations, or until 200 is returned; " in page
-    assert "steps a second in one process" in page
+    assert " a CPU second) in one process" in page
     assert page.count('href="runs/cartpole-') == 2
     record = json.loads((tmp_path / "measurement.json").read_text())
     assert record["measurement"]["D"] == 562

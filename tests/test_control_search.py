@@ -2,6 +2,9 @@
 
 import functools
 import multiprocessing
+import pickle
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +13,11 @@ import torch
 from subspaces.dimension.curve import Curve
 from subspaces.dimension.search import ThresholdSearch
 from subspaces.optim.evolution import CMA_MOST, Cma, EvolutionStrategy, centred_ranks
-from subspaces.tasks.control import Evolution, Rollouts, Workers, named
-from subspaces.tasks.control.evolve import Line, chunks, evolve, here
-from subspaces.tasks.control.policies import flat
+from subspaces.runs.run import Run
+from subspaces.runs.train import train
+from subspaces.tasks.control import Course, Evolution, RayWorkers, Rollouts, Workers, named
+from subspaces.tasks.control import evolve as evolve_module
+from subspaces.tasks.control.evolve import LOG, chunks, evolve, here
 from subspaces.tasks.control.workers import serve
 
 SEARCHES = {
@@ -90,36 +95,98 @@ def test_large_d_is_searched_by_es_and_small_d_by_cma():
     assert large.sigma == pytest.approx(settings.sigma * (562 / (CMA_MOST + 1)) ** 0.5)
 
 
-# ---- several processes
+# ---- several workers
 
 SETTINGS = Evolution("es", epochs=4, sigma=0.3, lr=0.1, pairs=10, episodes=2, chunk=4)
 
 
 def make(d):
-    """What a worker holds: it is found by name in every process."""
-    import subspaces as ss
-
-    play = named("cartpole").play
-    model = play.policy.from_seed(0)
-    line = Line(flat(model).clone(), ss.Subspace(model, d=d, seed=0).projection)
-    return Rollouts(play.environment, play.policy), line, SETTINGS.search(d, play.policy.D, 0)
+    """What a worker holds."""
+    return Course(named("cartpole").play, d, 0, "es", SETTINGS).parts()
 
 
 def course(returns, search):
     return [p.w.copy() for p in evolve(search, SETTINGS, returns, lambda w, g: 0.0)]
 
 
+class Ray(ModuleType):
+    """A stand-in for Ray with actors in this process: what it is given and gives back has travelled as bytes."""
+
+    def __init__(self):
+        super().__init__("ray")
+        self.inits, self.actors, self.processors = [], [], 0
+
+    def is_initialized(self):
+        return bool(self.inits)
+
+    def init(self, **options):
+        self.inits.append(options)
+
+    def remote(self, kind):
+        return SimpleNamespace(options=lambda num_cpus: SimpleNamespace(remote=functools.partial(self._actor, kind)))
+
+    def _actor(self, kind, *arguments):
+        self.processors += 1
+        held = kind(*pickle.loads(pickle.dumps(arguments)))
+        play = SimpleNamespace(remote=lambda *words: (held, pickle.dumps(words)))
+        self.actors.append(SimpleNamespace(play=play))
+        return self.actors[-1]
+
+    def get(self, handle):
+        held, words = handle
+        return pickle.loads(pickle.dumps(held.play(*pickle.loads(words))))
+
+    def kill(self, actor):
+        self.actors.remove(actor)
+
+
 @pytest.mark.rl
-def test_the_course_does_not_depend_on_the_number_of_processes():
+def test_workers_on_ray_exchange_seeds_and_returns_and_change_nothing(monkeypatch):
+    ray = Ray()
+    monkeypatch.setitem(sys.modules, "ray", ray)
     rollouts, line, search = make(8)
     expected = course(here(rollouts, line, SETTINGS, 0), search)
-    with Workers(functools.partial(make, 8), SETTINGS, 0, 2) as workers:
+    with RayWorkers(functools.partial(make, 8), SETTINGS, 0, 3) as workers:
+        assert (ray.processors, len(ray.actors), len(ray.inits)) == (3, 3, 1)
         found = course(workers, make(8)[2])
     np.testing.assert_array_equal(found, expected)
+    assert ray.actors == []
     assert workers.steps == rollouts.steps
-    number, heard, told = 8, 3 * 2 * search.size, SETTINGS.epochs * search.size
+    number, heard, told = 8, 3 * 3 * search.size, SETTINGS.epochs * search.size
     shares = SETTINGS.epochs * chunks(search, SETTINGS)
-    assert workers.sent == number * (2 * SETTINGS.epochs + 2 * shares + heard + told)  # seeds and returns: no d in it
+    assert workers.sent == number * (3 * SETTINGS.epochs + 2 * shares + heard + told)  # seeds and returns: no d in it
+    whole = Course(named("cartpole").play, 8, 0, "es", SETTINGS).result()
+    on_ray = Course(named("cartpole").play, 8, 0, "es", SETTINGS, processes=2, launcher="ray").result()
+    assert (on_ray["score"], on_ray["step"]) == (whole["score"], whole["step"])
+    with pytest.raises(ValueError, match="`launcher` must be one of local, ray; got 'slurm'"):
+        Course(named("cartpole").play, 8, 0, launcher="slurm")
+
+
+@pytest.mark.rl
+def test_a_run_of_two_processes_that_is_killed_goes_on_with_one(tmp_path, monkeypatch):
+    """ES by `--threads 2`, as the command has it; the log of returns is all that is left of it."""
+    run = Run.of("cartpole", d=8, optimizer="es", epochs=6, batch_size=6, lr=0.05)
+    expected = train(run)
+    monkeypatch.setattr(evolve_module, "EVERY", 0.0)
+    ask = Workers.__call__
+
+    def killed(workers, search, log):
+        if len(log) == 4:
+            raise KeyboardInterrupt
+        return ask(workers, search, log)
+
+    monkeypatch.setattr(Workers, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(run.but(threads=2), folder=tmp_path)
+    with np.load(tmp_path / LOG) as log:
+        assert log["returns"].shape == (4, 12)
+    played = []
+    returns = Rollouts.returns
+    monkeypatch.setattr(Rollouts, "returns", lambda *a: played.append(len(a[1])) or returns(*a))
+    found = train(run, folder=tmp_path)
+    assert played.count(12) == 2  # the candidates of the last two generations
+    assert (found.score, found.test_score) == (expected.score, expected.test_score)
+    assert not (tmp_path / LOG).exists()
 
 
 def broken():

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from clean_registry import clean_registry
 from torch import nn
 
 from subspaces.datasets import DATASETS, DataOptions
 from subspaces.models import load_weights
-from subspaces.tasks import TASKS, Hyper, Task, get_task, image_task
+from subspaces.registry import register
+from subspaces.tasks import TASKS, Hyper, Objective, Task, get_task, image_task, register_task
+from subspaces.tasks.find import session_task
 
 REQUIRED = [
     "digits-fc",
@@ -201,3 +204,28 @@ def test_parameters_of_a_factory_that_computes_with_its_weights_are_counted():
         return layer
 
     assert Task("computed", network, (torch.zeros(8, 3), torch.zeros(8, dtype=torch.int64))).D == 8
+
+
+@pytest.mark.parametrize("name", ["cartpole", "cartpole-w77", "pole", "pong", "mnist-fc", "mnist-fc-77x2"])
+def test_a_task_of_a_session_does_not_take_a_published_name(name):
+    """Its numbers would stand beside the published ones of another task."""
+    own = Objective(name, lambda d, seed: 1.0, D=10)
+    with pytest.raises(ValueError, match=f"`name` must not be that of a published task; got '{name}'.*another name"):
+        register_task(own)
+    with pytest.raises(ValueError, match=f"`task` must have a name that is not published; got '{name}'|must be new"):
+        register("task", name, own)
+    known = get_task(name)
+    assert register_task(known) == name  # the task itself may be given in place of its name
+    assert session_task(name) is None
+    assert get_task(name) is known or get_task(name).D == known.D
+
+
+def test_a_task_of_a_session_does_not_take_the_name_of_a_registered_one():
+    first, second = (Objective("mine-of-a-test", lambda d, seed, k=k: k, D=10) for k in (1.0, 2.0))
+    with clean_registry(lambda name: False):
+        register("task", "mine-of-a-test", first)
+        assert register_task(first) == "mine-of-a-test"
+        with pytest.raises(ValueError, match="must not be that of a registered task"):
+            register_task(second)
+    assert register_task(second) == "mine-of-a-test"  # once it is free, the last one counts, as in a notebook
+    assert get_task("mine-of-a-test") is second

@@ -68,7 +68,8 @@ def _print_result(result: Any, out: Path | None) -> None:
             loss = last.get(f"{key}_loss")  # a person's own function need not tell one
             told = "" if loss is None else f"loss {loss:.4f}"
             table.add_row(f"{name} {result.score_name}", f"{last[f'{key}_score']:.4f}", told)
-    table.add_row("time", f"{result.seconds:.1f} s, {last['step']:,} steps")
+    rate = f", {last['steps_per_second']:,.0f} a second" if last.get("steps_per_second") else ""
+    table.add_row("time", f"{result.seconds:.1f} s, {last['step']:,} steps{rate}")
     screen.print(table)
     if out is not None:
         screen.print(f"kept in {folder_of(out, result.config)}", soft_wrap=True)

@@ -146,10 +146,14 @@ def _training(found: "IntrinsicDimension") -> str:
 
 
 def _speed(results: list[Result]) -> str:
-    """Steps of an environment per second, where runs tell them."""
-    rates = [float(r.curves[-1].get("steps_per_second") or 0) for r in results if r.curves]
-    known = [rate for rate in rates if rate > 0]
-    return f"; {fmean(known):,.0f} steps a second in one process" if known else ""
+    """Steps of an environment per second, where runs tell them, and per second of a processor that others may share."""
+    told = [
+        fmean(known)
+        for name in ("steps_per_second", "steps_per_cpu_second")
+        if (known := [float(rate) for r in results if r.curves and (rate := r.curves[-1].get(name))])
+    ]
+    beside = f" ({told[1]:,.0f} a CPU second)" if len(told) > 1 else ""
+    return f"; {told[0]:,.0f} steps a second{beside} in one process" if told else ""
 
 
 def _convergence(found: "IntrinsicDimension") -> str:

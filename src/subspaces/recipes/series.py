@@ -24,7 +24,8 @@ class Wanted:
     max_runs: int = 24
     """Budget of runs in subspaces; those of the series' own d count."""
     ratio: float = 1.25
-    """Wanted width high/low of the interval."""
+    """Wanted width high/low of the interval; 0 is the rule of `subspaces dimension`: 1.25, or wider where one run tells
+    too little for that."""
 
 
 @dataclass(frozen=True)

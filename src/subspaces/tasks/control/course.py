@@ -118,7 +118,9 @@ class Course:
         told |= {"train_score": self.curve[-1]["train_score"] if self.curve else None}
         told |= self.judged or _mean("score", self.scored("validation"))
         told |= _mean("test_score", self.scored("test"))
-        told |= {"training_seconds": seconds, "cpu_seconds": cpu, "steps_per_second": self.trained_steps / seconds}
+        told |= {"training_seconds": seconds, "steps_per_second": self.trained_steps / seconds}
+        if self.processes == 1:  # of others' processors nothing is known here
+            told |= {"cpu_seconds": cpu, "steps_per_cpu_second": self.trained_steps / max(cpu, 1e-9)}
         told["curve"] = self.curve[:-1]
         told["sizes"] = self._keep()
         return told
