@@ -19,6 +19,7 @@ from subspaces.runs.run import WORDS, Run
 from subspaces.subspace import Subspace
 from subspaces.tasks import TASKS
 from subspaces.tasks.control import CONTROL
+from subspaces.tasks.text import TEXTS
 
 FAST = ["--epochs", "1", "--batch-size", "64"]
 
@@ -60,7 +61,7 @@ def test_help_begins_with_what_a_person_brings(capsys):
 def test_help_is_not_longer_than_one_reads(capsys):
     for name in COMMANDS:
         _, out, _ = run(capsys, name, "--help")
-        assert len(out.splitlines()) <= (215 if name == "train" else 160)
+        assert len(out.splitlines()) <= (220 if name == "train" else 166)
 
 
 def test_settings_that_the_help_of_a_search_does_not_show_are_taken():
@@ -144,7 +145,7 @@ def test_dimension_ends_with_the_path_of_the_report(capsys, tmp_path):
         ("optimizers", OPTIMIZERS),
         ("methods", METHODS),
         ("projections", {**PROJECTIONS, **Subspace.forms}),
-        ("tasks", [*TASKS, *CONTROL]),
+        ("tasks", [*TASKS, *TEXTS, *CONTROL]),
         ("models", MODELS),
         ("datasets", DATASETS),
     ],

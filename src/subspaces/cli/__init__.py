@@ -141,7 +141,9 @@ def _names(command: str) -> dict[str, str]:
 
 
 def _as_typed(text: str, words: list[str]) -> str:
-    return told.as_typed(text, words[0], _names(words[0])) if words and words[0] in COMMANDS else text
+    if not words or words[0] not in COMMANDS:
+        return text
+    return told.as_typed(text, words[0], told.without_texts(_names(words[0]), words[1:]))
 
 
 def _told(error: Exception) -> tuple[str, int]:

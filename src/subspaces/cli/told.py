@@ -11,6 +11,7 @@ import tyro
 from subspaces.cli.run_options import TEXT
 from subspaces.errors import unknown_name
 from subspaces.runs.run import WORDS
+from subspaces.tasks.text import is_text_task
 
 EXAMPLES = {
     "new": "subspaces new task own_task.py",
@@ -53,6 +54,21 @@ def typed_names(options: type, hidden: Collection[str] = ()) -> dict[str, str]:
             found[name] = name.upper() if _PLACED in getattr(hint, "__metadata__", ()) else _option(name)
     known = set(found.values())
     return found | {name: typed for name, typed in _ALIASES.items() if typed in known and name not in found}
+
+
+def without_texts(names: dict[str, str], words: Sequence[str]) -> dict[str, str]:
+    """`typed_names` without the options of tasks of texts where neither these nor such a task were typed."""
+    if any(is_text_task(word) for word in words):
+        return names
+    given = {word.partition("=")[0] for word in words}
+    kept = {name: typed for name, typed in names.items() if name not in TEXT or typed in given}
+    return {name: typed for name, typed in _ALIASES.items() if typed in kept.values() and name in TEXT} | kept
+
+
+def _shared(first: str, second: str) -> int:
+    """Letters that two words have in common at their beginning."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def _option(name: str) -> str:
@@ -148,6 +164,7 @@ def _not_an_option(told: str, words: Sequence[str], command: str, names: dict[st
     if strange is None:
         word = re.split(r"[ ,]", told)[0]
         return f"`{word}` must be left out; got {' '.join(words)}. Such as: {EXAMPLES[command]}"
-    near = difflib.get_close_matches(strange, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(strange, known, n=3, cutoff=0.5)
+    near.sort(key=lambda option: _shared(option, strange), reverse=True)
     hint = f"Did you mean {near[0]}?" if near else f"See subspaces {command} --help."
     return f"`{strange}` must be left out; got it with subspaces {command}, which has no such option. {hint}"

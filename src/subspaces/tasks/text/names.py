@@ -94,11 +94,17 @@ def named(name: str) -> Task | None:
         FileNotFoundError, ValueError: as `text_task`; options after the name of another task.
     """
     base, options = split(name)
-    if base in TEXTS or (base.startswith(OWN) and base != OWN):
+    if is_text_task(name):
         return _made(base, TextOptions(**options))
     if options:
         raise ValueError(_without(next(iter(options)), options, base))
     return None
+
+
+def is_text_task(name: str) -> bool:
+    """Whether a name is one of a task of texts, with options or without."""
+    base, _, _ = name.partition(",")
+    return base in TEXTS or (base.startswith(OWN) and base != OWN)
 
 
 def with_options(task: str, **options: Any) -> str:
@@ -113,7 +119,7 @@ def with_options(task: str, **options: Any) -> str:
     """
     given = {name: value for name, value in options.items() if value is not None}
     base, known = split(task)
-    if not (base in TEXTS or base.startswith(OWN)):
+    if not is_text_task(task):
         if given:
             raise ValueError(_without(next(iter(given)), given, base))
         return task
