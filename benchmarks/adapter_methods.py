@@ -107,7 +107,7 @@ def _core_rank(targets: Sequence[str], numbers: int) -> int:
 # ---- PEFT's
 
 
-def peft(first: float, config: Callable[[Any, dict[str, list[str]], int, int], Any], sized: bool = True) -> Method:
+def peft(first: float, config: Callable[[Any, dict[str, Any], int, int], Any], sized: bool = True) -> Method:
     """A method of PEFT on the same linear layers, with its own defaults besides the size."""
 
     def make(model: Any, numbers: int, seed: int) -> Made:
@@ -125,13 +125,13 @@ def peft(first: float, config: Callable[[Any, dict[str, list[str]], int, int], A
     return Method(make, first, sized)
 
 
-def _unilora(model: Any, shared: dict[str, list[str]], numbers: int, seed: int) -> Any:
+def _unilora(model: Any, shared: dict[str, Any], numbers: int, seed: int) -> Any:
     from peft import UniLoraConfig
 
     return UniLoraConfig(**shared, theta_d_length=numbers, proj_seed=seed)
 
 
-def _tinylora(model: Any, shared: dict[str, list[str]], numbers: int, seed: int) -> Any:
+def _tinylora(model: Any, shared: dict[str, Any], numbers: int, seed: int) -> Any:
     """u numbers a layer; r so large that the r² entries of a core are no fewer."""
     from peft import TinyLoraConfig
 
@@ -139,7 +139,7 @@ def _tinylora(model: Any, shared: dict[str, list[str]], numbers: int, seed: int)
     return TinyLoraConfig(**shared, u=u, r=max(2, math.ceil(math.sqrt(u))), projection_seed=seed)
 
 
-def _vera(model: Any, shared: dict[str, list[str]], numbers: int, seed: int) -> Any:
+def _vera(model: Any, shared: dict[str, Any], numbers: int, seed: int) -> Any:
     """A layer takes out + r numbers: as many layers, spread evenly, as leave a fifth of the numbers for r."""
     from peft import VeraConfig
 
@@ -153,7 +153,7 @@ def _vera(model: Any, shared: dict[str, list[str]], numbers: int, seed: int) -> 
     raise AssertionError("a model without linear layers")
 
 
-def _fourier(model: Any, shared: dict[str, list[str]], numbers: int, seed: int) -> Any:
+def _fourier(model: Any, shared: dict[str, Any], numbers: int, seed: int) -> Any:
     """Frequencies of each layer; the spectrum starts at zero, as the model itself."""
     from peft import FourierFTConfig
 
@@ -161,7 +161,7 @@ def _fourier(model: Any, shared: dict[str, list[str]], numbers: int, seed: int) 
     return FourierFTConfig(**shared, n_frequency=each, init_weights=True, random_loc_seed=seed)
 
 
-def _lora(model: Any, shared: dict[str, list[str]], numbers: int, seed: int) -> Any:
+def _lora(model: Any, shared: dict[str, Any], numbers: int, seed: int) -> Any:
     from peft import LoraConfig
 
     names = [name for name in shared["target_modules"] if name.endswith(("query", "value", "q_proj", "v_proj"))]

@@ -79,7 +79,6 @@ def serving(markdown: Markdown) -> str:
     """What swaps and mixed batches cost."""
     forms = {
         "file, bytes": "{:,.0f}", "swap, ms": "{:.1f}", "swap, ms per 20 M": "{:.1f}", "over a copy": "{:.1f}",
-        "2 threads, ms per 20 M": "{:.1f}",
         "one at a time, ms": "{:.0f}", "mixed, ms": "{:.0f}", "times as fast": "{:.1f}",
         "one customer's batch, ms": "{:.0f}",
     }  # fmt: skip

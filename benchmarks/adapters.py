@@ -56,7 +56,12 @@ class Protocol:
     def told(self) -> str:
         """In a few letters."""
         kind = "bf16" if self.bfloat16 else "fp32"
-        return f"{self.steps}/{self.search_steps} steps of {self.batch}, {kind}, {self.device}"
+        others = [
+            f", {name} {getattr(self, name):g}"
+            for name in ("head_rate", "held_out", "subset")
+            if getattr(self, name) != getattr(Protocol, name)
+        ]
+        return f"{self.steps}/{self.search_steps} steps of {self.batch}, {kind}, {self.device}{''.join(others)}"
 
 
 def data_of(task: Any, protocol: Protocol) -> Data:

@@ -3,8 +3,7 @@
     python benchmarks/serving.py [--layers 6] [--width 384] [--customers 16] [--repeats 20]
 
 A transformer of BERT's shape without pretrained numbers, float32, one thread, batches of 32 tokens a customer. A swap
-is set against a copy of as many numbers, in turns; its time on two threads is the least by the clock. Writes
-results/serving.csv.
+is set against a copy of as many numbers, in turns. Writes results/serving.csv.
 """
 
 import argparse
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import interleaved, print_table, ratio, write_rows
+from common import print_table, ratio, write_rows
 from cpu_time import cpu_interleaved
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -44,19 +43,16 @@ def median_ms(call: Callable[[], object], repeats: int) -> float:
 
 
 def swap_beside_copy(subspace: Subspace, files: list[Path], parameters: int, repeats: int) -> dict[str, float]:
-    """A swap on one thread, what it is of a copy of all parameters, and on two threads."""
+    """A swap, and what it is of a copy of all parameters."""
     turn, source, target = iter(range(10**9)), torch.randn(parameters), torch.empty(parameters)
     calls = {"swap": lambda: subspace.swap(files[next(turn) % len(files)]), "copy": lambda: target.copy_(source)}
-    alone = cpu_interleaved(calls, repeats)
-    torch.set_num_threads(2)
-    both = interleaved(calls, repeats)
-    torch.set_num_threads(1)
-    swap, each = 1e3 * statistics.median(alone["swap"]), 20e6 / parameters
+    seconds = cpu_interleaved(calls, repeats)
+    swap = 1e3 * statistics.median(seconds["swap"])
     return {
-        "swap, ms": swap, "swap, ms per 20 M": swap * each, "over a copy": ratio(alone, "swap", "copy"),
-        "2 threads, ms per 20 M": 1e3 * min(both["swap"]) * each,
-        "copy, 2 threads, ms per 20 M": 1e3 * min(both["copy"]) * each,
-    }  # fmt: skip
+        "swap, ms": swap,
+        "swap, ms per 20 M": swap * 20e6 / parameters,
+        "over a copy": ratio(seconds, "swap", "copy"),
+    }
 
 
 def measure(options: dict, arguments: argparse.Namespace, folder: Path) -> dict[str, float]:

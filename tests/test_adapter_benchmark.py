@@ -127,3 +127,33 @@ def test_examples_to_choose_by_are_not_trained_on(adapters):
     known = task.load_data().train_x["input_ids"].tolist()
     places = [known.index(row) for x in (data.train_x, data.val_x) for row in x["input_ids"].tolist()]
     assert len(set(places)) == 60
+
+
+def test_tables_are_made_of_the_rows(adapters, tmp_path, monkeypatch):
+    import adapter_tables
+    import readme
+
+    monkeypatch.setattr(adapter_tables, "RESULTS", tmp_path)
+    assert readme.TABLES["adapters"]() == readme.TABLES["adapter_allocation"]() == "Not measured yet.\n"
+    rows = [
+        {"cell": f"{name}{size}{seed}", "task": "mrpc", "protocol": "300/100 steps", "method": name, "asked": size,
+         "part": "test", "rate": 0.1, "seed": seed, "numbers": size or 7, "bytes": 5000, "right": right, "count": 1725}
+        for name, size, seed, right in (
+            ("head alone", 0, 0, 1200), ("ours, lora", 1000, 0, 1300), ("ours, lora", 1000, 1, 1310),
+            ("ours, all", 1000, 0, 1250), ("ours, all", 300, 0, 1240), ("VeRA", 1000, 0, 1290),
+        )
+    ]  # fmt: skip
+    rows.append({**rows[0], "cell": "chosen", "part": "choice", "right": 1})
+    with (tmp_path / "adapters.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = readme.TABLES["adapters"]().splitlines()
+    assert lines[0].split(" | ")[3] == "mrpc (300/100 steps)"
+    assert "| head alone | 7 | 5,000 | 69.6 [67.4, 71.7] (1) | – | – |" in lines
+    assert "| ours, lora | 1,000 | 5,000 | 75.7 [73.6, 77.6] (2) | – | – |" in lines
+    allocation = readme.TABLES["adapter_allocation"]().splitlines()
+    assert allocation[0] == "| task |  | d = 300 | d = 1,000 |"
+    assert any(line.startswith("| mrpc | ours, all | 71.9 [") for line in allocation)
+    assert any(line.startswith("| mrpc | ours, lora | – | 75.7 [") for line in allocation)
+    assert not any("VeRA" in line for line in allocation)

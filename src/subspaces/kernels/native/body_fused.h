@@ -12,6 +12,7 @@ INLINE void ask_to_read(const void *p, int64_t bytes)
         __builtin_prefetch((const char *)p + i, 0);
 }
 
+/* dst, and base where that is another place. */
 INLINE void ask_to_write(const sink to, const int how, int64_t from, int64_t n)
 {
     const int64_t size = how == TO_BF16 ? 2 : 4;
@@ -115,7 +116,7 @@ INLINE void lift_base(const float *z, float factor, const int scaled, const uint
                       const int how)
 {
     vf v[16];
-    ask_to_write(to, how, to.dst == to.base ? AHEAD : 0, BASE);
+    ask_to_write(to, how, AHEAD, BASE);
     load_columns(v, z, factor, scaled);
     transform_registers(v, to, how, R, W, R, BEFORE, signs, e);
 }
@@ -138,7 +139,7 @@ INLINE void lift_block(const plan *plan, float *rows, const float *z, const uint
 INLINE void lift_parts(const float *w, const columns at, const uint32_t *signs, int64_t e, const sink to, const int how)
 {
     vf v[16];
-    ask_to_write(to, how, to.dst == to.base ? AHEAD : 0, BASE);
+    ask_to_write(to, how, AHEAD, BASE);
     UNROLL for (int i = 0; i < R; i++) v[i] = load_parts(w + at.first, w + at.second, at.cut, i * W);
     transform_registers(v, to, how, R, W, R, BEFORE, signs, e);
 }
