@@ -86,15 +86,20 @@ def main() -> None:
             return
         steps = {name: step_of(name, given.task, given.numbers, given.batch) for name in METHODS}
         seconds = cpu_interleaved(steps, given.rounds)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "method": name, "task": given.task, "asked": given.numbers, "batch": given.batch,
-            "ms": 1e3 * median(seconds[name]), "of_full": ratio(seconds, name, BASE), "peak_MB": measured(name, given),
+            "ms": 1e3 * median(seconds[name]), "of_full": ratio(seconds, name, BASE), "peak_MB": "",
         }
         for name in METHODS
     ]  # fmt: skip
     print_table(rows)
-    print(f"wrote {write_rows('adapter-costs', rows)}")
+    path = write_rows("adapter-costs", rows)
+    for row in rows:
+        row["peak_MB"] = measured(row["method"], given)
+        write_rows("adapter-costs", rows)
+        print_table([row])
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

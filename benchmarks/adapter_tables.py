@@ -48,13 +48,17 @@ def adapters(markdown: Markdown) -> str:
     for asked in sorted({int(row["asked"]) for row in found}):
         for name in dict.fromkeys(row["method"] for row in found if int(row["asked"]) == asked):
             mine = [row for row in found if row["method"] == name and int(row["asked"]) == asked]
-            cost = costs.get(name)
-            told = [f"{float(cost['of_full']):.2f}", f"{float(cost['peak_MB']):,.0f}"] if cost else ["–", "–"]
+            cost = costs.get(name, {})
+            told = [_number(cost, "of_full", "{:.2f}"), _number(cost, "peak_MB", "{:,.0f}")]
             size = [f"{int(mine[0]['numbers']):,}", f"{int(mine[0]['bytes']):,}"]
             by_task = [accuracy([row for row in mine if row["task"] == task]) for task in tasks]
             lines.append([name, *size, *by_task, *told])
     head = ["", "numbers", "bytes", *(_named(task, found) for task in tasks), "step / full", "peak, MB"]
     return markdown(head, lines)
+
+
+def _number(row: dict[str, str], name: str, form: str) -> str:
+    return form.format(float(row[name])) if row.get(name) else "–"
 
 
 def _named(task: str, rows: Rows) -> str:
