@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,10 @@ class Run:
         """The settings of the subspace; in direct training the defaults, which have no effect there."""
         return self.subspace or NO_SUBSPACE
 
+    def shortened(self, epochs: int) -> "Run":
+        """The same run with so many epochs, and without milestones at or after the last of them."""
+        return self.but(epochs=epochs, **course_until(epochs, self.optimizer.milestones))
+
     # ---- the name
 
     def identity(self) -> dict[str, Any]:
@@ -218,6 +223,14 @@ class Run:
         self.record.refuse_dead_options()
         if self.record.every is not None and self.d is not None and subspace.projection == "layer-kronecker":
             raise ValueError("`record` must go with whole weights; got layer-kronecker. Use `projection` hadamard.")
+
+
+def course_until(epochs: int, milestones: Sequence[int]) -> dict[str, Any]:
+    """Words of the course of a rate with these milestones, as far as it comes in so many epochs."""
+    kept = tuple(m for m in milestones if m < epochs)
+    if len(kept) == len(milestones):
+        return {}
+    return {"milestones": kept} if kept else {"milestones": (), "schedule": "constant"}
 
 
 _FIELDS = {
