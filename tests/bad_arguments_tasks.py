@@ -129,7 +129,7 @@ FINE = (
     "ss.dldr(samples, np.float64(0.9))",
     "ss.dldr(samples, np.int64(2))",
     "ss.fit(m, (x, y), epochs=np.int64(1), lr=np.float32(1e-3), batch_size=np.int64(8))",
-    "ss.fit(m, (x, y), epochs=1, milestones=[1], schedule='step')",
+    "ss.fit(m, (x, y), epochs=2, milestones=[1], schedule='step')",
     "ss.Run.of('digits-fc', d=np.int64(5), lr=1, milestones=[1, 2], schedule='step')",
     "ss.Objective('größe θ 数', loop, np.int64(10), baseline=np.float64(0.5))",
     "Rule(level=np.float64(0.5), baseline_scores=[1, np.float32(0.5)])",

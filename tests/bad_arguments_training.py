@@ -169,6 +169,8 @@ CASES = {
         ('ss.fit(m, (x, y), schedule="cosin")', "`schedule` must be one of … got 'cosin' … Did you mean 'cosine'?"),
         ("ss.fit(m, (x, y), warmup=-1)", "`warmup` must be at least 0 … got -1 … Give 0 or more"),
         ("ss.fit(m, (x, y), milestones=[2, 1])", "`milestones` must be epochs ≥ … got (2, 1) … Such as 100 150"),
+        ('ss.fit(m, (x, y), epochs=5, schedule="step", milestones=[2, 5])',
+         "`milestones` must lie before the last of 5 … got 5, after which … Remove it, or add"),
         ("ss.fit(m, (x, y), milestones=5)", "`milestones` must be a list … got 5 … Put it in a list:"),
         ("ss.fit(m, (x, y), milestones=[5])", "`milestones` must go with … got constant … Add `schedule`, step"),
         ("ss.fit(m, (x, y), validation=40)", "`validation` must leave at … got 40 … Take fewer"),

@@ -349,7 +349,7 @@ def a_steady_step_waits_for_nothing():
 @case
 def steps_between_two_samples_of_a_recording_wait_for_nothing():
     with tempfile.TemporaryDirectory() as folder:
-        log = _watched(folder, d=None, record="20")
+        log = _watched(folder, d=None, record="16")
     assert log.waits == [], log.waits
 
 

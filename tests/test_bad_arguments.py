@@ -17,6 +17,7 @@ import bad_arguments_measuring
 import bad_arguments_tasks
 import bad_arguments_training
 import pytest
+import warm
 
 from subspaces.errors import at_least, check_folder, checked, one_of, shown, within
 
@@ -118,7 +119,7 @@ def test_a_wrong_command_ends_with_one_message_and_its_status(cli, area):
 def test_a_process_ends_with_the_status(tmp_path, words, status, told):
     (tmp_path / "broken.py").write_text("import subspaces as ss\ntask = lambda: 1 / 0\n")
     command = [sys.executable, "-m", "subspaces", *words]
-    done = subprocess.run(command, cwd=tmp_path, env=ENV, capture_output=True, text=True)
+    done = warm.run(command, cwd=tmp_path, env=ENV, capture_output=True, text=True)
     assert done.returncode == status
     assert told in done.stderr
     assert "Traceback" not in done.stderr

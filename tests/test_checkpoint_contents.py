@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from subspaces import Subspace
+from subspaces import Subspace, checkpoint
+from subspaces.checkpoint import container
 
 GOLDEN = Path(__file__).parent / "golden"
 THETA = {  # SHA-256 of the bits of θ, tensors in the order of their names
@@ -103,6 +104,10 @@ def test_numbers_that_are_none_are_not_saved(tmp_path):
     with pytest.raises(ValueError, match="`coordinates` must be finite"):
         subspace.save(tmp_path / "a.safetensors")
     assert not (tmp_path / "a.safetensors").exists()
+    subspace = Subspace(_golden_network(), 5, exclude="3.*")
+    subspace.model[3].weight.data[0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"`3\.weight` must be finite to be saved"):
+        subspace.save(tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="Did you mean 'float16'"):
         subspace.save(tmp_path / "a.safetensors", dtype="float_16")
 
@@ -141,6 +146,16 @@ def test_what_was_trained_beside_the_subspace_is_in_the_file_or_named(tmp_path):
     assert _names(tmp_path / "c.safetensors") == {"coordinates"}
     with pytest.raises(ValueError, match=r"must have 'head\.bias'"):
         Subspace.load(nn.ModuleDict({"body": _headed()["body"]}), tmp_path / "a.safetensors")
+
+
+def test_a_head_that_is_not_finite_is_not_loaded(tmp_path):
+    _trained_with_head(0).save(tmp_path / "a.safetensors")
+    header, tensors = checkpoint.read(tmp_path / "a.safetensors")
+    tensors["also.head.weight"][1, 2] = float("nan")
+    del header["content_digest"]
+    container.write(tmp_path / "a.safetensors", header, tensors)
+    with pytest.raises(ValueError, match=r"finite numbers beside the subspace; got NaN or inf in 'head\.weight'"):
+        Subspace.load(_headed(), tmp_path / "a.safetensors")
 
 
 def test_a_head_that_nobody_trained_is_not_stored(tmp_path):

@@ -1,9 +1,12 @@
 """The command line, from words to exit status."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 import tyro
@@ -29,6 +32,19 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
         main(list(arguments))
     out, err = capsys.readouterr()
     return ended.value.code, out, err  # pyright: ignore[reportReturnType]
+
+
+def test_a_program_that_calls_a_command_is_left_as_it_was(capsys, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "svg")
+
+    def surroundings() -> tuple:
+        handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        return handlers, warnings.formatwarning, os.environ["MPLBACKEND"], sys.stdout.errors, sys.stderr.errors
+
+    before = surroundings()
+    assert run(capsys, "list", "datasets")[0] == 0
+    assert run(capsys, "list", "nothing")[0] == 2
+    assert surroundings() == before
 
 
 def test_help_explains_every_option_with_its_default(capsys):

@@ -218,6 +218,16 @@ def test_missing_and_empty_folders_are_named(tmp_path):
         write_report(tmp_path)
 
 
+def test_a_level_that_no_estimate_follows_is_refused_before_anything_is_drawn(measured, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in measured.rglob("*")}
+    with pytest.raises(ValueError, match=r"`level` must go with runs that no search made.*; got 0.8, and none"):
+        write_report(measured, level=0.8)
+    assert {path: path.stat().st_mtime_ns for path in measured.rglob("*")} == before
+    shutil.copytree(measured, tmp_path / "runs")
+    (tmp_path / "runs" / "measurement.json").unlink()
+    assert "d_int80" in write_report(tmp_path / "runs", level=0.8).read_text()
+
+
 def test_a_damaged_measurement_is_named(measured, tmp_path):
     run_once(Run.of("digits-fc", d=7), tmp_path, trainer=fake_trainer.known_curve)
     (tmp_path / "measurement.json").write_text(json.dumps({"measurement": {}}))

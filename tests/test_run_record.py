@@ -70,6 +70,13 @@ def test_direct_training_has_no_subspace():
     assert search.but(d=7).space.projection == "sparse"
 
 
+def test_a_shorter_run_keeps_the_milestones_that_it_reaches():
+    run = Run.of("toy", schedule="step", milestones=(2, 6), epochs=9)
+    assert run.shortened(7) == run.but(epochs=7)
+    assert run.shortened(6) == run.but(epochs=6, milestones=(2,))
+    assert run.shortened(2) == run.but(epochs=2, milestones=(), schedule="constant")
+
+
 def test_words_that_a_part_names_otherwise():
     run = Run.of("toy", subspace="basis.safetensors", optimizer="sgd", record="epoch", record_trace=True, seed_split=2)
     assert run.space.file == run.value("subspace") == "basis.safetensors"

@@ -315,6 +315,16 @@ def test_options_without_effect_and_unknown_names_are_refused(fields, message):
         train(TINY.but(**fields))
 
 
+def test_a_recording_whose_samples_come_after_the_end_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"`record` must be at most the [0-9]+ steps of the run; got 100000"):
+        train(TINY.but(record="100000"), folder=tmp_path)
+
+
+def test_a_basis_that_no_step_draws_anew_is_told():
+    with pytest.warns(UserWarning, match=r"`redraw_every` 100,000 comes after the last of [0-9]+ steps"):
+        train(TINY.but(redraw_every=100_000))
+
+
 @pytest.mark.parametrize(
     ("schedule", "step", "warmup", "expected"),
     [
@@ -355,6 +365,7 @@ def test_milestones_are_epochs_of_the_run():
         ({"milestones": (2, 1), "schedule": "step"}, "in ascending order"),
         ({"milestones": (0,), "schedule": "step"}, "epochs ≥ 1"),
         ({"milestones": (1,), "schedule": "cosine"}, "`milestones` must go with schedule step"),
+        ({"milestones": (4, 9), "schedule": "step", "epochs": 9}, "must lie before the last of 9 epochs; got 9"),
     ],
 )
 def test_milestones_that_mean_nothing_are_refused(fields, message):

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -213,6 +213,11 @@ def _is_shape(shape: tuple) -> bool:
 
 def _is_dtype(name: object) -> bool:
     return isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor with NaN or infinity; None where all numbers are finite."""
+    return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(whole(tensor)).all())), None)
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:

@@ -15,7 +15,7 @@ from subspaces.checkpoint.parts import base_told, buffers_of, unchanged_digest
 from subspaces.checkpoint.pointed import read_pointed
 from subspaces.checkpoint.save import data_of, unpacked
 from subspaces.checkpoint.start import told_apart
-from subspaces.layout import Layout, digest_of, layout_of
+from subspaces.layout import Layout, digest_of, layout_of, not_finite
 from subspaces.projections import Basis, Coordinates, Orthonormal, Projection, from_spec
 from subspaces.projections.outside import Allowed
 from subspaces.spread import put_
@@ -66,8 +66,8 @@ def load(
     _check_buffers(buffers, header, model, path)
     _check_beside(also, parameters, path)
     w = _coordinates(tensors, path)
-    if broken := [name for name, tensor in origin.items() if not bool(torch.isfinite(tensor).all())]:
-        raise ValueError(f"`path` must hold a finite θ₀; got NaN or inf in {broken[0]!r} of {str(path)!r}. Save again.")
+    if broken := not_finite(origin):
+        raise ValueError(f"`path` must hold a finite θ₀; got NaN or inf in {broken!r} of {str(path)!r}. Save again.")
     if "form" not in header:  # other forms store what their tensors are made from
         _check_stored_origin(origin, layout, path)
     subspace = cls(
@@ -262,7 +262,7 @@ def _check_given(header: dict[str, Any], projection: Projection, path: str | Pat
 def _coordinates(tensors: dict[str, Tensor], path: str | Path) -> Tensor:
     """w of a file, in full precision."""
     w = unpacked(tensors)
-    if not bool(torch.isfinite(w).all()):
+    if not_finite({"coordinates": w}):
         raise ValueError(f"`path` must hold finite coordinates; got NaN or inf in {str(path)!r}. Train and save again.")
     return w
 
@@ -314,6 +314,11 @@ def _check_buffers(saved: dict[str, Tensor], header: dict[str, Any], model: nn.M
 
 
 def _check_beside(also: dict[str, Tensor], parameters: dict[str, nn.Parameter], path: str | Path) -> None:
+    if broken := not_finite(also):
+        raise ValueError(
+            f"`path` must hold finite numbers beside the subspace; got NaN or inf in {broken!r} of {str(path)!r}. "
+            "Train and save again."
+        )
     for name, tensor in also.items():
         if name not in parameters or parameters[name].shape != tensor.shape:
             got = tuple(parameters[name].shape) if name in parameters else "none"

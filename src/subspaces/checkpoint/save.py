@@ -14,6 +14,7 @@ from subspaces.checkpoint.parts import base_of, buffers_of, chosen, unchanged_di
 from subspaces.checkpoint.pointed import pointer_to
 from subspaces.checkpoint.start import entry_of
 from subspaces.errors import shown, unknown_name
+from subspaces.layout import not_finite
 from subspaces.projections import Basis, Coordinates, Orthonormal, Projection
 from subspaces.spread import whole
 
@@ -64,13 +65,14 @@ def save(
             f"`extra` must be values of JSON; got {shown(extra)} ({error}). Turn them into text."
         ) from error
     w = subspace.coordinates.detach().cpu().contiguous()
-    if not bool(torch.isfinite(w).all()):
-        raise ValueError("`coordinates` must be finite to be saved; got NaN or infinity. The training diverged.")
+    beside = _beside(subspace, also)
+    if broken := not_finite({"coordinates": w, **beside}):
+        raise ValueError(f"`{broken}` must be finite to be saved; got NaN or infinity. The training diverged.")
     stored = buffers_of(subspace.model) if include_origin else subspace.buffers_at_start.changed(subspace.model)
     held = data_of(subspace.projection) if hold_basis else {}
     tensors = {**_packed(w, subspace.projection.d, dtype), **held}
     tensors |= {f"buffer.{name}": buffer for name, buffer in stored.items()}
-    tensors |= {f"also.{name}": tensor for name, tensor in _beside(subspace, also).items()}
+    tensors |= {f"also.{name}": tensor for name, tensor in beside.items()}
     if include_origin:
         tensors |= {f"origin.{name}": tensor for name, tensor in subspace.origin.items()}
     layout = subspace.layout

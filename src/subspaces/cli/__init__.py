@@ -68,9 +68,13 @@ def main(arguments: list[str] | None = None) -> None:
     from subspaces.cli.surroundings import sound
     from subspaces.cli.warnings import plain_warnings
 
-    plain_warnings()
-    sound()
-    words = sys.argv[1:] if arguments is None else arguments
+    with plain_warnings(), sound():
+        status = _status(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(status)
+
+
+def _status(words: list[str]) -> int:
+    """The status of a command; what went wrong with it is told here."""
     try:
         status = _carry_out(words)
         if sys.stdout is not None:
@@ -86,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         text, status = _told(error)
         _say(f"error: {_as_typed(text, words)}")
-    sys.exit(status)
+    return status
 
 
 def _carry_out(words: list[str]) -> int:

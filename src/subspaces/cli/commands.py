@@ -51,6 +51,19 @@ def _check_train(options: Train) -> None:
     check_folder("out", options.out)
     if config.seeds.projection and config.d is None and config.space.file is None:
         raise ValueError(f"`seed_projection` must go with `d`; got {config.seeds.projection} without. Add `d`.")
+    if config.seeds.projection and config.space.file is not None:
+        raise ValueError(
+            f"`seed_projection` must be left out with `subspace`, whose file holds the directions; got "
+            f"{config.seeds.projection}. Remove it."
+        )
+    if config.optimizer.batchnorm == "reset" and config.subspace is None:
+        raise ValueError(
+            "`batchnorm` reset must go with `d`; got it in direct training, whose statistics are fresh. Add `d`."
+        )
+    if config.record.trace and options.out is None and not options.json:
+        raise ValueError(
+            "`record_trace` must go with `out` or `json`, which keep it; got neither. Add `out`, a folder."
+        )
 
 
 def _print_result(result: Any, out: Path | None) -> None:

@@ -206,13 +206,14 @@ class Report:
     """Folders with runs."""
     out: Path | None = None
     """Where page and figures go; the first folder without it."""
-    level: float = 0.9
-    """Share of the baseline that defines d_int, where the runs were not made by a search."""
+    level: float | None = None
+    """Share of the baseline that defines d_int, 0.9 without it; only where no search made the runs."""
     json: bool = False
     """Print the path as JSON."""
 
     def __post_init__(self) -> None:
-        check_level(self.level)
+        if self.level is not None:
+            check_level(self.level)
 
 
 @dataclass

@@ -178,7 +178,8 @@ def _check_subspace(task: Task, run: Run) -> tuple[Line, float]:
     epochs, every = resolve(run).optimizer.epochs or 1, run.record.eval_every
     d = min(max(1, round(math.sqrt(task.D))), largest_d(run))
     try:
-        short = train(run.but(d=d if run.space.file is None else None, epochs=min(epochs, 2 * every)))
+        small = run.but(d=d if run.space.file is None else None)
+        short = train(small.shortened(min(epochs, 2 * every)))
     except Exception as error:
         raise Mistake(failure("subspace", error)) from error
     if short.status == "diverged":

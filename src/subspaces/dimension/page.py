@@ -25,6 +25,11 @@ def claims(folder: Path) -> bool:
     return has_rows(folder)
 
 
+def takes_level(folders: Sequence[Path], level: float) -> bool:
+    """Whether there is an estimate from runs that no search made."""
+    return any(one.estimate is not None and not one.record for one in gather(list(folders), level))
+
+
 def section(folders: Sequence[Path], drawings: Path | None, *, level: float) -> Part | None:
     """The part about these folders; see `subspaces.report.page.Section`."""
     series = gather(list(folders), level)

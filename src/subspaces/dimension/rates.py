@@ -62,7 +62,7 @@ class Rates:
         """A run of a share of the epochs, evaluated at its end only."""
         seed, epochs = TUNING_SEED + d, max(1, round(budget * self.epochs))
         seeds = {"seed_projection": seed, "seed_model": seed, "seed_data": seed}
-        return self.config.but(d=d, lr=rate, epochs=epochs, eval_every=epochs, **seeds)
+        return self.config.but(d=d, lr=rate, eval_every=epochs, **seeds).shortened(epochs)
 
 
 def is_trial(config: Run) -> bool:

@@ -43,7 +43,7 @@ def refresh_batchnorm(
     """
     if policy not in POLICIES:
         raise unknown_name("policy", policy, POLICIES)
-    layers = [m for m in model.modules() if getattr(m, "running_mean", None) is not None and hasattr(m, "momentum")]
+    layers = layers_with_statistics(model)
     if policy == "keep" or not layers:
         return len(layers)
     if policy == "reset":
@@ -55,6 +55,11 @@ def refresh_batchnorm(
         raise ValueError("`batches` must be given to re-estimate; got None. Give inputs, such as a DataLoader.")
     _re_estimate(model, layers, itertools.islice(batches, limit))
     return len(layers)
+
+
+def layers_with_statistics(model: nn.Module) -> list[Any]:
+    """The layers of BatchNorm, and others like it, that keep running statistics."""
+    return [m for m in model.modules() if getattr(m, "running_mean", None) is not None and hasattr(m, "momentum")]
 
 
 def _re_estimate(model: nn.Module, layers: list[Any], batches: Iterable[Any]) -> None:

@@ -38,6 +38,7 @@ class OptimizerRecord:
             returns (inputs, targets).
         long_step: takes few, long steps, on large batches: its rate follows no schedule, penalties by hooks do not
             reach it, and BatchNorm statistics are re-estimated before evaluations.
+        own_length: no rate changes its steps.
         needs_subspace: works on the coordinates of a `Subspace` only.
         measures_rate: its rate may be measured from the curvature in the subspace (`curvature_rate`).
         stored: fields of a run in a stored subspace, in place of what is left open.
@@ -50,6 +51,7 @@ class OptimizerRecord:
     norm_power: float = 1.0
     closure: Closure = "none"
     long_step: bool = False
+    own_length: bool = False
     needs_subspace: bool = False
     measures_rate: bool = False
     stored: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
@@ -189,7 +191,7 @@ _register(
         stored={"lr": 1.0, "momentum": 0.0, "batch_size": 1024, "epochs": 20, "l2": 0.0, "schedule": "constant"},
     ),
     OptimizerRecord(
-        "gauss-newton", _gauss_newton, ("loss",), closure="batch", **_LONG,
+        "gauss-newton", _gauss_newton, ("loss",), closure="batch", own_length=True, **_LONG,
         stored={"lr": 1.0, "momentum": 0.0, "batch_size": 1024, "epochs": 5, "l2": 0.0, "schedule": "constant"},
     ),
     OptimizerRecord("adamw", _adamw, ("beta2", "weight_decay")),

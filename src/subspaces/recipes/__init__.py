@@ -8,6 +8,7 @@ With a `transition` table a series asks for threshold dimensions over burn-in ti
 """
 
 import dataclasses
+import functools
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 
 from subspaces.errors import shown, unknown_name
 from subspaces.recipes.series import Kind, PublishedRule, Series, Smoke, TransitionWanted, Wanted, WellsWanted
+from subspaces.runs.run import course_until
 
 __all__ = [
     "RECIPES", "PublishedRule", "Recipe", "Series", "Smoke", "TransitionWanted", "Wanted", "WellsWanted", "load_recipe",
@@ -80,6 +82,8 @@ def _small(series: Series, smoke: Smoke) -> Series:
     points = [points[i] for i in _spread(len(points), smoke.points)] + [None] * (None in series.d)
     wanted = series.dimension and dataclasses.replace(series.dimension, max_runs=smoke.max_runs)
     train = {**series.train, **smoke.train}
+    if "epochs" in train:
+        train |= course_until(train["epochs"], train.get("milestones", ()))
     direct = {k: v for k, v in series.direct.items() if k not in smoke.train}
     transition = series.transition and dataclasses.replace(series.transition, **smoke.transition)
     wells = series.wells and dataclasses.replace(series.wells, **smoke.wells)
@@ -111,13 +115,22 @@ def load_recipe(name: str | Path) -> Recipe:
         0.99977
     """
     path = Path(name)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise FileNotFoundError(f"`recipe` must be a name or a TOML file; got {str(path)!r}, which is not there.")
-    elif str(name) not in RECIPES:
-        raise unknown_name("recipe", str(name), RECIPES)
-    else:
-        path = RECIPES[str(name)]
+    if path.suffix != ".toml":
+        if str(name) not in RECIPES:
+            raise unknown_name("recipe", str(name), RECIPES)
+        return _shipped(RECIPES[str(name)])
+    if not path.is_file():
+        raise FileNotFoundError(f"`recipe` must be a name or a TOML file; got {str(path)!r}, which is not there.")
+    return _read(path)
+
+
+@functools.cache
+def _shipped(path: Path) -> Recipe:
+    """A recipe of the library, read once: a page is about all of them, and each has hundreds of runs to check."""
+    return _read(path)
+
+
+def _read(path: Path) -> Recipe:
     try:
         return _recipe(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
     except tomllib.TOMLDecodeError as error:

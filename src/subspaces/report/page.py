@@ -33,6 +33,10 @@ class Section(Protocol):
         """Whether the wing has something to say about a folder."""
         ...
 
+    def takes_level(self, folders: Sequence[Path], level: float) -> bool:
+        """Whether something of its part about these folders follows the level."""
+        ...
+
     def section(self, folders: Sequence[Path], drawings: Path | None, *, level: float) -> Part | None:
         """The part about the folders that it claims.
 

@@ -13,7 +13,7 @@ from subspaces.datasets.forms import Loaders, number_of_examples
 from subspaces.datasets.trees import count
 from subspaces.learned.batchnorm import refresh_batchnorm
 from subspaces.runs.fingerprint import changed, fingerprint, is_of_today, mark
-from subspaces.runs.resolve import direct_rate, record_of, resolve, scale_of
+from subspaces.runs.resolve import direct_rate, record_of, refuse_dead_layers, resolve, scale_of
 from subspaces.runs.run import Run
 from subspaces.runs.stored import enter_stored, measured_rate, start_stored
 from subspaces.subspace import LayerKronecker, Subspace
@@ -42,6 +42,7 @@ def build(asked: Run, folder: Path | None = None, data_root: str | None = None) 
         _refuse_for_loaders(asked)
     torch.manual_seed(derived_seed("noise", run.seeds.data))
     model = task.build_model(run.seeds.model).to(compute.device, getattr(torch, compute.dtype))
+    refuse_dead_layers(asked, model)
     if compute.channels_last:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if settings.l2:
@@ -55,6 +56,7 @@ def build(asked: Run, folder: Path | None = None, data_root: str | None = None) 
         milestones=settings.milestones, eval_every=run.record.eval_every, judged_on=task.judged_on,
         autocast=compute.autocast, identity={"key": asked.key(), "fingerprint": fingerprint(asked)},
     )  # fmt: skip
+    _refuse_past_the_end(run, fit.total_steps)
     if settings.batchnorm == "re-estimate":
         fit.before_evaluation = functools.partial(refresh, fit)
     if run.record.trace:
@@ -67,6 +69,18 @@ def build(asked: Run, folder: Path | None = None, data_root: str | None = None) 
     if kept is not None:
         load_state(fit, kept)
     return fit, run.but(batch_size=batches.size)
+
+
+def _refuse_past_the_end(run: Run, steps: int) -> None:
+    """What would begin after the last step: samples that are never taken are refused, a basis that stays is told."""
+    every = run.record.every
+    if every is not None and every != "epoch" and int(every) > steps:
+        raise ValueError(f"`record` must be at most the {steps:,} steps of the run; got {every}. Such as epoch.")
+    if run.space.redraw_every >= steps:
+        warnings.warn(
+            f"`redraw_every` {run.space.redraw_every:,} comes after the last of {steps:,} steps: one basis is kept.",
+            stacklevel=3,
+        )
 
 
 def task_of(run: Run) -> Task:

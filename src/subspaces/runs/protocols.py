@@ -7,6 +7,7 @@ fall short). What a user sets by hand is never changed.
 
 from typing import Any
 
+from subspaces.runs.resolve import record_of
 from subspaces.runs.run import Run
 from subspaces.tasks import Objective, Task, get_task
 
@@ -40,6 +41,8 @@ def quick(config: Run) -> Run:
 def _values(task: Task, config: Run) -> dict[str, Any]:
     general: dict[str, Any] = {"schedule": "cosine", "l2": 0.0, "epochs": max(3, task.optimizer.epochs // 10)}
     tuned = QUICK.get(task.name, {})
+    if config.optimizer.name is not None and record_of(config).long_step:
+        del general["schedule"]  # its steps follow none
     if config.optimizer.name not in (None, task.optimizer.optimizer):
         tuned = {name: value for name, value in tuned.items() if name != "lr"}
     return general | tuned

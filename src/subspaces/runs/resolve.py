@@ -3,6 +3,11 @@
 import dataclasses
 import os
 
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from subspaces.learned.batchnorm import layers_with_statistics
 from subspaces.learned.stored import stored_sizes
 from subspaces.optim.records import STORED_DEFAULT, OptimizerRecord
 from subspaces.registry import resolve as resolve_name
@@ -70,8 +75,33 @@ def check_search(run: Run) -> None:
     space.refuse_dead_options()
     run.record.refuse_dead_options()
     resolve_name("projection", space.projection, others=Subspace.forms)
-    if not isinstance(get_task(run.task), Objective):
-        resolve(dataclasses.replace(run, subspace=space))
+    task = get_task(run.task)
+    if isinstance(task, Objective):
+        return
+    resolved = resolve(dataclasses.replace(run, subspace=space))
+    resolved.optimizer.refuse_dead_options(record_of(resolved))
+    if run.compute.channels_last or run.optimizer.batchnorm is not None:
+        with torch.random.fork_rng(devices=[]):
+            refuse_dead_layers(run, task.build_model(run.seeds.model))
+
+
+def refuse_dead_layers(asked: Run, model: nn.Module) -> None:
+    """Refuse what acts on layers that the network of a run does not have.
+
+    Raises:
+        ValueError: the option.
+    """
+    if asked.compute.channels_last and not any(is_lazy(p) or p.ndim == 4 for p in model.parameters()):
+        raise ValueError(
+            f"`channels_last` must go with convolutions over images; got it with {asked.task}, whose network has none. "
+            "Remove it."
+        )
+    policy = asked.optimizer.batchnorm
+    if policy not in (None, "keep") and not layers_with_statistics(model):
+        raise ValueError(
+            f"`batchnorm` must go with layers that keep running statistics; got {policy} with {asked.task}, whose "
+            "network has none. Remove it."
+        )
 
 
 def _with_stored(run: Run) -> Run:

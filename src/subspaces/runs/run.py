@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,10 @@ class Run:
         """The settings of the subspace; in direct training the defaults, which have no effect there."""
         return self.subspace or NO_SUBSPACE
 
+    def shortened(self, epochs: int) -> "Run":
+        """The same run with so many epochs, and without milestones at or after the last of them."""
+        return self.but(epochs=epochs, **course_until(epochs, self.optimizer.milestones))
+
     # ---- the name
 
     def identity(self) -> dict[str, Any]:
@@ -226,6 +231,14 @@ class Run:
             raise ValueError(
                 f"`l2` must be 0 with {factored}, whose weights are computed from factors; got {optimizer.l2:g}."
             )
+
+
+def course_until(epochs: int, milestones: Sequence[int]) -> dict[str, Any]:
+    """Words of the course of a rate with these milestones, as far as it comes in so many epochs."""
+    kept = tuple(m for m in milestones if m < epochs)
+    if len(kept) == len(milestones):
+        return {}
+    return {"milestones": kept} if kept else {"milestones": (), "schedule": "constant"}
 
 
 _FIELDS = {

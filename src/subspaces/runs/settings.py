@@ -176,6 +176,20 @@ class OptimizerSettings:
             raise ValueError(f"`lr` must be left out with `lr_rule` curvature; got {self.lr:g}. Remove one of them.")
         if self.milestones and self.schedule != "step":
             raise ValueError(f"`milestones` must go with schedule step; got {self.schedule}. Add `schedule` step.")
+        if self.milestones and self.epochs is not None and self.milestones[-1] >= self.epochs:
+            raise ValueError(
+                f"`milestones` must lie before the last of {self.epochs} epochs; got {self.milestones[-1]}, after "
+                "which there is no step. Remove it, or add `epochs`."
+            )
+        if record.long_step and (self.warmup or self.schedule not in (None, "constant")):
+            raise ValueError(
+                f"`schedule` and `warmup` must be left out with {self.name}, whose steps have a length of their own; "
+                f"got {self.schedule} and {self.warmup}. Remove them."
+            )
+        if record.own_length and self.lr not in (None, record.stored.get("lr")):
+            raise ValueError(
+                f"`lr` must be left out with {self.name}, which damps its steps; got {self.lr:g}. Remove it."
+            )
         if record.long_step and (self.l2 or self.momentum):
             raise ValueError(f"`l2` and `momentum` must be 0 with {self.name}; got {self.l2} and {self.momentum}.")
         if self.momentum and "momentum" not in record.takes:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from subspaces import checkpoint
 from subspaces.errors import checked, shown, unknown_name, within
-from subspaces.layout import COORDINATES, Layout, digest_of, layout_of, select
+from subspaces.layout import COORDINATES, Layout, digest_of, layout_of, not_finite, select
 from subspaces.optim.records import OptimizerRecord
 from subspaces.projections import Projection, adopt
 from subspaces.projections.outside import Allowed
@@ -218,7 +218,7 @@ class Subspace:
                 raise ValueError(
                     f"`origin` must have {name!r} of shape {tuple(parameter.shape)}; got {got}. Give a state dict."
                 )
-            if not bool(torch.isfinite(tensor).all()):
+            if not_finite({name: tensor}):
                 raise ValueError(f"`origin` must be finite; got NaN or inf in {name!r}. Take another point.")
         for name, parameter in parameters.items():
             put_(parameter, given[name])
@@ -406,7 +406,7 @@ class Subspace:
             raise TypeError(f"`w` must be a tensor of {self.d} real numbers; got {got}. Use torch.as_tensor(…).")
         if w.dim() != 1 or w.numel() not in (self.d, self.projection.d):
             raise ValueError(f"`w` must have {self.d} numbers; got shape {tuple(w.shape)}. Flatten or cut it.")
-        if not bool(torch.isfinite(w).all()):
+        if not_finite({"w": w}):
             raise ValueError("`w` must be finite; got NaN or infinite numbers. Take a point from before they came.")
         self._put(w)
 

@@ -130,7 +130,7 @@ def fit(
     within("lr", lr, 0, math.inf, ends="()", advice="Such as 1e-3.")
     one_of(("constant", "cosine", "onecycle", "step"), schedule=schedule)
     one_of(("val", "test", "train"), judged_on=judged_on)
-    check_milestones(tuple(milestones), schedule)
+    check_milestones(tuple(milestones), schedule, epochs)
     check_folder("folder", folder)
     device, dtype = _place_of(model)
     made, closure = _optimizer(model, optimizer, lr, get_loss(loss))

@@ -39,8 +39,8 @@ def factor(schedule: str, step: int, total: int, warmup: int = 0, milestones: Se
     raise ValueError(f"`schedule` must be constant, cosine, onecycle or step; got {schedule!r}.")
 
 
-def check_milestones(milestones: Sequence[int], schedule: str | None) -> None:
-    """Refuse milestones that are no epochs in ascending order, and those without the schedule that has them.
+def check_milestones(milestones: Sequence[int], schedule: str | None, epochs: int) -> None:
+    """Refuse milestones that are no epochs in ascending order, that no step follows, or without their schedule.
 
     Raises:
         ValueError: what they are and what to do.
@@ -49,3 +49,8 @@ def check_milestones(milestones: Sequence[int], schedule: str | None) -> None:
         raise ValueError(f"`milestones` must be epochs ≥ 1 in ascending order; got {milestones}. Such as 100 150.")
     if milestones and schedule != "step":
         raise ValueError(f"`milestones` must go with schedule step; got {schedule}. Add `schedule`, step.")
+    if milestones and milestones[-1] >= epochs:
+        raise ValueError(
+            f"`milestones` must lie before the last of {epochs} epochs; got {milestones[-1]}, after which there is no "
+            "step. Remove it, or add `epochs`."
+        )

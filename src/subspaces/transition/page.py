@@ -25,6 +25,11 @@ def claims(folder: Path) -> bool:
     return bool(_record(folder).get("transition", {}).get("levels"))
 
 
+def takes_level(folders: Sequence[Path], level: float) -> bool:
+    """Never: a transition has levels of its own, which are losses."""
+    return False
+
+
 def section(folders: Sequence[Path], drawings: Path | None, *, level: float) -> Part | None:
     """The part about these folders, several compared as fractions of D; see `subspaces.report.page.Section`."""
     found = {folder: loaded for folder in folders if (loaded := load_transition(folder)) is not None}
