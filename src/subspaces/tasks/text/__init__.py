@@ -4,9 +4,9 @@
 model or its tokenizer is made.
 """
 
-from subspaces.tasks.text.names import TEXTS, named, text_task
+from subspaces.tasks.text.names import TEXTS, leads_elsewhere, named, text_task
 from subspaces.tasks.text.pretrained import Pretrained
 from subspaces.tasks.text.source import Texts
 from subspaces.text_words import TextOptions
 
-__all__ = ["TEXTS", "Pretrained", "TextOptions", "Texts", "named", "text_task"]
+__all__ = ["TEXTS", "Pretrained", "TextOptions", "Texts", "leads_elsewhere", "named", "text_task"]

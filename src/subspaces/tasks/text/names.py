@@ -8,6 +8,7 @@ from subspaces.errors import shown
 from subspaces.tasks.hyper import Hyper
 from subspaces.tasks.task import Task
 from subspaces.tasks.text.files import Files, Glue, Own, stamp
+from subspaces.tasks.text.places import PACKAGES
 from subspaces.tasks.text.pretrained import Network, Pretrained
 from subspaces.tasks.text.source import Texts
 from subspaces.text_words import OWN, TextOptions, is_text_task, refused_options, split, written
@@ -99,3 +100,17 @@ def named(name: str) -> Task | None:
     if options:
         raise ValueError(refused_options(options, base))
     return None
+
+
+def leads_elsewhere(name: str) -> bool:
+    """Whether a name of a task of texts makes this process open files, or ask the hub, that the name itself chooses.
+
+    What a stranger's row names must not do that; what the user types may.
+    """
+    if not is_text_task(name):
+        return False
+    try:
+        base, options = split(name)
+    except ValueError:  # a name that leads nowhere, which whoever asks for it is told
+        return False
+    return base not in TEXTS or options.get("model", "minilm") not in PACKAGES
