@@ -34,7 +34,7 @@ demo: $(STAMP) ## measure an intrinsic dimension on handwritten digits and write
 	@$(BIN)/subspaces dimension $(DEMO) --quick --out demo-report
 
 test: $(STAMP) ## all tests that this machine can run
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-fast: $(STAMP) ## the tests of one process, stopping at the first failure
 	@$(BIN)/python -m pytest -q -x -m "not slow and not data"

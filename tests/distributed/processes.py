@@ -1,4 +1,7 @@
-"""Processes that talk by gloo: a function run in each of them, started once for all that is to be tried."""
+"""Processes that talk by gloo: a function run in each of them, started once for all that is to be tried.
+
+They are forked by a process that has loaded torch, as loading takes longer than what they do.
+"""
 
 import os
 import tempfile
@@ -11,11 +14,13 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing
 
+multiprocessing.set_forkserver_preload(["torch.distributed.fsdp", "subspaces.optim"])
+
 
 def in_processes(world: int, work: Callable[[int, int, Path], Any]) -> list[Any]:
     """work(rank, world, folder) in `world` processes; what each returned. The folder is one for all."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.start_processes(_run, (world, work, folder), world, start_method="spawn")
+        multiprocessing.start_processes(_run, (world, work, folder), world, start_method="forkserver")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subspaces.layout import COORDINATES
+from subspaces.subspace.dense_state import dense_weight_of
 
 _ROUNDINGS = 8  # loaded weights are in the span of the factors if they are so to so many roundings
 
@@ -98,30 +99,10 @@ class KroneckerLinear(nn.Linear):
         if w is not None:
             destination[f"{prefix}{COORDINATES}"] = w if keep_vars else w.detach()
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing: Any,
-        unexpected: Any,
-        errors: Any,
-    ) -> None:
-        known = {f"{prefix}weight", f"{prefix}bias", f"{prefix}{COORDINATES}"}
-        mine = {key: state_dict[key] for key in known & state_dict.keys() if not key.endswith("weight")}
-        lacking: list[str] = []  # base, core and factors, which no state dict has, besides
-        super()._load_from_state_dict(mine, prefix, local_metadata, strict, lacking, unexpected, errors)
-        missing += [key for key in lacking if key in known]
-        if strict:
-            unexpected += [key for key in state_dict if key.startswith(prefix) and key not in known]
-        given = state_dict.get(f"{prefix}weight")
-        if given is None:
-            missing.append(f"{prefix}weight")
-        elif given.shape != self.base.shape:
-            errors.append(f"{prefix}weight must be of shape {tuple(self.base.shape)}; got {tuple(given.shape)}.")
-        else:
-            self.set_weight_(given)
+    def _load_from_state_dict(self, *given: Any) -> None:
+        weight = dense_weight_of(self.base, super()._load_from_state_dict, *given)
+        if weight is not None:
+            self.set_weight_(weight)
 
     @torch.no_grad()
     def set_weight_(self, weight: Float[Tensor, "out in"]) -> None:

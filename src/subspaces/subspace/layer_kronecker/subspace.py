@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subspaces import checkpoint
 from subspaces.errors import checked
 from subspaces.layout import COORDINATES, select
 from subspaces.optim.records import OptimizerRecord
 from subspaces.projections import Projection
-from subspaces.projections.outside import Allowed
 from subspaces.registry import resolve
-from subspaces.subspace.frozen import FrozenDigest
+from subspaces.subspace.factored import Factored
 from subspaces.subspace.layer_kronecker.factors import (
     BALANCES,
     FACTORS,
@@ -33,15 +31,14 @@ from subspaces.subspace.layer_kronecker.factors import (
     unfactor_all_of_,
     weights_digest,
 )
-from subspaces.subspace.layer_kronecker.linear import KroneckerLinear, set_factors_, unfactor_
-from subspaces.subspace.subspace import Subspace
+from subspaces.subspace.layer_kronecker.linear import KroneckerLinear, set_factors_
 from subspaces.subspace.wrappers import inner_model
 
 RANK = (32, None)
 """Default (r_out, r_in) of the cores."""
 
 
-class LayerKronecker(Subspace):
+class LayerKronecker(Factored):
     """Train a model in d dimensions without forming the gradients of its wide linear layers.
 
     W_l = W_l0 + c_l·B_l S_l A_lᵀ with frozen orthonormal A_l (in × r_in) and B_l (out × r_out) made from the seed. The
@@ -124,7 +121,7 @@ class LayerKronecker(Subspace):
             names = [core_of(name, self._recipe) for name in chosen]
             super().__init__(model, d, kind, seed, only=[glob.escape(n) for n in names], **options)
         except BaseException:
-            unfactor_all_of_(model, self._recipe)
+            self.unfactor_(model, self._recipe)
             raise
 
     @classmethod
@@ -142,11 +139,6 @@ class LayerKronecker(Subspace):
         chosen = list(select(model, only, exclude))
         return rows_of(model, chosen, make_recipe(model, chosen, rank, FACTORS[0], BALANCES[0], 0))
 
-    @functools.cached_property
-    def _digest(self) -> FrozenDigest:
-        """Of the frozen weights, made again only when they have changed."""
-        return FrozenDigest()
-
     @property
     def layers(self) -> dict[str, KroneckerLinear]:
         """The factored layers by name."""
@@ -162,12 +154,6 @@ class LayerKronecker(Subspace):
     def D(self) -> int:
         """Native parameters that the coordinates stand for: weights, not cores."""
         return self.layout.D + sum(m.base.numel() - m.core.numel() for m in self.layers.values())
-
-    @property
-    def origin(self) -> dict[str, Tensor]:
-        """Cores and other tensors at w = 0, and the frozen weights as `NAME.base`."""
-        bases = {joined(name, "base"): layer.base.detach() for name, layer in self.layers.items()}
-        return {**super().origin, **bases}
 
     def native_origin(self) -> dict[str, Tensor]:
         """All parameters of the plain model at w = 0, by all their names."""
@@ -215,14 +201,8 @@ class LayerKronecker(Subspace):
         """θ₀ by native names (a state dict), or by those of `origin`."""
         given, bases = dict(origin), []
         for name, layer in self.layers.items():
-            base = given.get(joined(name, "base"), given.get(joined(name, "weight")))
-            if base is None or base.shape != layer.base.shape:
-                got = "nothing" if base is None else tuple(base.shape)
-                raise ValueError(
-                    f"`origin` must have '{joined(name, 'weight')}' of shape {tuple(layer.base.shape)}; got {got}."
-                )
+            bases.append((layer, self._given_base(name, given)))
             given.setdefault(joined(name, "core"), torch.zeros_like(layer.core))
-            bases.append((layer, base))
         super()._load_origin(given, parameters)
         for layer, base in bases:
             layer.base.copy_(base)
@@ -245,8 +225,7 @@ class LayerKronecker(Subspace):
             keep: stay at the present w; False goes back to θ₀, bit for bit.
         """
         super().remove(keep)
-        for layer in self.layers.values():
-            unfactor_(layer)
+        self.unfactor_(self.model, self._recipe)
         return self.model
 
     def penalise(self, l2: float) -> None:
@@ -264,39 +243,21 @@ class LayerKronecker(Subspace):
         return {"kind": self.kind, **self._recipe, "weights": weights_digest(self.layers, self._digest)}
 
     @classmethod
-    def load(
-        cls, model: nn.Module, path: str | Path, projection: Projection | None = None, *, allow: Allowed = ()
-    ) -> "LayerKronecker":
-        """Wrap a plain model that stands at θ₀ and set it to the saved point.
-
-        Raises:
-            ValueError: a file of another kind of subspace or not whole, another layout, other weights.
-        """
-        header, tensors = checkpoint.read(path)
-        form = header.get("form", {})
-        if form.get("kind") != cls.kind:
-            raise ValueError(f"`path` must be of a LayerKronecker; got {str(path)!r}. Use Subspace.load.")
-        recipe, weights = recipe_in(form, path), form["weights"]
-        layers = linears_of(model, recipe, path)
-        if not any(name.startswith("origin.") for name in tensors) and weights_digest(layers) != weights:
-            raise ValueError(
-                f"`model` must stand at the origin of {str(path)!r}; got other weights. Build it with the seed or the "
-                f"pretrained weights that it was trained from."
-            )
-        try:
-            factor_all_(model, recipe)
-            return checkpoint.load(functools.partial(cls._around, recipe), model, path, projection, allow)
-        except BaseException:
-            unfactor_all_of_(model, recipe)
-            raise
+    def recipe_of(cls, form: dict[str, Any], path: str | Path) -> dict[str, Any]:
+        """As in the form of a file."""
+        return recipe_in(form, path)
 
     @classmethod
-    def _around(cls, recipe: dict[str, Any], model: nn.Module, **options: Any) -> "LayerKronecker":
-        """A subspace of a model that is factored already."""
-        subspace = cls.__new__(cls)
-        subspace._recipe = recipe
-        Subspace.__init__(subspace, model, **options)
-        return subspace
+    def factor_again_(cls, model: nn.Module, recipe: Any, header: dict[str, Any], path: str | Path) -> str:
+        """Factor the layers of a recipe; a hash of their weights."""
+        weights = weights_digest(linears_of(model, recipe, path))
+        factor_all_(model, recipe)
+        return weights
+
+    @classmethod
+    def unfactor_(cls, model: nn.Module, recipe: Any) -> None:
+        """Make the layers of a recipe plain again."""
+        unfactor_all_of_(model, recipe)
 
 
 def _penalised(layer: KroneckerLinear, factor: float, gradient: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from subspaces.errors import needs_package
-from subspaces.layout import COORDINATES, SLOTS
+from subspaces.layout import SLOTS
+from subspaces.subspace.dense_state import dense_weight_of
 
 FACTORS = ("left", "core", "right")
 
@@ -111,26 +112,16 @@ class LowRankLayer(nn.Module):
     def _load_from_state_dict(
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: Any, unexpected: Any, errors: Any
     ) -> None:
-        if "base" not in self._parameters:
-            hidden: set[str] = {f"{prefix}{name}" for name in FACTORS}
-            lacking: list[str] = []
-            super()._load_from_state_dict(state, prefix, metadata, strict, lacking, unexpected, errors)
-            missing += [key for key in lacking if key not in hidden]
+        load = super()._load_from_state_dict
+        if "base" in self._parameters:
+            weight = dense_weight_of(self.base, load, state, prefix, metadata, strict, missing, unexpected, errors)
+            if weight is not None:
+                self._take(weight)
             return
-        known = {f"{prefix}weight", f"{prefix}bias", f"{prefix}{COORDINATES}"}
-        mine = {key: state[key] for key in known & state.keys() if not key.endswith("weight")}
-        lacking = []  # base and factors, which no state dict has, besides
-        super()._load_from_state_dict(mine, prefix, metadata, strict, lacking, unexpected, errors)
-        missing += [key for key in lacking if key in known]
-        if strict:
-            unexpected += [key for key in state if key.startswith(prefix) and key not in known]
-        weight = state.get(f"{prefix}weight")
-        if weight is None:
-            missing.append(f"{prefix}weight")
-        elif weight.shape != self.base.shape:
-            errors.append(f"{prefix}weight must be of shape {tuple(self.base.shape)}; got {tuple(weight.shape)}.")
-        else:
-            self._take(weight)
+        hidden = {f"{prefix}{name}" for name in FACTORS}  # a weight in bytes is loaded by the plain class
+        lacking: list[str] = []
+        load(state, prefix, metadata, strict, lacking, unexpected, errors)
+        missing += [key for key in lacking if key not in hidden]
 
     @torch.no_grad()
     def _take(self, weight: Tensor) -> None:

@@ -1,6 +1,5 @@
 """Subspaces of low-rank adapters: the factors of LoRA, or cores between singular vectors, driven by one w."""
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,10 +12,9 @@ from subspaces import checkpoint
 from subspaces.layout import layout_of
 from subspaces.optim.records import OptimizerRecord
 from subspaces.projections import Projection
-from subspaces.projections.outside import Allowed
 from subspaces.registry import resolve
 from subspaces.subspace.construct import redrawn
-from subspaces.subspace.frozen import FrozenDigest
+from subspaces.subspace.factored import Factored
 from subspaces.subspace.low_rank.chosen import select_with_bytes
 from subspaces.subspace.low_rank.kinds import matrix_of
 from subspaces.subspace.low_rank.layers import LowRankKept, LowRankLayer
@@ -33,11 +31,10 @@ from subspaces.subspace.low_rank.recipe import (
     unfactor_all_,
     weights_digest,
 )
-from subspaces.subspace.subspace import Subspace
 from subspaces.subspace.wrappers import inner_model
 
 
-class Lora(Subspace):
+class Lora(Factored):
     """Train LoRA adapters in d dimensions: W = W₀ + c·B A, and (A, B, …) = (A₀, 0, …) + P w with one P for all.
 
     A₀ (r rows of random signs, of length 0.7 to 1.4) comes from the seed and the name of the layer, to the same bits
@@ -68,7 +65,6 @@ class Lora(Subspace):
 
     kind = "lora"
     _recipe: Recipe
-    _digest: FrozenDigest
 
     def __init__(
         self,
@@ -89,7 +85,7 @@ class Lora(Subspace):
         kind = resolve("projection", inner, argument="inner") if projection == self.kind else projection
         recipe = Recipe(str(self.kind), rank, scale, seed)
         chosen, names = _choose(model, only, exclude, recipe)
-        self._recipe, self._digest = recipe, FrozenDigest()
+        self._recipe = recipe
         try:
             factor_all_(model, names, recipe)
             super().__init__(model, d, kind, seed, only=moved_names(chosen, model, recipe), **options)
@@ -140,12 +136,6 @@ class Lora(Subspace):
     def _moved(self, layer: LowRankLayer) -> int:
         return sum(getattr(layer, leaf).numel() for leaf in self._recipe.leaves())
 
-    @property
-    def origin(self) -> dict[str, Tensor]:
-        """Factors and other tensors at w = 0, and the frozen weights as `NAME.base`."""
-        bases = {joined(name, "base"): layer.base.detach() for name, layer in self.layers.items()}
-        return {**super().origin, **bases}
-
     def native_origin(self) -> dict[str, Tensor]:
         """All parameters of the plain model at w = 0, by all their names."""
         found, start = super().native_origin(), super().origin
@@ -192,15 +182,8 @@ class Lora(Subspace):
         for name, layer in self.layers.items():
             for leaf in self._recipe.leaves():
                 given.setdefault(joined(name, leaf), getattr(layer, leaf).detach())
-            base = given.get(joined(name, "base"), given.get(joined(name, "weight")))
-            if isinstance(layer, LowRankKept):
-                continue
-            if base is None or base.shape != layer.base.shape:
-                got = "nothing" if base is None else tuple(base.shape)
-                raise ValueError(
-                    f"`origin` must have '{joined(name, 'weight')}' of shape {tuple(layer.base.shape)}; got {got}."
-                )
-            bases.append((layer, base))
+            if not isinstance(layer, LowRankKept):
+                bases.append((layer, self._given_base(name, given)))
         super()._load_origin(given, parameters)
         for layer, base in bases:
             layer.base.copy_(base)
@@ -285,37 +268,20 @@ class Lora(Subspace):
         return {**self._recipe.to_dict(), "weights": weights_digest(self.layers, self._digest)}
 
     @classmethod
-    def load(
-        cls, model: nn.Module, path: str | Path, projection: Projection | None = None, *, allow: Allowed = ()
-    ) -> "Lora":
-        """Wrap a plain model that stands at θ₀ and set it to the saved point.
-
-        Raises:
-            ValueError: a file of another kind of subspace or not whole, another layout, other weights.
-        """
-        header, tensors = checkpoint.read(path)
-        form = header.get("form", {})
-        if form.get("kind") != cls.kind:
-            raise ValueError(f"`path` must be of the space {cls.kind!r}; got {str(path)!r}. Use Subspace.load.")
-        recipe = Recipe.of(form, path)
-        model = inner_model(model)
-        try:
-            factor_all_(model, names_in(checkpoint.names_of(header, path), recipe), recipe)
-            stored = any(name.startswith("origin.") for name in tensors)
-            if not stored and weights_digest(layers_of(model)) != form["weights"]:
-                raise ValueError(checkpoint.other_weights(header, path, model))
-            return checkpoint.load(functools.partial(cls._around, recipe), model, path, projection, allow)
-        except BaseException:
-            unfactor_all_(model)
-            raise
+    def recipe_of(cls, form: dict[str, Any], path: str | Path) -> Recipe:
+        """As in the form of a file."""
+        return Recipe.of(form, path)
 
     @classmethod
-    def _around(cls, recipe: Recipe, model: nn.Module, **options: Any) -> "Lora":
-        """A subspace of a model that is factored already."""
-        subspace = cls.__new__(cls)
-        subspace._recipe, subspace._digest = recipe, FrozenDigest()
-        Subspace.__init__(subspace, model, **options)
-        return subspace
+    def factor_again_(cls, model: nn.Module, recipe: Any, header: dict[str, Any], path: str | Path) -> str:
+        """Factor the layers whose factors are in a file; a hash of their weights."""
+        factor_all_(model, names_in(checkpoint.names_of(header, path), recipe), recipe)
+        return weights_digest(layers_of(model))
+
+    @classmethod
+    def unfactor_(cls, model: nn.Module, recipe: Any) -> None:
+        """Make all layers plain again."""
+        unfactor_all_(model)
 
 
 def _choose(model: nn.Module, only: Any, exclude: Any, recipe: Recipe) -> tuple[dict[str, nn.Parameter], list[str]]:
