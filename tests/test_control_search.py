@@ -203,6 +203,24 @@ def test_an_error_of_a_worker_is_told():
 # ---- noise of scores in the search for d_int
 
 
+@pytest.mark.parametrize("seed", [2, 4])
+def test_a_search_of_runs_that_are_solved_or_not_ends_with_an_interval(seed):
+    """Runs as of DQN on a cart-pole: 195, or what an unsolved one returns. Seed 2 stayed open, 4 ended as failed."""
+    rng = np.random.default_rng(seed)
+    engine = ThresholdSearch(195.0, d_max=562, max_runs=50, start=25, ahead=2, widest=2.0)
+    while not engine.done:
+        for d, number in engine.ask(2):
+            score = 195.0
+            if rng.random() >= np.interp(
+                np.log(d), np.log([1, 19, 21, 22, 25, 30, 35]), [0, 0, 0.15, 0.6, 0.8, 0.9, 1]
+            ):
+                score = np.interp(np.log(d), np.log([1, 5, 10, 20, 35]), [10, 15, 50, 85, 130]) + 25 * rng.normal()
+            engine.tell(d, number, float(np.clip(score, 9, 195)), error=2.0)
+    found = engine.estimate()
+    assert found.outcome == "found"
+    assert 20 <= found.low <= found.d_int <= found.high <= 30
+
+
 def test_runs_are_taken_to_be_no_less_noisy_than_their_own_evaluation():
     d, score = [10, 14, 20, 28, 40], [0.70, 0.80, 0.90, 1.0, 1.1]
     sure, doubted = Curve(d, score, scale=0.9), Curve(d, score, scale=0.9, floor=0.05)

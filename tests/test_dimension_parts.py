@@ -157,6 +157,14 @@ def test_two_outcomes_are_told_from_scatter():
     assert not two_outcomes(d, np.where(d > 500, 0.97, 0.6), 0.9)  # a step
 
 
+@pytest.mark.parametrize(("runs", "between", "told"), [(19, 1, False), (20, 1, True), (39, 2, False), (40, 2, True)])
+def test_one_run_of_twenty_may_end_between_two_outcomes(runs, between, told):
+    """Of fifty runs that are solved or not, one ended halfway, and the search took all for scatter."""
+    score = np.where(np.arange(runs) % 2, 0.97, 0.6)
+    score[:between] = 0.87
+    assert two_outcomes(np.full(runs, 25.0), score, 0.9) is told
+
+
 def test_runs_show_what_they_show_without_a_curve():
     d = np.repeat([100, 200, 400, 800, 1600], 3)
     score = np.repeat([0.5, 0.7, 0.895, 0.95, 0.98], 3)

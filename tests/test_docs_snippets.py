@@ -19,7 +19,7 @@ SNIPPET = re.compile(
     r"(?:<!-- not run: (?P<reason>[^>]+) -->\n)?```python(?P<name>[^\n]*)\n(?P<code>.*?)```", re.DOTALL
 )
 WHOLE_PAGE = re.compile(r"<!-- snippets not run: ([^>]+) -->")
-NOT_RUN = {"README.md": 2, "control.md": 1, "design.md": 9, "language-models.md": 2, "learned-subspaces.md": 1}
+NOT_RUN = {"README.md": 2, "control.md": 2, "design.md": 9, "language-models.md": 2, "learned-subspaces.md": 1}
 """How many snippets of each page are not run."""
 
 _SMALL = """

@@ -14,6 +14,7 @@ COLLAPSE = 0.15  # a run this share of the threshold below its peers is suspecte
 FAILING = 0.1  # share of runs that is expected to fail, where some do
 FEWEST_TO_FLAG = 6  # runs below which only a collapse tells a failure
 FEWEST_TO_TELL = 10  # runs near the crossing below which two outcomes are not told from scatter
+BETWEEN = 20  # of so many runs with two outcomes one may lie in between
 NEAR = 0.05  # runs within this distance in ln d are repeats of one another
 DIP = 0.003  # how likely so many failures must be to be taken for failures rather than for a dip
 DEEP = 5.0  # standard deviations below the curve of the others that no chance explains
@@ -156,8 +157,8 @@ def two_outcomes(d: Array, score: Array, threshold: float) -> bool:
     """Whether runs near the crossing either succeed or fail, with nothing in between, at the same d.
 
     At least three on either side of the threshold, at least three pairs in which the larger d failed, and not one run
-    in the middle half between the typical success and the typical failure: of ten runs of an ordinary spread around
-    the threshold, two or three would be there.
+    of twenty in the middle half between the typical success and the typical failure: of an ordinary spread around the
+    threshold a quarter would be there.
     """
     above, below = score > threshold, score <= threshold
     if d.size < FEWEST_TO_TELL or above.sum() < 3 or below.sum() < 3:
@@ -166,4 +167,4 @@ def two_outcomes(d: Array, score: Array, threshold: float) -> bool:
         return False
     top, bottom = np.median(score[above]), np.median(score[below])
     middle = (score > (threshold + bottom) / 2) & (score < (threshold + top) / 2)
-    return not middle.any()
+    return bool(middle.sum() <= d.size // BETWEEN)

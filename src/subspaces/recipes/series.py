@@ -23,7 +23,7 @@ class Wanted:
     """`global`, `local` (direct runs by the same code) or a score."""
     max_runs: int = 24
     """Budget of runs in subspaces; those of the series' own d count."""
-    ratio: float = 1.25
+    ratio: float | int = 1.25
     """Wanted width high/low of the interval; 0 is the rule of `subspaces dimension`: 1.25, or wider where one run tells
     too little for that."""
 
