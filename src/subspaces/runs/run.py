@@ -218,6 +218,11 @@ class Run:
         self.record.refuse_dead_options()
         if self.record.every is not None and self.d is not None and subspace.projection == "layer-kronecker":
             raise ValueError("`record` must go with whole weights; got layer-kronecker. Use `projection` hadamard.")
+        if self.record.source == "gradients" and self.subspace is not None:
+            raise ValueError(
+                "`record_source` must be weights in a subspace, where nothing has a gradient but w; got gradients. "
+                "Record a direct training: leave out `d` and `subspace`."
+            )
 
 
 _FIELDS = {
