@@ -130,12 +130,12 @@ def test_recorded_gradients_give_a_basis_at_the_initialisation(tmp_path):
         extract(tmp_path / config.key(), "dldr", 5)
 
 
-@pytest.mark.parametrize("options", [{"d": 5}, {"subspace": "basis.safetensors"}])
-def test_gradients_are_not_recorded_in_a_subspace_and_it_is_said(tmp_path, options):
-    config = RECORDED.but(record="4", record_source="gradients", epochs=1, **options)
-    with pytest.raises(ValueError, match="`record_source` must be weights in a subspace"):
-        train(config, folder=tmp_path)
-    assert not (tmp_path / TRAJECTORY).exists()
+def test_gradients_are_not_recorded_in_a_subspace_and_it_is_said(basis, tmp_path):
+    for options in ({"d": 5}, {"subspace": str(basis.basis)}):
+        config = RECORDED.but(record="4", record_source="gradients", epochs=1, **options)
+        with pytest.raises(ValueError, match="`record_source` must be weights in a subspace"):
+            train(config, folder=tmp_path)
+        assert not (tmp_path / TRAJECTORY).exists()
 
 
 def test_gradients_that_are_not_there_end_a_recording_with_words(tmp_path):
