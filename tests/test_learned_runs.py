@@ -14,6 +14,7 @@ from subspaces.runs.recording import AVERAGES, TRAJECTORY
 from subspaces.runs.run import Run
 from subspaces.runs.store import run_once
 from subspaces.runs.train import train
+from subspaces.training.callbacks import Callback
 
 # ---- the names of runs
 
@@ -127,6 +128,24 @@ def test_recorded_gradients_give_a_basis_at_the_initialisation(tmp_path):
     assert torch.equal(origin, state.detach())
     with pytest.raises(ValueError, match="gradient-pca"):
         extract(tmp_path / config.key(), "dldr", 5)
+
+
+def test_gradients_are_not_recorded_in_a_subspace_and_it_is_said(basis, tmp_path):
+    for options in ({"d": 5}, {"subspace": str(basis.basis)}):
+        config = RECORDED.but(record="4", record_source="gradients", epochs=1, **options)
+        with pytest.raises(ValueError, match="`record_source` must be weights in a subspace"):
+            train(config, folder=tmp_path)
+        assert not (tmp_path / TRAJECTORY).exists()
+
+
+def test_gradients_that_are_not_there_end_a_recording_with_words(tmp_path):
+    class Forgets(Callback):  # an optimiser that clears them as it steps
+        def step(self, fit, loss):
+            fit.optimizer.zero_grad()
+
+    config = RECORDED.but(record="4", record_source="gradients", epochs=1)
+    with pytest.raises(ValueError, match="must have gradients to record"):
+        train(config, folder=tmp_path, callbacks=[Forgets()])
 
 
 def test_errors_of_extract(recorded, tmp_path):

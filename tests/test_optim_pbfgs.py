@@ -15,8 +15,8 @@ from subspaces.subspace import Subspace
 class Plain:
     """Coordinates that stand for themselves."""
 
-    def __init__(self, start):
-        self.coordinates = nn.Parameter(torch.as_tensor(start, dtype=torch.float64).clone())
+    def __init__(self, start, dtype=torch.float64):
+        self.coordinates = nn.Parameter(torch.as_tensor(start, dtype=dtype).clone())
         self.model = None
 
     def sync(self) -> None:
@@ -333,6 +333,34 @@ def test_curvature_of_a_quadratic_and_the_rate_it_allows():
         plain.coordinates.copy_(before)
     with pytest.raises(RuntimeError, match="must curve up"):
         curvature_rate(plain, lambda: -closure())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_curvature_that_is_rounding_alone_sets_no_rate(seed):
+    """Down along one direction, flat along 29: λ_max is 0, and differences of gradients give some 10⁻⁵ for it."""
+    torch.manual_seed(seed)
+    plain, way = Plain(torch.randn(30), torch.float32), torch.randn(30)
+
+    def ridge():
+        return -50 * (plain.coordinates @ way).square()
+
+    def slope():  # straight, but computed with w: its gradient has the rounding of a quotient
+        return 1000 * (plain.coordinates * way).sum() * plain.coordinates.norm() / (plain.coordinates.norm() + 1e-12)
+
+    for closure in (ridge, slope):
+        assert largest_curvature(plain, closure) == 0.0
+        with pytest.raises(RuntimeError, match="must curve up"):
+            curvature_rate(plain, closure)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-4, 1e8])
+def test_small_curvature_is_told_from_rounding(size):
+    plain = Plain(torch.full((3,), 2.0), torch.float32)
+
+    def bowl():
+        return 0.5 * size * plain.coordinates.square().sum()
+
+    assert largest_curvature(plain, bowl) == pytest.approx(size, rel=2e-3)
 
 
 def test_curvature_leaves_a_model_as_it_was():

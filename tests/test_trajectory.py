@@ -109,6 +109,15 @@ def test_gradients():
     torch.testing.assert_close(recorder[0].vector, x.sum(0))
 
 
+def test_in_a_subspace_a_missing_gradient_is_explained():
+    model = nn.Linear(3, 1)
+    Subspace(model, d=2)
+    recorder = TrajectoryRecorder(model, every=1, source="gradients")
+    model(torch.randn(5, 3)).sum().backward()
+    with pytest.raises(ValueError, match="In a subspace only the coordinates have one"):
+        recorder.step()
+
+
 def test_every_shares_the_storage():
     model = make_model()
     recorder = TrajectoryRecorder(model, every=1, dtype=torch.bfloat16)

@@ -189,6 +189,11 @@ def settled(model: nn.Module) -> nn.Module:
     return model
 
 
+def in_subspace(model: nn.Module) -> bool:
+    """Whether the model, or a part of it, stands in a subspace."""
+    return any(HOLDER in vars(module) for module in model.modules())
+
+
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
     """Every parameter under every name, but for coordinates, and whether a subspace moves it (it is frozen then)."""
     for prefix, module in model.named_modules(remove_duplicate=False):

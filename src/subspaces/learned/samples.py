@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from subspaces.errors import unknown_name
-from subspaces.layout import HOLDER, Layout, layout_of, select, unwrapped
+from subspaces.layout import Layout, in_subspace, layout_of, select, unwrapped
 from subspaces.learned.followed import normalisation_buffers
 from subspaces.learned.states import named_parts, vector_of, wide_of
 from subspaces.learned.trajectory_file import FileStore
@@ -58,7 +58,7 @@ class Sample(dict[str, Tensor]):
                     f"`model` must have {name!r} of shape {tuple(tensor.shape)}, as it was recorded; "
                     f"got {tuple(own[name].shape)}."
                 )
-        if any(HOLDER in vars(module) for module in model.modules()):
+        if in_subspace(model):
             model.load_state_dict(dict(self), strict=False)
             return
         for name, tensor in self.items():

@@ -12,13 +12,18 @@ from torch import Tensor, nn
 
 from subspaces.errors import checked, unknown_name
 from subspaces.files import explain
-from subspaces.layout import Layout, digest_of
+from subspaces.layout import Layout, digest_of, in_subspace
 from subspaces.learned.followed import Followed, MovingAverage, flat
 from subspaces.learned.samples import Sample, Trajectory
 from subspaces.learned.trajectory_file import FileStore
 from subspaces.learned.trajectory_store import MemoryStore, pack
 
 __all__ = ["Sample", "Trajectory", "TrajectoryRecorder"]
+
+
+class NotFiniteError(ValueError):
+    """Parameters or gradients to be recorded are NaN or infinite."""
+
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -107,14 +112,15 @@ class TrajectoryRecorder(Trajectory):
         """Take a sample now.
 
         Raises:
-            ValueError: NaN or infinite parameters (nothing is recorded), a model that has changed its tensors, a file
+            NotFiniteError: NaN or infinite parameters (nothing is recorded).
+            ValueError: a model that has changed its tensors, a file
                 that was closed, or one of another run.
             OSError: the disk is full (earlier samples are kept).
         """
         self._check_joined()
         vector = self._gather()
         if not bool(torch.isfinite(vector).all()):
-            raise ValueError(f"`model` must be finite to be recorded; {self._first_bad(vector)!r} is not.")
+            raise NotFiniteError(f"`model` must be finite to be recorded; {self._first_bad(vector)!r} is not.")
         buffers = pack(list(self._followed.buffers().values()))
         self._store.append(self._stored(vector), buffers, self.step_count)
 
@@ -244,9 +250,12 @@ class TrajectoryRecorder(Trajectory):
         if self.source == "gradients":
             tensors = [tensor.grad for tensor in tensors]
             if missing := [n for n, g in zip(self.layout.names, tensors, strict=True) if g is None]:
-                raise ValueError(
-                    f"`model` must have gradients to record; {missing[0]!r} has none. Record after backward()."
+                advice = (
+                    "In a subspace only the coordinates have one. Record a direct training."
+                    if in_subspace(self._followed.model)
+                    else "Record after backward()."
                 )
+                raise ValueError(f"`model` must have gradients to record; {missing[0]!r} has none. {advice}")
         return flat(tensors, self._wide)
 
     def _first_bad(self, vector: Tensor) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from subspaces.learned.trajectory import TrajectoryRecorder
+from subspaces.learned.trajectory import NotFiniteError, TrajectoryRecorder
 from subspaces.training.callbacks import Callback
 from subspaces.training.state import give_back, reserve
 
@@ -85,7 +85,7 @@ class RecordTrajectory(Callback):
                 recorder.step()
                 if fit.step % fit.batches.per_epoch == 0:
                     recorder.epoch()
-        except ValueError:  # the step itself led to NaN, which the next loss will show
+        except NotFiniteError:  # the step itself led to NaN, which the next loss will show
             return
         except OSError as error:
             if self.source == "gradients":

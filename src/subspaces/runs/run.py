@@ -227,6 +227,11 @@ class Run:
         factored = subspace.factored if self.d is not None else None
         if self.record.every is not None and factored:
             raise ValueError(f"`record` must go with whole weights; got {factored}. Use `projection` hadamard.")
+        if self.record.source == "gradients" and self.subspace is not None:
+            raise ValueError(
+                "`record_source` must be weights in a subspace, where nothing has a gradient but w; got gradients. "
+                "Record a direct training: leave out `d` and `subspace`."
+            )
         if optimizer.l2 and factored in ("lora", "lora-xs"):
             raise ValueError(
                 f"`l2` must be 0 with {factored}, whose weights are computed from factors; got {optimizer.l2:g}."
