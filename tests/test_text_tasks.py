@@ -271,6 +271,25 @@ def test_a_model_that_is_not_here_is_told_without_a_network(root, tmp_path, monk
         get_task("mrpc,model=bert").build_model(0)
 
 
+def test_a_model_of_another_kind_or_without_weights_is_told(root, tmp_path):
+    config = json.loads((root / "bert" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FileNotFoundError, match="`model` must have weights that can be read"):
+        text_task("mrpc", model=str(tmp_path)).build_model(0)
+    assert text_task("mrpc", model=str(tmp_path), weights="random").D == get_task("mrpc,model=bert").D
+    with pytest.raises(FileNotFoundError, match="`model` must have its tokenizer beside it"):
+        text_task("mrpc", model=str(tmp_path)).load_data()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip_vision_model"}))
+    with pytest.raises(ValueError, match=r"with a head for classes; got .* a clip_vision_model"):
+        text_task("mrpc", model=str(tmp_path)).build_model(0)
+
+
+def test_a_check_tells_what_always_the_same_answer_scores(root, capsys, tmp_path):
+    path = table(tmp_path / "own.tsv", examples(60))
+    words = ("check", f"text-{path}", "--model", "bert", "--epochs", "6", "--batch-size", "8", "--lr", "0.01")
+    assert "always the same answer scores 0." in " ".join(said(capsys, *words)[1].split())
+
+
 def test_a_local_model_asks_no_network(root, monkeypatch):
     def refused(*_, **__):
         raise AssertionError("asked the network")

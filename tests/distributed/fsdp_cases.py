@@ -80,6 +80,9 @@ CASES |= {
     "our Adam, subspace first": {"optimizer": Adam, "order": "subspace first"},
     "SGD": {"optimizer": torch.optim.SGD},
     "SAID": {"subspace": {"layer_scale": True, "d": 30}},
+    "SAID by blocks, subspace first": {
+        "subspace": {"layer_scale": True, "scale_of": "block", "d": 30}, "order": "subspace first"
+    },
     "blocks": {"subspace": {"blocks": "layer", "d": 60}},
     "without a stored origin": {"subspace": {"store_origin": False}},
     "without a stored origin, subspace first": {"subspace": {"store_origin": False}, "order": "subspace first"},

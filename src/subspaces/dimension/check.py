@@ -25,6 +25,7 @@ from subspaces.runs.resolve import largest_d, resolve
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
 from subspaces.tasks import SCORES, Objective, Task, get_task
+from subspaces.tasks.losses import logits_of
 from subspaces.tasks.scores import EXP_LOSS
 from subspaces.training.batches import InMemory
 from subspaces.training.callbacks import Callback
@@ -155,12 +156,16 @@ def _change(earlier: list[float], later: list[float]) -> tuple[float, float]:
 
 def _check_trivial(task: Task, fit: Fit, outputs: Any, goal: float) -> Iterator[Line]:
     """What answering always the same scores: the most frequent class, or the mean."""
-    if not isinstance(fit.batches, InMemory) or not isinstance(outputs, Tensor):
+    try:
+        shape = logits_of(outputs).shape
+    except TypeError:
+        return
+    if not isinstance(fit.batches, InMemory):
         return
     (_, train_y), (_, targets) = fit.batches.data.split("train"), fit.batches.data.split(fit.judged_on)
     if not isinstance(targets, Tensor) or not isinstance(train_y, Tensor) or len(train_y) < 2:
         return
-    score = trivial_score(task, train_y, targets, outputs.shape)
+    score = trivial_score(task, train_y, targets, shape)
     if score is None or not math.isfinite(score):
         return
     text = f"always the same answer scores {score:.4g}; to be reached: {goal:.4g}"

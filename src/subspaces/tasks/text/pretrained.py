@@ -11,7 +11,7 @@ from torch import nn
 
 from subspaces.errors import shown
 from subspaces.tasks.text.need import quiet
-from subspaces.tasks.text.places import place_of, weights_digest
+from subspaces.tasks.text.places import has_tokenizer, place_of, weights_digest
 
 TOKENS = 128
 """Of a text where nothing is said, as in most fine-tuning on GLUE."""
@@ -43,8 +43,7 @@ class Pretrained:
         """
         with quiet() as package:
             config = package.AutoConfig.from_pretrained(place_of(self.name), local_files_only=True)
-            if self.causal:
-                self._check_causal(package, config)
+            self._check_kind(package.models.auto.modeling_auto, config)
         if not self.causal:
             config.num_labels = labels
         self._cut_layers(config)
@@ -80,11 +79,16 @@ class Pretrained:
             config.layer_types = kinds[: self.layers]
         config.num_hidden_layers = self.layers
 
-    def _check_causal(self, package: Any, config: Any) -> None:
-        masked = package.models.auto.modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        known = package.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    def _check_kind(self, auto: Any, config: Any) -> None:
+        masked, known = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
         kind = config.model_type
-        if kind not in known or (kind in masked and not getattr(config, "is_decoder", False)):
+        if not self.causal:
+            if kind not in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+                raise ValueError(
+                    f"`model` must be one that transformers has with a head for classes; got {self.name}, a {kind}. "
+                    "Take another one, such as minilm."
+                )
+        elif kind not in known or (kind in masked and not getattr(config, "is_decoder", False)):
             raise ValueError(
                 f"`model` must predict next tokens where texts have no `target`; got {self.name}, a {kind}. Give one "
                 "such as gpt2 or a folder, or name the column of the labels by `target`."
@@ -99,6 +103,8 @@ class Pretrained:
         with quiet() as package:
             place = place_of(self.name)
             try:
+                if not has_tokenizer(place):  # transformers would make one without words
+                    raise FileNotFoundError("no vocabulary")
                 found = package.AutoTokenizer.from_pretrained(place, local_files_only=True, padding_side="right")
             except (OSError, ValueError, TypeError) as error:
                 raise FileNotFoundError(
@@ -127,9 +133,17 @@ class Pretrained:
                 return self.empty(labels).train()
             with quiet(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # layers that are left out, heads that are new: both are asked for
-                options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
-                place = place_of(self.name)
-                return self._class().from_pretrained(place, config=self.config(labels), **options).train()
+                return self._loaded(place_of(self.name), self.config(labels)).train()
+
+    def _loaded(self, place: str, config: Any) -> nn.Module:
+        options: dict[str, Any] = {"config": config, "dtype": torch.float32, "local_files_only": True}
+        try:
+            return self._class().from_pretrained(place, **options)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"`model` must have weights that can be read; got {shown(self.name)} without ({error}). Save them "
+                "there with `save_pretrained`, or take random ones by weights=random."
+            ) from error
 
     def _class(self) -> Any:
         with quiet() as package:
