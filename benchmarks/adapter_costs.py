@@ -1,4 +1,4 @@
-"""What a training step of each small adapter costs: time over full fine-tuning with AdamW, and peak memory.
+"""What each small adapter costs: its file, a step over one of full fine-tuning with AdamW, and peak memory.
 
     python benchmarks/adapter_costs.py [--task mrpc,layers=3,tokens=64] [--numbers 1000] [--rounds 9]
 
@@ -13,11 +13,13 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from adapter_methods import METHODS, optimizer_of
+from adapter_methods import METHODS, Made, optimizer_of
 from adapters import quiet
 from common import print_table, ratio, write_rows
 from cpu_time import cpu_interleaved
@@ -28,13 +30,16 @@ from subspaces.tasks import get_task
 BASE = "full fine-tuning"
 
 
-def step_of(name: str, task: str, numbers: int, batch: int) -> Callable[[], None]:
-    """One training step of a method on a model of its own, always on the same batch."""
-    found = get_task(task)
-    made = METHODS[name].make(found.build_model(0), numbers, 0)
+def made_of(name: str, given: argparse.Namespace) -> Made:
+    """A method on a model of its own."""
+    return METHODS[name].make(get_task(given.task).build_model(0), given.numbers, 0)
+
+
+def step_of(made: Made, name: str, given: argparse.Namespace) -> Callable[[], None]:
+    """One training step of it, always on the same batch."""
     optimizer = optimizer_of(made, METHODS[name].first, 1e-3)
     made.model.train()
-    x, y = _batch(found, batch)
+    x, y = _batch(get_task(given.task), given.batch)
 
     def step() -> None:
         F.cross_entropy(made.model(**x).logits, y).backward()
@@ -51,14 +56,19 @@ def _batch(task: Any, size: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]
     return {name: column[rows] for name, column in data.train_x.items()}, data.train_y[rows]
 
 
-def peak(name: str, task: str, numbers: int, batch: int) -> float:
+def bytes_of(made: Made) -> int:
+    """What its files take."""
+    with TemporaryDirectory() as folder:
+        return made.bytes(Path(folder))
+
+
+def peak(name: str, given: argparse.Namespace) -> float:
     """Megabytes beyond the libraries, in this process: model, method and three steps."""
-    data = get_task(task)
-    _batch(data, batch)
+    _batch(get_task(given.task), given.batch)
     import peft  # noqa: F401  # a library like the others
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step = step_of(name, task, numbers, batch)
+    step = step_of(made_of(name, given), name, given)
     for _ in range(3):
         step()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
@@ -82,13 +92,16 @@ def main() -> None:
     torch.set_num_threads(1)
     with quiet():
         if given.here:
-            print(json.dumps(peak(given.here, given.task, given.numbers, given.batch)))
+            print(json.dumps(peak(given.here, given)))
             return
-        steps = {name: step_of(name, given.task, given.numbers, given.batch) for name in METHODS}
+        made = {name: made_of(name, given) for name in METHODS}
+        sizes = {name: bytes_of(one) for name, one in made.items()}
+        steps = {name: step_of(one, name, given) for name, one in made.items()}
         seconds = cpu_interleaved(steps, given.rounds)
     rows: list[dict[str, Any]] = [
         {
             "method": name, "task": given.task, "asked": given.numbers, "batch": given.batch,
+            "numbers": made[name].numbers, "bytes": sizes[name],
             "ms": 1e3 * median(seconds[name]), "of_full": ratio(seconds, name, BASE), "peak_MB": "",
         }
         for name in METHODS

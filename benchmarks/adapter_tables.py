@@ -38,27 +38,33 @@ def accuracy(rows: Rows) -> str:
 
 
 def adapters(markdown: Markdown) -> str:
-    """Accuracy of every method at every size, with what its file and its step cost."""
+    """Accuracy of every method at every size, with the size of its file."""
     found = _tested()
     if not found:
         return _NOTHING
-    costs = {row["method"]: row for row in _rows("adapter-costs")}
     tasks = list(dict.fromkeys(row["task"] for row in found))
     lines = []
     for asked in sorted({int(row["asked"]) for row in found}):
         for name in dict.fromkeys(row["method"] for row in found if int(row["asked"]) == asked):
             mine = [row for row in found if row["method"] == name and int(row["asked"]) == asked]
-            cost = costs.get(name, {})
-            told = [_number(cost, "of_full", "{:.2f}"), _number(cost, "peak_MB", "{:,.0f}")]
             size = [f"{int(mine[0]['numbers']):,}", f"{int(mine[0]['bytes']):,}"]
             by_task = [accuracy([row for row in mine if row["task"] == task]) for task in tasks]
-            lines.append([name, *size, *by_task, *told])
-    head = ["", "numbers", "bytes", *(_named(task, found) for task in tasks), "step / full", "peak, MB"]
+            lines.append([name, *size, *by_task])
+    head = ["", "numbers", "bytes", *(_named(task, found) for task in tasks)]
     return markdown(head, lines)
 
 
 def _number(row: dict[str, str], name: str, form: str) -> str:
     return form.format(float(row[name])) if row.get(name) else "–"
+
+
+def costs(markdown: Markdown) -> str:
+    """Trained numbers, files, steps and memory of every method at one size."""
+    forms = {"numbers": "{:,.0f}", "bytes": "{:,.0f}", "of_full": "{:.2f}", "peak_MB": "{:,.0f}"}
+    lines = [
+        [row["method"], *(_number(row, name, form) for name, form in forms.items())] for row in _rows("adapter-costs")
+    ]
+    return markdown(["", "numbers", "bytes", "step / full", "peak, MB"], lines) if lines else _NOTHING
 
 
 def _named(task: str, rows: Rows) -> str:
@@ -95,5 +101,6 @@ def serving(markdown: Markdown) -> str:
 TABLES: dict[str, Callable[[Markdown], str]] = {
     "adapters": adapters,
     "adapter_allocation": allocation,
+    "adapter_costs": costs,
     "serving": serving,
 }
