@@ -23,8 +23,19 @@ def _rows(name: str) -> Rows:
         return list(csv.DictReader(file))
 
 
-def _tested() -> Rows:
-    return [row for row in _rows("adapters") if row["part"] == "test"]
+def _chosen() -> Rows:
+    """The rows at the rate that the first seed has chosen for its task, protocol, method and size."""
+    best: dict[tuple[str, ...], tuple[float, str]] = {}
+    found = _rows("adapters")
+    for row in found:
+        if row["seed"] == "0":
+            one = float(row["choice_loss"]), row["rate"]
+            best[_arm(row)] = min(best.get(_arm(row), one), one)
+    return [row for row in found if row["rate"] == best[_arm(row)][1]]
+
+
+def _arm(row: dict[str, str]) -> tuple[str, ...]:
+    return tuple(row[name] for name in ("task", "protocol", "method", "asked"))
 
 
 def accuracy(rows: Rows) -> str:
@@ -38,27 +49,33 @@ def accuracy(rows: Rows) -> str:
 
 
 def adapters(markdown: Markdown) -> str:
-    """Accuracy of every method at every size, with what its file and its step cost."""
-    found = _tested()
+    """Accuracy of every method at every size, with the size of its file."""
+    found = _chosen()
     if not found:
         return _NOTHING
-    costs = {row["method"]: row for row in _rows("adapter-costs")}
     tasks = list(dict.fromkeys(row["task"] for row in found))
     lines = []
     for asked in sorted({int(row["asked"]) for row in found}):
         for name in dict.fromkeys(row["method"] for row in found if int(row["asked"]) == asked):
             mine = [row for row in found if row["method"] == name and int(row["asked"]) == asked]
-            cost = costs.get(name, {})
-            told = [_number(cost, "of_full", "{:.2f}"), _number(cost, "peak_MB", "{:,.0f}")]
             size = [f"{int(mine[0]['numbers']):,}", f"{int(mine[0]['bytes']):,}"]
             by_task = [accuracy([row for row in mine if row["task"] == task]) for task in tasks]
-            lines.append([name, *size, *by_task, *told])
-    head = ["", "numbers", "bytes", *(_named(task, found) for task in tasks), "step / full", "peak, MB"]
+            lines.append([name, *size, *by_task])
+    head = ["", "numbers", "bytes", *(_named(task, found) for task in tasks)]
     return markdown(head, lines)
 
 
 def _number(row: dict[str, str], name: str, form: str) -> str:
     return form.format(float(row[name])) if row.get(name) else "–"
+
+
+def costs(markdown: Markdown) -> str:
+    """Trained numbers, files, steps and memory of every method at one size."""
+    forms = {"numbers": "{:,.0f}", "bytes": "{:,.0f}", "of_full": "{:.2f}", "peak_MB": "{:,.0f}"}
+    memory = {row["method"]: row["peak_MB"] for row in _rows("adapter-memory")}
+    found = [{**row, "peak_MB": memory.get(row["method"], "")} for row in _rows("adapter-costs")]
+    lines = [[row["method"], *(_number(row, name, form) for name, form in forms.items())] for row in found]
+    return markdown(["", "numbers", "bytes", "step / full", "peak, MB"], lines) if lines else _NOTHING
 
 
 def _named(task: str, rows: Rows) -> str:
@@ -68,7 +85,7 @@ def _named(task: str, rows: Rows) -> str:
 
 def allocation(markdown: Markdown) -> str:
     """Which coordinates matter: accuracy of our spaces over d, of each task."""
-    found = [row for row in _tested() if row["method"] in _SPACES]
+    found = [row for row in _chosen() if row["method"] in _SPACES]
     sizes = sorted({int(row["asked"]) for row in found})
     lines = []
     for task in dict.fromkeys(row["task"] for row in found):
@@ -95,5 +112,6 @@ def serving(markdown: Markdown) -> str:
 TABLES: dict[str, Callable[[Markdown], str]] = {
     "adapters": adapters,
     "adapter_allocation": allocation,
+    "adapter_costs": costs,
     "serving": serving,
 }

@@ -5,9 +5,9 @@
     python benchmarks/adapters.py --tasks sst2,model=FOLDER --device cuda --batch 32
 
 A task is a text task by name (`docs/language-models.md`), with any `AutoModelForSequenceClassification`. Each method
-gets three rates a factor of three apart, and more beyond the best while that lies at an end, five at most; every one is
-trained for --search-steps, and the one of the least loss on --held-out examples of the training part is taken for runs
-of --steps. The head is trained beside in all of them at --head-rate. Rates fall linearly to zero. One row for each
+gets three rates a factor of three apart, and more beyond the best while that lies at an end, five at most; the one of
+the least loss on --held-out examples of the training part, after whole trainings with the first seed, is taken for the
+other seeds. The head is trained beside in all of them at --head-rate. Rates fall linearly to zero. One row for each
 training in results/adapters.csv: an interrupted call goes on, and one with more seeds or methods adds to it.
 """
 
@@ -45,7 +45,6 @@ class Protocol:
     """How long and on what everything is trained; part of the name of every row."""
 
     steps: int = 300
-    search_steps: int = 100
     batch: int = 16
     head_rate: float = 3e-3
     held_out: int = 400
@@ -61,7 +60,7 @@ class Protocol:
             for name in ("head_rate", "held_out", "subset")
             if getattr(self, name) != getattr(Protocol, name)
         ]
-        return f"{self.steps}/{self.search_steps} steps of {self.batch}, {kind}, {self.device}{''.join(others)}"
+        return f"{self.steps} steps of {self.batch}, {kind}, {self.device}{''.join(others)}"
 
 
 def data_of(task: Any, protocol: Protocol) -> Data:
@@ -83,8 +82,9 @@ def logits_of(made: Made, x: Any, protocol: Protocol) -> Tensor:
         return made.model(**x).logits.float()
 
 
-def train(made: Made, batches: InMemory, rate: float, steps: int, seed: int, protocol: Protocol) -> None:
-    """`steps` batches, at rates that fall linearly to zero."""
+def train(made: Made, batches: InMemory, rate: float, seed: int, protocol: Protocol) -> None:
+    """`protocol.steps` batches, at rates that fall linearly to zero."""
+    steps = protocol.steps
     torch.manual_seed(seed)
     optimizer = optimizer_of(made, rate, protocol.head_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
@@ -136,27 +136,27 @@ class Bench:
     protocol: Protocol
     table: Table
 
-    def run(self, name: str, numbers: int, rate: float, seed: int, choosing: bool) -> Row:
+    def run(self, name: str, numbers: int, rate: float, seed: int) -> Row:
         """One training, as a row; from the table if it is there."""
         method, size = METHODS[name], numbers if METHODS[name].sized else 0
-        part, steps = ("choice", self.protocol.search_steps) if choosing else ("test", self.protocol.steps)
-        cell = "; ".join((self.task.name, self.protocol.told(), f"{name}, {size}", part, f"{rate:g}", str(seed)))
+        cell = "; ".join((self.task.name, self.protocol.told(), f"{name}, {size}", f"{rate:g}", str(seed)))
         if cell in self.table.rows:
             return self.table.rows[cell]
         began = time.process_time()
         made = self.made(method, size, seed)
         batches = in_memory(self.data, self.protocol.batch, seed)
-        train(made, batches, rate, steps, seed, self.protocol)
-        loss, right, count = judged(made, batches, "val" if choosing else "test", self.protocol)
+        train(made, batches, rate, seed, self.protocol)
+        choice, _, _ = judged(made, batches, "val", self.protocol)
+        loss, right, count = judged(made, batches, "test", self.protocol)
         with TemporaryDirectory() as folder:
             size_on_disk = made.bytes(Path(folder))
         row = {
             "cell": cell, "task": self.task.name, "protocol": self.protocol.told(), "method": name, "asked": size,
-            "part": part, "rate": rate, "seed": seed, "numbers": made.numbers,
-            "head": sum(p.numel() for p in made.head), "loss": loss, "right": right, "count": count,
-            "bytes": size_on_disk, "cpu_s": time.process_time() - began,
+            "rate": rate, "seed": seed, "numbers": made.numbers,
+            "head": sum(p.numel() for p in made.head), "choice_loss": choice, "loss": loss, "right": right,
+            "count": count, "bytes": size_on_disk, "cpu_s": time.process_time() - began,
         }  # fmt: skip
-        print(f"{cell}: loss {loss:.4f}, {right / count:.1%}, {row['cpu_s']:.0f} s", flush=True)
+        print(f"{cell}: {choice:.4f} to choose by, {right / count:.1%}, {row['cpu_s']:.0f} s", flush=True)
         return self.table.keep(row)
 
     def made(self, method: Method, numbers: int, seed: int) -> Made:
@@ -169,7 +169,7 @@ class Bench:
         losses: dict[int, float] = {}
 
         def look(i: int) -> None:
-            losses[i] = float(self.run(name, numbers, RATES[i], 0, True)["loss"])
+            losses[i] = float(self.run(name, numbers, RATES[i], 0)["choice_loss"])
 
         for i in (at, at - 1, at + 1):
             look(i)
@@ -205,7 +205,7 @@ def compare(tasks: list[str], names: list[str], numbers: list[int], seeds: int, 
             for bench in benches:
                 for size in numbers:
                     for name in names:
-                        bench.run(name, size, bench.rate_of(name, size), seed, False)
+                        bench.run(name, size, bench.rate_of(name, size), seed)
 
 
 def main() -> None:
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--numbers", nargs="+", type=int, default=[1000, 100, 10000])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--table", default="adapters", help="name of the file below results/")
-    for name in ("steps", "search_steps", "batch", "held_out", "subset"):
+    for name in ("steps", "batch", "held_out", "subset"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Protocol, name))
     parser.add_argument("--head-rate", type=float, default=Protocol.head_rate)
     parser.add_argument("--device", default="cpu")

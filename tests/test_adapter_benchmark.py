@@ -48,7 +48,7 @@ def _task():
 
 @pytest.fixture
 def bench(adapters):
-    protocol = adapters.Protocol(steps=3, search_steps=2, batch=8, held_out=16, bfloat16=False)
+    protocol = adapters.Protocol(steps=2, batch=8, held_out=16, bfloat16=False)
     task = _task()
     return adapters.Bench(task, adapters.data_of(task, protocol), protocol, adapters.Table("adapters"))
 
@@ -60,7 +60,7 @@ def test_every_method_trains_what_it_says_and_the_same_head(adapters, bench):
         for name, method in adapters.METHODS.items():
             made = bench.made(method, asked, 0)
             before = {id(p): p.detach().clone() for p in [*made.model.parameters(), *made.own]}
-            adapters.train(made, batches, method.first, 2, 0, bench.protocol)
+            adapters.train(made, batches, method.first, 0, bench.protocol)
             mine = {id(p) for p in [*made.own, *made.head]}
             assert all((id(p) in mine) == p.requires_grad for p in made.model.parameters()), name
             assert all(not torch.equal(p, before[id(p)]) for p in made.head), name
@@ -89,15 +89,17 @@ def test_methods_begin_as_the_same_model(adapters, bench):
 def test_a_rate_at_the_edge_is_followed_by_those_beyond(adapters, bench, monkeypatch):
     tried = []
 
-    def run(self, name, numbers, rate, seed, choosing):
+    def run(self, name, numbers, rate, seed):
         tried.append(rate)
-        return {"loss": abs(rate - 0.1)}
+        return {"choice_loss": abs(rate - 0.1)}
 
     monkeypatch.setattr(adapters.Bench, "run", run)
     assert bench.rate_of("full fine-tuning", 0) == 1e-2
     assert tried == [3e-4, 1e-4, 1e-3, 3e-3, 1e-2]
     tried.clear()
-    monkeypatch.setattr(adapters.Bench, "run", lambda self, name, n, rate, s, c: tried.append(rate) or {"loss": rate})
+    monkeypatch.setattr(
+        adapters.Bench, "run", lambda self, name, n, rate, s: tried.append(rate) or {"choice_loss": rate}
+    )
     assert bench.rate_of("head alone", 0) == 1e-4
     assert tried == [3e-3, 1e-3, 1e-2, 3e-4, 1e-4]
 
@@ -111,10 +113,10 @@ def test_rows_are_kept_and_not_made_twice(adapters, bench, tmp_path, monkeypatch
             return list(csv.DictReader(file))
 
     rows = compare(1)
-    told = [(row["method"], row["asked"]) for row in rows if row["part"] == "test"]
-    assert told == [("head alone", "0"), ("ours, lora", "10"), ("ours, lora", "20")]
-    assert all(3 <= sum(r["part"] == "choice" and r["asked"] == size for r in rows) <= 5 for size in ("0", "10", "20"))
-    assert {row["count"] for row in rows} == {"16", "50"}
+    told = dict.fromkeys((row["method"], row["asked"]) for row in rows)
+    assert list(told) == [("head alone", "0"), ("ours, lora", "10"), ("ours, lora", "20")]
+    assert all(3 <= sum(row["asked"] == size for row in rows) <= 5 for size in ("0", "10", "20"))
+    assert {row["count"] for row in rows} == {"50"}
     assert all(0 <= int(row["right"]) <= int(row["count"]) and int(row["bytes"]) > 4 * 130 for row in rows)
     monkeypatch.setattr(adapters, "train", None)  # nothing is trained again
     assert compare(1) == rows
@@ -136,22 +138,23 @@ def test_tables_are_made_of_the_rows(adapters, tmp_path, monkeypatch):
     monkeypatch.setattr(adapter_tables, "RESULTS", tmp_path)
     assert readme.TABLES["adapters"]() == readme.TABLES["adapter_allocation"]() == "Not measured yet.\n"
     rows = [
-        {"cell": f"{name}{size}{seed}", "task": "mrpc", "protocol": "300/100 steps", "method": name, "asked": size,
-         "part": "test", "rate": 0.1, "seed": seed, "numbers": size or 7, "bytes": 5000, "right": right, "count": 1725}
+        {"cell": f"{name}{size}{seed}", "task": "mrpc", "protocol": "300 steps", "method": name, "asked": size,
+         "rate": 0.1, "choice_loss": 0.5, "seed": seed, "numbers": size or 7, "bytes": 5000, "right": right,
+         "count": 1725}
         for name, size, seed, right in (
             ("head alone", 0, 0, 1200), ("ours, lora", 1000, 0, 1300), ("ours, lora", 1000, 1, 1310),
             ("ours, all", 1000, 0, 1250), ("ours, all", 300, 0, 1240), ("VeRA", 1000, 0, 1290),
         )
     ]  # fmt: skip
-    rows.append({**rows[0], "cell": "chosen", "part": "choice", "right": 1})
+    rows.append({**rows[0], "cell": "another rate", "rate": 0.3, "choice_loss": 0.6, "right": 1})
     with (tmp_path / "adapters.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
     lines = readme.TABLES["adapters"]().splitlines()
-    assert lines[0].split(" | ")[3] == "mrpc (300/100 steps)"
-    assert "| head alone | 7 | 5,000 | 69.6 [67.4, 71.7] (1) | – | – |" in lines
-    assert "| ours, lora | 1,000 | 5,000 | 75.7 [73.6, 77.6] (2) | – | – |" in lines
+    assert lines[0] == "|  | numbers | bytes | mrpc (300 steps) |"
+    assert "| head alone | 7 | 5,000 | 69.6 [67.4, 71.7] (1) |" in lines
+    assert "| ours, lora | 1,000 | 5,000 | 75.7 [73.6, 77.6] (2) |" in lines
     allocation = readme.TABLES["adapter_allocation"]().splitlines()
     assert allocation[0] == "| task |  | d = 300 | d = 1,000 |"
     assert any(line.startswith("| mrpc | ours, all | 71.9 [") for line in allocation)
