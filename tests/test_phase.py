@@ -26,7 +26,7 @@ from subspaces.tasks import get_task
 from subspaces.transition import TraceValue
 from subspaces.transition.measure import FILE, RUNS, measure_transition
 from subspaces.transition.page import load_transition
-from subspaces.transition.prediction import predict_transition
+from subspaces.transition.prediction import PRICE, predict_transition
 from subspaces.transition.result import (
     SEED_STEP,
     Prediction,
@@ -34,6 +34,7 @@ from subspaces.transition.result import (
     dense_levels,
     pilot_levels,
     reading,
+    stored_predictions,
 )
 from subspaces.transition.rule import TransitionRule
 from subspaces.transition.terminal import TransitionDisplay, caveats, thresholds_table, with_interval
@@ -46,7 +47,7 @@ WELL = TransitionRule(
 )  # fmt: skip
 TINY = ["--subset", "256", "--validation", "64", "--epochs", "1", "--batch-size", "32", "--window", "3"]
 TINY += ["--d-min", "4", "--d-max", "64", "--first", "3", "--runs", "1", "--budget", "4", "--burn-in", "0", "4"]
-TINY += ["--solution-epochs", "1", "--predict-examples", "64"]
+TINY += ["--predict-examples", "64"]
 
 
 def measure(out, rule=WELL, config=DIGITS, **options: Any):
@@ -201,27 +202,43 @@ def test_levels_are_chosen_by_the_first_runs(tmp_path):
 
 
 def test_prediction_starts_where_the_runs_start():
-    config = Run.of("digits-fc-8x1", batch_size=32, subset=256, validation=0, l2=1e-4)
-    found = dict(predict_transition(config, (0, 30), [0.1, 0.5, 1.0, 3.0], d=4, epochs=10, examples=200))
-    shared = dict(predict_transition(config, (0, 30), [0.1, 0.5, 1.0, 3.0], d=4, epochs=10, examples=200, workers=2))
+    config = Run.of("digits-fc-8x1", batch_size=32, subset=128, validation=0, l2=1e-4, epochs=3)
+    levels, asked = [0.5, 1.5, 3.0], {"d": 4, "window": 4, "examples": 64}
+    found = dict(predict_transition(config, (0, 30), levels, **asked))
+    shared = dict(predict_transition(config, (0, 30), levels, **asked, workers=2))
     assert {t: one.to_dict() for t, one in shared.items()} == {t: one.to_dict() for t, one in found.items()}
     task = get_task("digits-fc-8x1")
     from subspaces.datasets import DataOptions
 
-    data = task.load_data(DataOptions(subset=256, validation=0))
+    data = task.load_data(DataOptions(subset=128, validation=0))
     with torch.no_grad():
-        loss = float(task.loss(task.build_model(0)(data.train_x[:200]), data.train_y[:200]))
-    assert found[0].start_loss == pytest.approx(loss, rel=1e-4)
-    assert found[0].start_loss > found[30].start_loss > found[30].minimum_loss
-    assert found[0].radius > found[30].radius
-    assert found[0].minimum_loss < 0.2 < found[0].start_loss  # the path was walked to the lowest level
+        loss = float(task.loss(task.build_model(0)(data.train_x), data.train_y))
+    assert found[0].start_loss == pytest.approx(loss, rel=1e-4)  # a window of 4 batches is all of the data
+    assert found[0].start_loss > found[30].start_loss
     for one in found.values():
         known = [d for d in one.d_star if math.isfinite(d)]
         assert known == sorted(known, reverse=True)
-        assert set(one.others) == {"quadratic at the start", "well at the end"}
-        well = one.others["well at the end"]
-        assert all(a <= b for a, b in zip(well, one.upper_bound, strict=True) if math.isfinite(a))
-        assert Prediction.from_dict(json.loads(json.dumps(one.to_dict()))).levels == one.levels
+        assert known[-1] == 0.0
+        assert [d for d in one.d_star if math.isfinite(d)] == [PRICE * d for d in one.geometric if math.isfinite(d)]
+        assert set(one.others) == {"quadratic at the start"}
+        again = Prediction.from_dict(json.loads(json.dumps(one.to_dict())))
+        assert again.levels == one.levels
+        assert again.at(1.5) == pytest.approx(one.at(1.5), nan_ok=True)
+
+
+def test_predictions_of_earlier_versions_are_read_and_made_anew():
+    old = {
+        "levels": [0.1, 0.2], "d_star": [20.0, 10.0], "upper_bound": [9.0, 8.0], "radius": 1.0, "minimum_loss": 0.0,
+        "start_loss": 2.0, "quadratic_start_loss": 1.0, "caveats": [], "others": {"well at the end": [0.0, 0.0]},
+    }  # fmt: skip
+    read = Prediction.from_dict(old)
+    assert read.at(0.1)[0] == 20.0
+    assert math.isnan(read.at(0.1)[1])
+    rule = TransitionRule()
+    stored = {"predictions": {"0": old}, "rule": {"predict_examples": rule.predict_examples}}
+    assert stored_predictions(stored, rule, [0.1, 0.2]) == {}
+    stored["predictions"]["0"] = read.to_dict() | {"geometric": [15.0, 8.0]}
+    assert stored_predictions(stored, rule, [0.1, 0.2])[0].at(0.2) == (10.0, 8.0)
 
 
 def test_a_prediction_that_fails_elsewhere_says_why():
@@ -250,7 +267,7 @@ def test_a_prediction_that_fails_elsewhere_loses_no_other(monkeypatch):
 
 def test_predictions_are_kept_start_by_start(tmp_path, monkeypatch):
     rule = TransitionRule(
-        burn_in=(0, 4), levels=(2.0,), window=3, d_min=4, d_max=64, first=3, runs=1, budget=3, solution_epochs=1,
+        burn_in=(0, 4), levels=(2.0,), window=3, d_min=4, d_max=64, first=3, runs=1, budget=3,
         predict_examples=64,
     )  # fmt: skip
     config = Run.of("digits-fc", subset=256, validation=64, epochs=1, batch_size=32)
@@ -270,7 +287,7 @@ def test_predictions_are_kept_start_by_start(tmp_path, monkeypatch):
 
 
 def test_prediction_between_its_levels():
-    one = Prediction((0.1, 1.0, 10.0), (math.nan, 20.0, 0.0), (math.nan, 40.0, 10.0), 1.0, 0.5, 2.0, 1.0, ("a",))
+    one = Prediction((0.1, 1.0, 10.0), (math.nan, 20.0, 0.0), (math.nan, 40.0, 10.0), 2.0, ("a",))
     assert one.at(1.0) == (20.0, 40.0)
     assert one.at(math.sqrt(10.0)) == pytest.approx((10.0, 25.0))
     assert math.isnan(one.at(0.5)[0])

@@ -1,5 +1,6 @@
 """Widths, Gordon's theorem and predicted thresholds against closed forms and the exact oracle."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,10 +10,12 @@ from scipy import integrate, stats
 from torch import nn
 
 from subspaces.transition.theory import (
-    ProximalOptions,
+    ComparisonOptions,
+    ComparisonPoint,
     QuadraticWell,
     Spectrum,
     angular_dimension_bound,
+    comparison_point,
     convex_transition,
     expected_norm,
     gaussian_width,
@@ -29,6 +32,7 @@ from subspaces.transition.theory import (
     sublevel_cone,
     subspace_minimum,
     threshold_from_gradient,
+    threshold_on_curve,
 )
 
 
@@ -292,42 +296,78 @@ def test_predict_threshold_states_its_doubts():
     assert any("equally over all directions" in note for note in bare.caveats)
 
 
-@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
-def test_predictions_from_the_start_agree_on_a_well(exponent):
-    """On a well the path, the quadratic at the start and the well around its end are one and the same model."""
-    w = well(exponent, D=120)
+def standing_in(w: QuadraticWell) -> tuple[Quadratic, tuple[torch.Tensor, torch.Tensor]]:
+    """The well as a network that stands at its start, and its data."""
     model = Quadratic(w.eigenvalues, torch.float64)
     model.theta.data.copy_(w.displacement)
-    data = torch.zeros(1, 120, dtype=torch.float64), torch.zeros(1, 120, dtype=torch.float64)
-    levels = [f * w.start_loss for f in (0.5, 0.1, 0.02)] + [2 * w.start_loss]
-    options = ProximalOptions(lr=3e-3, steps=250, lanczos=120, probes=2)
-    found = predict_from_start(model, lambda out, y: 0.5 * (out - y).square().sum(), data, levels, options)
-    exact = [predicted_threshold(w.eigenvalues, e, displacement=w.displacement) for e in levels]
-    assert found.at_start == pytest.approx(exact, abs=0.1)
-    assert found.d_star == pytest.approx(exact, abs=0.03 * 120)
-    assert found.at_end == pytest.approx(exact, abs=0.06 * 120)  # its bottom is put where the path ends, above 0
-    assert all(a <= b for a, b in zip(found.at_end, found.upper_bound, strict=True))
-    assert found.d_star[-1] == 0.0
+    return model, (torch.zeros(1, w.D, dtype=torch.float64), torch.zeros(1, w.D, dtype=torch.float64))
+
+
+def half_square(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return 0.5 * (out - y).square().sum()
+
+
+CONVERGED = ComparisonOptions(lr=0.02, steps=300, window=1, points=24)
+
+
+@pytest.mark.parametrize(("exponent", "d"), [(0.0, 80), (1.0, 80), (2.0, 10)])
+def test_the_comparison_reaches_what_random_subspaces_of_a_well_reach(exponent, d):
+    """The exact minima of random planes against those of single directions: equal to leading order in D = 400."""
+    w = well(exponent, D=400)
+    model, data = standing_in(w)
+    exact = w.minima([d], 60)
+    found = [
+        comparison_point(model, half_square, data, d, dataclasses.replace(CONVERGED, seed=seed)) for seed in range(12)
+    ]
+    values = torch.tensor([point.value for point in found], dtype=torch.float64)
+    error = 3 * float(values.std()) / math.sqrt(12)
+    assert float(values.mean()) == pytest.approx(float(exact.mean()), rel=0.08, abs=error)
+    assert error < 0.3 * float(exact.mean())
+    assert float(values.std()) == pytest.approx(float(exact.std()), rel=1.0)  # and they scatter alike
     assert torch.equal(model.theta, w.displacement)  # left as it is
-    envelopes = [point.envelope for point in found.points]
-    assert envelopes == sorted(envelopes, reverse=True)
-    assert found.points[0].d == 0.0
+    assert found[0].distance == pytest.approx(found[0].chosen * math.sqrt(400 / d))
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+def test_predictions_from_the_start_agree_on_a_well(exponent):
+    w = well(exponent, D=1000)
+    model, data = standing_in(w)
+    levels = [f * w.start_loss for f in (0.6, 0.4)] + [2 * w.start_loss]
+    found = predict_from_start(model, half_square, data, levels, CONVERGED)
+    exact = [predicted_threshold(w.eigenvalues, e, displacement=w.displacement) for e in levels]
+    assert found.at_start == pytest.approx(exact, rel=0.05)
+    assert found.d_star == pytest.approx(exact, rel=0.15)
+    assert found.d_star[-1] == 0.0
+    assert [point.d for point in found.points] == sorted({point.d for point in found.points})
     assert found.start_loss == pytest.approx(w.start_loss)
 
 
-def test_a_path_that_ends_too_early_says_so():
+def test_a_comparison_that_ends_too_early_says_so():
     w = well(1.0, D=40)
-    model = Quadratic(w.eigenvalues, torch.float64)
-    model.theta.data.copy_(w.displacement)
-    data = torch.zeros(1, 40, dtype=torch.float64), torch.zeros(1, 40, dtype=torch.float64)
-    options = ProximalOptions(steps=1, lanczos=40, points=2)
-    found = predict_from_start(model, lambda out, y: 0.5 * (out - y).square().sum(), data, [1e-6], options)
+    model, data = standing_in(w)
+    options = ComparisonOptions(steps=2, window=1, points=2)
+    found = predict_from_start(model, half_square, data, [1e-9], options)
     assert math.isnan(found.d_star[0])
     assert "no prediction" in found.caveats[-1]
     with pytest.raises(RuntimeError, match="loss at the start is nan"):
         predict_from_start(model, lambda out, y: (out - y).sum() * math.nan, data, [1e-6], options)
+    with pytest.raises(RuntimeError, match="in the comparison at d = 4"):
+        comparison_point(model, lambda out, y: (out - y).sum() * math.inf, data, 4, options)
     with pytest.raises(ValueError, match="`steps` must be at least 1; got 0"):
-        ProximalOptions(steps=0)
+        ComparisonOptions(steps=0)
+    with pytest.raises(ValueError, match="`window` must be at most `steps`"):
+        ComparisonOptions(steps=3)
+    with pytest.raises(ValueError, match=r"`d` must be in 1 … D − 1 = 39; got 40"):
+        comparison_point(model, half_square, data, 40, options)
+
+
+def test_thresholds_are_read_from_scattered_points_and_between_few():
+    points = [ComparisonPoint(d, 8.0 / d, 1.0, 1.0) for d in (8, 16, 32, 64, 128)]
+    assert threshold_on_curve(points, 0.2, 3.0) == pytest.approx(40, rel=0.02)
+    assert threshold_on_curve(points[:2], 0.75, 3.0) == pytest.approx(8 * 2 ** (math.log(1 / 0.75) / math.log(2)))
+    assert threshold_on_curve(points, 3.0, 3.0) == 0.0
+    assert math.isnan(threshold_on_curve(points, 0.01, 3.0))
+    assert 0 < threshold_on_curve(points, 2.0, 3.0) < 8
 
 
 def test_threshold_from_gradient_is_the_well_seen_from_the_start():

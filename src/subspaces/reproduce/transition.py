@@ -19,7 +19,7 @@ from subspaces.transition.rule import TransitionRule
 
 TRANSITION_COLUMNS = (
     *COLUMNS, "burn_in", "start_loss", "level", "added", "monotone", "monotone_low", "monotone_high", "predicted",
-    "bound", "d_min", "d_max", "delta", "window", "steps",
+    "geometric", "d_min", "d_max", "delta", "window", "steps",
 )  # fmt: skip
 RUN = "run"
 """Quantity of the rows of single runs: ``measured`` is the lowest windowed training loss or the last test accuracy."""
@@ -82,7 +82,7 @@ def _threshold(recipe: str, series: Series, found: Transition, part: str, row: d
         low=_digits(row["low"]), high=_digits(row["high"]), seconds=_digits(sum(result.seconds for result in mine)),
         start_loss=_digits(row["start_loss"], 4), level=f"{row['level']:g}", monotone=_digits(row["monotone"]),
         monotone_low=_digits(row["monotone_low"]), monotone_high=_digits(row["monotone_high"]),
-        predicted=_digits(row["predicted"]), bound=_digits(row["predicted_bound"]), d_min=row["d_min"],
+        predicted=_digits(row["predicted"]), geometric=_digits(row["predicted_geometric"]), d_min=row["d_min"],
         d_max=row["d_max"], delta=rule.delta, window=rule.window if part == "train" else "", burn_in=row["burn_in"],
         steps=max(len(result.trace) for result in mine),
     )  # fmt: skip

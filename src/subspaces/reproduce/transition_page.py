@@ -13,7 +13,7 @@ def results(recipe: Recipe, rows: list[Row]) -> str:
     order = [one.name for one in recipe.series]
     mine = [row for row in rows if row["quantity"] != RUN and row["series"] in order]
     mine.sort(key=lambda row: order.index(row["series"]))
-    head = ["series", "reach", "start", "d* (95 %)", "d*/D", "monotone (95 %)", "predicted", "bound", "runs"]
+    head = ["series", "reach", "start", "d* (95 %)", "d*/D", "monotone (95 %)", "predicted", "geometry", "runs"]
     lines = []
     for row in mine:
         what = "ε =" if row["part"] == "train" else "test accuracy"
@@ -21,7 +21,7 @@ def results(recipe: Recipe, rows: list[Row]) -> str:
         share = f"{100 * row.number('measured') / row.whole('D'):.2g} %" if row["measured"] else ""
         lines.append([
             row["series"], f"{what} {row['level']}{mark}", _start(row), with_interval(row), share,
-            with_interval(row, "monotone"), count(row["predicted"]), count(row["bound"]), row["runs"],
+            with_interval(row, "monotone"), count(row["predicted"]), count(row["geometric"]), row["runs"],
         ])  # fmt: skip
     note = "\n† A level that was chosen after data had been seen.\n" if any(row["added"] for row in mine) else ""
     return table(head, lines, "lllrrrrrr") + note

@@ -192,7 +192,7 @@ class _Search(Measurement):
         from subspaces.transition.prediction import predict_transition  # torch is needed only here
 
         for t, found in predict_transition(
-            self.config, missing, levels, d=self.range[1], epochs=rule.solution_epochs,
+            self.config, missing, levels, d=self.range[1], window=rule.window,
             examples=rule.predict_examples, workers=workers,
         ):  # fmt: skip
             self.predictions[t] = found

@@ -120,6 +120,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _rule(stored: dict[str, Any]) -> TransitionRule:
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["rule"].items()}
+    fields.pop("solution_epochs", None)  # of records of earlier versions
     return TransitionRule(**fields)
 
 
@@ -140,7 +141,7 @@ def _guessed(rows: list[dict[str, Any]], stored: dict[str, Any]) -> list[dict[st
 
 _THRESHOLDS = (
     "Measured threshold dimension d* with its interval, one line per start; an arrow marks a level that no d reached "
-    "(up) or every d (down). Dashed, in the same colour: predicted along the proximal path, where it predicts any."
+    "(up) or every d (down). Dashed, in the same colour: predicted by Gordon's comparison, where it predicts any."
 )
 METHOD = (
     "d* from the values that runs reached, ln(value) being a smooth curve of ln d with scatter; the monotone fit "
@@ -204,12 +205,12 @@ def _cards(found: Transition) -> list[Card]:
 def _table(found: Transition) -> str:
     percent, rule = f"{100 * found.rule.confidence:g} %", found.rule
     head = ["burn-in", "start loss", rule.level_name, f"d* ({percent})", "d*/D", f"monotone ({percent})"]
-    head += ["predicted", "bound"] if found.predictions else []
+    head += ["predicted", "geometry"] if found.predictions else []
     body = []
     for row in found.rows():
         cells = [f"{row['burn_in']:,}", number(row["start_loss"]), number(row["level"]), with_interval(row)]
         cells += [number(row["d_star_of_D"]), with_interval(row, "monotone")]
-        cells += [predicted(row), number(row["predicted_bound"], 0)] if found.predictions else []
+        cells += [predicted(row), number(row["predicted_geometric"], 0)] if found.predictions else []
         body.append([*cells, str(row["runs"])])
     notes = [_judged(rule), *remarks(found)]
     notes += [f"Predictions: {text}" for text in caveats(found)]

@@ -30,44 +30,42 @@ SEED_STEP = 1_000_000
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted for one burn-in time; ``d_star``, ``upper_bound`` and each of ``others`` have one d per level.
+    """What is predicted for one burn-in time; ``d_star``, ``geometric`` and each of ``others`` have one d per level.
 
-    ``d_star`` is that of the proximal path, ``upper_bound`` that of the well around its end; ``others`` are the
-    quadratic models at both ends, by their names. See `subspaces.transition.theory.StartPrediction`.
+    ``geometric`` is the d of Gordon's comparison, ``d_star`` that times the price of training; ``others`` are models of
+    the loss by their names. See `subspaces.transition.theory.StartPrediction`.
     """
 
     levels: tuple[float, ...]
     d_star: tuple[float, ...]
-    upper_bound: tuple[float, ...]
-    radius: float
-    minimum_loss: float
+    geometric: tuple[float, ...]
     start_loss: float
-    quadratic_start_loss: float
     caveats: tuple[str, ...]
     others: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def at(self, level: float) -> tuple[float, float]:
-        """(d*, upper bound) at a level, between levels by interpolation in its logarithm; NaN outside."""
+        """(d*, geometric d) at a level, between levels by interpolation in its logarithm; NaN outside."""
         known = [i for i, d in enumerate(self.d_star) if math.isfinite(d)]
         if not known or not self.levels[known[0]] <= level <= self.levels[known[-1]]:
             return math.nan, math.nan
         x = np.log([self.levels[i] for i in known])
-        d, bound = ([line[i] for i in known] for line in (self.d_star, self.upper_bound))
-        return float(np.interp(math.log(level), x, d)), float(np.interp(math.log(level), x, bound))
+        d, geometric = ([line[i] for i in known] for line in (self.d_star, self.geometric))
+        return float(np.interp(math.log(level), x, d)), float(np.interp(math.log(level), x, geometric))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values; NaN becomes None."""
-        lines: dict[str, Any] = {name: [_null(d) for d in getattr(self, name)] for name in ("d_star", "upper_bound")}
+        lines: dict[str, Any] = {name: [_null(d) for d in getattr(self, name)] for name in ("d_star", "geometric")}
         lines["others"] = {name: [_null(d) for d in line] for name, line in self.others.items()}
         return dataclasses.asdict(self) | lines
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Prediction":
-        """The inverse of `to_dict`."""
-        lines: dict[str, Any] = {name: _numbers(fields[name]) for name in ("d_star", "upper_bound")}
+        """The inverse of `to_dict`; of a record of an earlier version what it has in common with this one."""
+        unknown = [None] * len(fields["levels"])
+        lines: dict[str, Any] = {name: _numbers(fields.get(name, unknown)) for name in ("d_star", "geometric")}
         lines["others"] = {name: _numbers(line) for name, line in fields.get("others", {}).items()}
         lines |= {name: tuple(fields[name]) for name in ("levels", "caveats")}
-        return cls(**(fields | lines))
+        return cls(**lines, start_loss=fields["start_loss"])
 
 
 @dataclass(frozen=True)
@@ -164,14 +162,14 @@ class Transition:
         for found in self.thresholds():
             plain = monotone[found.burn_in, found.level]
             guess = self.predictions.get(found.burn_in)
-            predicted, bound = (math.nan, math.nan) if guess is None else guess.at(found.level)
+            predicted, geometric = (math.nan, math.nan) if guess is None else guess.at(found.level)
             rows.append({
                 "burn_in": found.burn_in, "start_loss": initial.get(found.burn_in), "level": found.level,
                 "status": found.status, "d_star": _null(found.d_star), "low": found.lower, "high": _null(found.upper),
                 "d_star_of_D": _null(found.d_star / self.D),
                 "monotone": _null(plain.d_star), "monotone_low": plain.lower, "monotone_high": _null(plain.upper),
                 "method": found.method, "agrees": found.agrees(plain),
-                "predicted": _null(predicted), "predicted_bound": _null(bound),
+                "predicted": _null(predicted), "predicted_geometric": _null(geometric),
                 "ruled_out": not found.lower < predicted <= found.upper if math.isfinite(predicted) else None,
                 "runs": found.runs, "d_min": found.tested[0], "d_max": found.tested[-1],
             })  # fmt: skip
@@ -276,13 +274,16 @@ def stored_predictions(stored: dict[str, Any], rule: TransitionRule, levels: lis
     """The predictions of an earlier call, as `Transition.to_dict` wrote them, that are what is wanted now."""
     try:
         found = {int(t): Prediction.from_dict(fields) for t, fields in stored["predictions"].items()}
-        settings = [stored["rule"][name] for name in ("solution_epochs", "predict_examples")]
+        examples = stored["rule"]["predict_examples"]
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
-    if settings != [rule.solution_epochs, rule.predict_examples]:
+    if examples != rule.predict_examples:
         return {}
-    # without `others` they are of a version that predicted from a solution
-    return {t: one for t, one in found.items() if t in rule.burn_in and one.others and list(one.levels) == levels}
+
+    def fits(one: Prediction) -> bool:  # earlier versions had no geometric d
+        return list(one.levels) == levels and any(math.isfinite(d) for d in one.geometric)
+
+    return {t: one for t, one in found.items() if t in rule.burn_in and fits(one)}
 
 
 def _numbers(line: Sequence[float | None]) -> tuple[float, ...]:

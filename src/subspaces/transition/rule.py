@@ -51,10 +51,8 @@ class TransitionRule:
     """Budget of time; nothing is started after it."""
     predict: bool = True
     """Put predicted thresholds beside the measured ones (training loss only)."""
-    solution_epochs: int = 5
-    """Passes of training along the path from each start, from which thresholds are predicted."""
     predict_examples: int = 1000
-    """Training examples of which the prediction takes its curvature."""
+    """Training examples of which the prediction takes the curvature at the start."""
 
     def __post_init__(self) -> None:
         counts = (
@@ -64,7 +62,6 @@ class TransitionRule:
             "runs",
             "budget",
             "ahead",
-            "solution_epochs",
             "predict_examples",
         )
         at_least(1, **{name: getattr(self, name) for name in (*counts, "d_min", "d_max")})

@@ -87,14 +87,14 @@ def thresholds_table(found: Transition) -> Table:
     """Measured thresholds with intervals, by both methods, beside the predicted ones."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = ["t", "L(θ_t)", "ε" if found.rule.goal == "loss" else "level", "d*", "d*/D", "monotone"]
-    names += ["predicted", "bound"] if found.predictions else []
+    names += ["predicted", "geometry"] if found.predictions else []
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for row in found.rows():
         cells = [f"{row['burn_in']:,}", number(row["start_loss"]), number(row["level"])]
         cells += [with_interval(row), number(row["d_star_of_D"]), with_interval(row, "monotone")]
         if found.predictions:
-            cells += [predicted(row), number(row["predicted_bound"], 0)]
+            cells += [predicted(row), number(row["predicted_geometric"], 0)]
         table.add_row(*cells)
     return table
 

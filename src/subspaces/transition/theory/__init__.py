@@ -4,6 +4,14 @@
 # curvature and its spectrum, matrix-free
 from subspaces.curvature.operators import CURVATURES, Curvature, GaussNewtonProduct, Hessian
 from subspaces.curvature.spectrum import Spectrum, lanczos, spectral_density, vector_measure
+from subspaces.transition.theory.comparison import (
+    ComparisonOptions,
+    ComparisonPoint,
+    comparison_curve,
+    comparison_point,
+    start_loss,
+    threshold_on_curve,
+)
 from subspaces.transition.theory.geometry import (
     Cone,
     MonteCarlo,
@@ -25,7 +33,6 @@ from subspaces.transition.theory.prediction import (
     spectral_threshold_bound,
     threshold_from_gradient,
 )
-from subspaces.transition.theory.proximal import ProximalOptions, ProximalPoint, proximal_path, threshold_on_path
 
 # thresholds of a network from where its subspaces are laid
 from subspaces.transition.theory.start import StartPrediction, predict_from_start
@@ -41,18 +48,20 @@ from subspaces.transition.theory.wells import (
 
 __all__ = [
     "CURVATURES",
+    "ComparisonOptions",
+    "ComparisonPoint",
     "Cone",
     "Curvature",
     "GaussNewtonProduct",
     "Hessian",
     "MonteCarlo",
-    "ProximalOptions",
-    "ProximalPoint",
     "QuadraticWell",
     "Spectrum",
     "StartPrediction",
     "ThresholdPrediction",
     "angular_dimension_bound",
+    "comparison_curve",
+    "comparison_point",
     "convex_transition",
     "expected_norm",
     "gaussian_width",
@@ -66,12 +75,12 @@ __all__ = [
     "predict_from_start",
     "predict_threshold",
     "predicted_threshold",
-    "proximal_path",
     "spectral_density",
     "spectral_threshold_bound",
+    "start_loss",
     "sublevel_cone",
     "subspace_minimum",
     "threshold_from_gradient",
-    "threshold_on_path",
+    "threshold_on_curve",
     "vector_measure",
 ]
