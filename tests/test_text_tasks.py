@@ -10,11 +10,13 @@ from tiny_texts import examples, save_bert, save_gpt2, write_glue
 
 from subspaces.cli import main
 from subspaces.datasets import Data
-from subspaces.runs.fingerprint import fingerprint
+from subspaces.runs.extract import recorded_config
+from subspaces.runs.fingerprint import fingerprint, row_is_of_today
+from subspaces.runs.records import encode_row
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
 from subspaces.tasks import get_task
-from subspaces.tasks.text import TEXTS, TextOptions, text_task, with_options
+from subspaces.tasks.text import TEXTS, TextOptions, leads_elsewhere, text_task, with_options
 from subspaces.tasks.text.options import split
 from subspaces.training.lengths import ByLength
 
@@ -288,6 +290,26 @@ def test_a_check_tells_what_always_the_same_answer_scores(root, capsys, tmp_path
     path = table(tmp_path / "own.tsv", examples(60))
     words = ("check", f"text-{path}", "--model", "bert", "--epochs", "6", "--batch-size", "8", "--lr", "0.01")
     assert "always the same answer scores 0." in " ".join(said(capsys, *words)[1].split())
+
+
+def test_a_row_of_somebody_opens_no_file_and_asks_no_hub(monkeypatch):
+    monkeypatch.setattr("subspaces.tasks.text.places.place_of", lambda name: pytest.fail(f"looked for {name}"))
+    monkeypatch.setattr("subspaces.tasks.text.pretrained.place_of", lambda name: pytest.fail(f"looked for {name}"))
+    monkeypatch.setattr("subspaces.tasks.text.files.Own.find", lambda *_: pytest.fail("opened a file"))
+    for name in ("mrpc,model=some/repository", "text-/etc/own.tsv"):
+        row = {"config": Run.of("digits-fc").to_dict() | {"task": name}, "fingerprint": "r1-0000000000"}
+        assert row_is_of_today(row)
+        assert row_is_of_today(row, typed="mrpc")
+    plain = ("mrpc", "rte,layers=3", "sst2,model=minilm", "digits-fc", "mrpc,layers=x")
+    assert not any(map(leads_elsewhere, plain))
+
+
+def test_a_recorded_run_leads_to_a_model_of_its_own_only_if_trusted(tmp_path):
+    named = {"config": Run.of("mrpc").to_dict() | {"task": "mrpc,model=some/repository"}}
+    (tmp_path / "result.json").write_bytes(encode_row(named))
+    with pytest.raises(ValueError, match=r"leads to files or a model of its own\. If you know .* --trust mrpc,model="):
+        recorded_config(tmp_path)
+    assert recorded_config(tmp_path, trust=["mrpc,model=some/repository"]) is not None
 
 
 def test_a_local_model_asks_no_network(root, monkeypatch):

@@ -25,6 +25,7 @@ from subspaces.runs.store import RESULT
 from subspaces.runs.stored import enter_stored
 from subspaces.subspace import Subspace
 from subspaces.tasks.find import is_known
+from subspaces.tasks.text import leads_elsewhere
 from subspaces.training.state import Fit
 from subspaces.training.step import evaluate
 
@@ -152,10 +153,11 @@ def recorded_config(folder: Path, trust: Collection[str] = ()) -> Run | None:
     for name in ("task", "projection", "optimizer"):
         value = fields.get(name)
         known = value in trust or is_known(str(value))  # what this process has is imported already
-        if isinstance(value, str) and ":" in value and not known and not _ours(value):
+        if isinstance(value, str) and (":" in value or leads_elsewhere(value)) and not known and not _ours(value):
+            what = "an import path" if ":" in value else "which leads to files or a model of its own"
             raise ValueError(
-                f"`source` must name what is registered; got the {name} {value!r} in {folder / RESULT}, an import "
-                f"path. If you know that code and trust it, add --trust {value}."
+                f"`source` must name what is registered; got the {name} {value!r} in {folder / RESULT}, {what}. "
+                f"If you know that code and trust it, add --trust {value}."
             )
     try:
         return Run.from_dict(fields)

@@ -14,6 +14,7 @@ from typing import Any
 
 from subspaces.runs.run import Run
 from subspaces.tasks import Hyper, get_task, known_definition
+from subspaces.tasks.text import leads_elsewhere
 
 
 def fingerprint(config: Run) -> str:
@@ -107,7 +108,7 @@ def row_is_of_today(row: dict[str, Any], typed: str | None = None) -> bool:
         typed: the task that the user asked for. A row of another task that is no registered name counts as of today.
     """
     task = row["config"]["task"]
-    if ":" in task and task != typed:
+    if (":" in task or leads_elsewhere(task)) and task != typed:
         return True
     return _same(row.get("fingerprint", ""), _of(task, row["config"]))
 

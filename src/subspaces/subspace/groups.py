@@ -36,7 +36,8 @@ class Groups:
     """
 
     def __init__(self, names: Sequence[str], d: int, scales: Scales | None):
-        self.scales, self.plain = scales, scales is None
+        self.scales: Scales | None = scales
+        self.plain = scales is None
         if scales is None:
             self._groups = [Group(list(range(len(names))), None)]
         else:

@@ -4,9 +4,19 @@
 model or its tokenizer is made.
 """
 
-from subspaces.tasks.text.names import TEXTS, is_text_task, named, text_task, with_options
+from subspaces.tasks.text.names import TEXTS, is_text_task, leads_elsewhere, named, text_task, with_options
 from subspaces.tasks.text.options import TextOptions
 from subspaces.tasks.text.pretrained import Pretrained
 from subspaces.tasks.text.source import Texts
 
-__all__ = ["TEXTS", "Pretrained", "TextOptions", "Texts", "is_text_task", "named", "text_task", "with_options"]
+__all__ = [
+    "TEXTS",
+    "Pretrained",
+    "TextOptions",
+    "Texts",
+    "is_text_task",
+    "leads_elsewhere",
+    "named",
+    "text_task",
+    "with_options",
+]

@@ -9,6 +9,7 @@ from subspaces.tasks.hyper import Hyper
 from subspaces.tasks.task import Task
 from subspaces.tasks.text.files import Files, Glue, Own, stamp
 from subspaces.tasks.text.options import OPTIONS, OWN, TextOptions, split, written
+from subspaces.tasks.text.places import PACKAGES
 from subspaces.tasks.text.pretrained import Network, Pretrained
 from subspaces.tasks.text.source import Texts
 
@@ -105,6 +106,20 @@ def is_text_task(name: str) -> bool:
     """Whether a name is one of a task of texts, with options or without."""
     base, _, _ = name.partition(",")
     return base in TEXTS or (base.startswith(OWN) and base != OWN)
+
+
+def leads_elsewhere(name: str) -> bool:
+    """Whether a name of a task of texts makes this process open files, or ask the hub, that the name itself chooses.
+
+    What a stranger's row names must not do that; what the user types may.
+    """
+    if not is_text_task(name):
+        return False
+    try:
+        base, options = split(name)
+    except ValueError:  # a name that leads nowhere, which whoever asks for it is told
+        return False
+    return base not in TEXTS or options.get("model", "minilm") not in PACKAGES
 
 
 def with_options(task: str, **options: Any) -> str:
