@@ -40,7 +40,7 @@ def step_of(made: Made, name: str, given: argparse.Namespace) -> Callable[[], No
     """One training step of it, always on the same batch of random tokens."""
     optimizer = optimizer_of(made, METHODS[name].first, 1e-3)
     made.model.train()
-    ids = torch.randint(1000, 2000, (given.batch, get_task(given.task).data.tokens))  # type: ignore[union-attr]
+    ids = torch.randint(1000, 2000, (given.batch, given.tokens))
     x, y = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.arange(given.batch) % 2
 
     def step() -> None:
@@ -70,7 +70,18 @@ def peak(name: str, given: argparse.Namespace) -> float:
 
 def measured(name: str, given: argparse.Namespace) -> float:
     """`peak` in a fresh process."""
-    call = [sys.executable, __file__, "--task", given.task, "--numbers", str(given.numbers), "--here", name]
+    call = [
+        sys.executable,
+        __file__,
+        "--task",
+        given.task,
+        "--numbers",
+        str(given.numbers),
+        "--here",
+        name,
+        "--tokens",
+        str(given.tokens),
+    ]
     told = subprocess.run([*call, "--batch", str(given.batch)], capture_output=True, text=True, check=True).stdout
     return float(json.loads(told.splitlines()[-1]))
 
@@ -82,7 +93,7 @@ def times(given: argparse.Namespace) -> list[dict[str, Any]]:
     seconds = cpu_interleaved({name: step_of(one, name, given) for name, one in made.items()}, given.rounds)
     return [
         {
-            "method": name, "task": given.task, "asked": given.numbers, "batch": given.batch,
+            "method": name, "task": given.task, "asked": given.numbers, "batch": given.batch, "tokens": given.tokens,
             "numbers": one.numbers, "bytes": sizes[name],
             "ms": 1e3 * median(seconds[name]), "of_full": ratio(seconds, name, BASE),
         }
@@ -95,6 +106,7 @@ def main() -> None:
     parser.add_argument("--task", default="mrpc,layers=3,tokens=64")
     parser.add_argument("--numbers", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--memory", action="store_true", help="measure memory, each method in a process of its own")
     parser.add_argument("--here", choices=METHODS, help="measure memory in this process and print it")

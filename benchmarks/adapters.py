@@ -1,6 +1,6 @@
 """Which small adapter fine-tunes best? All methods of `adapter_methods.py` at equal trained numbers, rates and steps.
 
-    python benchmarks/adapters.py --tasks mrpc,layers=3,tokens=64 rte,layers=3,tokens=64 --numbers 100 1000 10000
+    python benchmarks/adapters.py --tasks sst2,layers=3,tokens=64 mrpc,tokens=64 rte,tokens=64 --numbers 100 1000
     python benchmarks/adapters.py --only "ours, lora" Uni-LoRA --seeds 1
     python benchmarks/adapters.py --tasks sst2,model=FOLDER --device cuda --batch 32
 
@@ -210,7 +210,7 @@ def compare(tasks: list[str], names: list[str], numbers: list[int], seeds: int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=["mrpc,layers=3,tokens=64", "rte,layers=3,tokens=64"])
+    parser.add_argument("--tasks", nargs="+", default=["sst2,layers=3,tokens=64", "mrpc,tokens=64", "rte,tokens=64"])
     parser.add_argument("--only", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD")
     parser.add_argument("--numbers", nargs="+", type=int, default=[1000, 100, 10000])
     parser.add_argument("--seeds", type=int, default=3)
