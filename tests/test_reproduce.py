@@ -376,6 +376,10 @@ def test_seeds_are_never_used_twice():
     assert all(config.seeds.model == config.seeds.data == config.seeds.projection for config in configs)
 
 
+class Asked(Exception):
+    """With the rule of a search that was asked for."""
+
+
 @pytest.mark.parametrize(("ratio", "rule"), [(0, None), (1.5, 1.5)])
 def test_a_recipe_may_want_the_interval_that_the_command_wants(monkeypatch, tmp_path, ratio, rule):
     """No width of its own: 1.25, or wider where one run tells too little, as `subspaces dimension` has it."""
@@ -384,12 +388,15 @@ def test_a_recipe_may_want_the_interval_that_the_command_wants(monkeypatch, tmp_
     from subspaces.reproduce.kinds import KINDS
     from subspaces.reproduce.work import Work
 
-    asked = []
-    monkeypatch.setattr(grid, "measure_dimension", lambda config, out, rule, **words: asked.append(rule))
-    monkeypatch.setattr(grid, "dimension_row", lambda *words: None)
+    def measured(config, out, rule, **words):
+        raise Asked(rule)
+
+    monkeypatch.setattr(grid, "measure_dimension", measured)
     work = Work(load_recipe("li2018-control"), Paths.of(tmp_path), KINDS["table"])
-    grid._measure(work, work.recipe.named("cartpole-dqn"), Wanted(published=25, baseline="195", ratio=ratio))
-    assert (asked[0].ratio, asked[0].start, asked[0].baseline) == (rule, 25, "195")
+    with pytest.raises(Asked) as asked:
+        grid._measure(work, work.recipe.named("cartpole-dqn"), Wanted(published=25, baseline="195", ratio=ratio))
+    (given,) = asked.value.args
+    assert (given.ratio, given.start, given.baseline) == (rule, 25, "195")
 
 
 # ---- the command

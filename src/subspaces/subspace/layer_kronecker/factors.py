@@ -130,11 +130,11 @@ def factor_all_(model: nn.Module, recipe: dict[str, Any]) -> None:
 
 
 def unfactor_all_of_(model: nn.Module, recipe: dict[str, Any]) -> None:
-    """Make the layers of a recipe plain again; those that were not factored yet stay as they are."""
+    """Make the layers of a recipe plain again; those that were not factored yet, or are not there, stay as they are."""
+    modules = dict(model.named_modules())
     for name in recipe["layers"]:
-        layer = model.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
-        unfactor_(layer)
+        if isinstance(layer := modules.get(name), nn.Linear):
+            unfactor_(layer)
 
 
 def linears_of(model: nn.Module, recipe: dict[str, Any], path: str | Path) -> dict[str, nn.Linear]:
