@@ -3,7 +3,8 @@
     python examples/replay.py                               examples/cartpole-25.safetensors, cartpole.gif
     python examples/replay.py FILE GIF                      any policy that a run of a published task left
 
-The file holds w, the seed of P and the seed of θ₀; task and seed stand in its header. It was made by
+The file holds w, the seed of P and the seed of θ₀; task and seed stand in its header. It was made by the first revision
+of the task, whose DQN drew other random numbers than today's. One of today is made by
 
     subspaces train cartpole --d 25 --seed-projection 1 --seed-model 1 --out runs
 """
