@@ -40,8 +40,8 @@ def test_fingerprints_never_change_by_accident(config, known):
 
 def test_only_what_decides_numbers_is_in_the_fingerprint(monkeypatch):
     def now(**fields):
-        monkeypatch.setitem(TASKS, "mine", dataclasses.replace(TASKS["digits-fc"], name="mine", **fields))
-        return fingerprint(Run.of("mine", d=5, lr=0.1))
+        monkeypatch.setitem(TASKS, "revised", dataclasses.replace(TASKS["digits-fc"], name="revised", **fields))
+        return fingerprint(Run.of("revised", d=5, lr=0.1))
 
     plain = now()
     assert plain == now(source="elsewhere", baseline=0.5) == now(model=Network("fc", "digits"))
@@ -56,10 +56,10 @@ def test_only_what_decides_numbers_is_in_the_fingerprint(monkeypatch):
 
 
 def test_options_that_json_cannot_hold_have_a_lasting_name(monkeypatch):
-    monkeypatch.setitem(TASKS, "mine", image_task("mine", "digits", WITH, model_options={"act": max}))
-    first = fingerprint(Run.of("mine"))
-    monkeypatch.setitem(TASKS, "mine", image_task("mine", "digits", WITH, model_options={"act": min}))
-    assert fingerprint(Run.of("mine")) != first
+    monkeypatch.setitem(TASKS, "revised", image_task("revised", "digits", WITH, model_options={"act": max}))
+    first = fingerprint(Run.of("revised"))
+    monkeypatch.setitem(TASKS, "revised", image_task("revised", "digits", WITH, model_options={"act": min}))
+    assert fingerprint(Run.of("revised")) != first
 
 
 def with_option(shape, classes, act):
