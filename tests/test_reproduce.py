@@ -25,6 +25,7 @@ from subspaces.reproduce.run import redraw, reproduce
 from subspaces.runs.run import Run
 from subspaces.runs.settings import Compute
 from subspaces.tasks import get_task
+from subspaces.text_words import is_text_task
 
 EVERY = [(name, series) for name in RECIPES for series in load_recipe(name).series if series.kind == "table"]
 IDS = [f"{name}-{series.name}" for name, series in EVERY]
@@ -97,7 +98,14 @@ def test_recipes_say_what_is_claimed_and_run_without_being_named(name):
     assert sum(len(one.d) * one.seeds for one in smoked.series) <= 16
 
 
-@pytest.mark.parametrize(("name", "series"), EVERY, ids=IDS)
+BUILDABLE = [
+    pytest.param(*one, marks=[pytest.mark.text] * is_text_task(one[1].task), id=name)
+    for one, name in zip(EVERY, IDS, strict=True)
+]
+"""Networks of texts are built with the extra `text`."""
+
+
+@pytest.mark.parametrize(("name", "series"), BUILDABLE)
 def test_tasks_kinds_and_options_exist(name, series):
     task = get_task(series.task)
     configs = [config_of(series, d, i) for d in series.d for i in range(series.seeds)]
