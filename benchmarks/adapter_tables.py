@@ -1,10 +1,9 @@
 """The tables of docs/language-models.md that are measured: small adapters, shares of d among tensors, serving."""
 
-import csv
 from collections.abc import Callable
 
 import numpy as np
-from common import RESULTS
+from common import read_rows
 
 from subspaces.transition.statistics import wilson_interval
 
@@ -15,18 +14,10 @@ Rows = list[dict[str, str]]
 Markdown = Callable[[list[str], list[list[str]]], str]
 
 
-def _rows(name: str) -> Rows:
-    path = RESULTS / f"{name}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _chosen() -> Rows:
     """The rows at the rate that the first seed has chosen for its task, protocol, method and size."""
     best: dict[tuple[str, ...], tuple[float, str]] = {}
-    found = _rows("adapters")
+    found = read_rows("adapters")
     for row in found:
         if row["seed"] == "0":
             one = float(row["choice_loss"]), row["rate"]
@@ -72,8 +63,8 @@ def _number(row: dict[str, str], name: str, form: str) -> str:
 def costs(markdown: Markdown) -> str:
     """Trained numbers, files, steps and memory of every method at one size."""
     forms = {"numbers": "{:,.0f}", "bytes": "{:,.0f}", "of_full": "{:.2f}", "peak_MB": "{:,.0f}"}
-    memory = {row["method"]: row["peak_MB"] for row in _rows("adapter-memory")}
-    found = [{**row, "peak_MB": memory.get(row["method"], "")} for row in _rows("adapter-costs")]
+    memory = {row["method"]: row["peak_MB"] for row in read_rows("adapter-memory")}
+    found = [{**row, "peak_MB": memory.get(row["method"], "")} for row in read_rows("adapter-costs")]
     lines = [[row["method"], *(_number(row, name, form) for name, form in forms.items())] for row in found]
     return markdown(["", "numbers", "bytes", "step / full", "peak, MB"], lines) if lines else _NOTHING
 
@@ -104,7 +95,7 @@ def serving(markdown: Markdown) -> str:
         "one customer's batch, ms": "{:.0f}",
     }  # fmt: skip
     lines = [
-        [row["space"], *(form.format(float(row[name])) for name, form in forms.items())] for row in _rows("serving")
+        [row["space"], *(form.format(float(row[name])) for name, form in forms.items())] for row in read_rows("serving")
     ]
     return markdown(["space", *forms], lines) if lines else _NOTHING
 

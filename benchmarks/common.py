@@ -112,6 +112,15 @@ def write_rows(name: str, rows: Sequence[dict[str, Any]], keep_by: str = "") -> 
     return path
 
 
+def read_rows(name: str) -> list[dict[str, str]]:
+    """Result rows of a table, or none where they were not measured."""
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Rows as a plain table."""
     columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -1,9 +1,8 @@
 """The tables of the GPU in docs/performance.md, from results/gpu-*.csv; a line that says so where none was taken."""
 
-import csv
 from collections.abc import Callable
 
-from common import RESULTS
+from common import read_rows
 
 _NOTHING = "Not measured yet: no GPU has been there.\n"
 _DESIGNS = (
@@ -20,17 +19,11 @@ Rows = list[dict[str, str]]
 Markdown = Callable[[list[str], list[list[str]]], str]
 
 
-def _rows(name: str) -> Rows:
-    path = RESULTS / f"gpu-{name}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def bandwidth(markdown: Markdown) -> str:
     """Milliseconds, and the fraction of the copy's bandwidth, of lift and adjoint."""
-    found = [row for row in [*_rows("bandwidth"), *_rows("large")] if row["call"] in ("lift", "adjoint")]
+    found = [
+        row for row in [*read_rows("gpu-bandwidth"), *read_rows("gpu-large")] if row["call"] in ("lift", "adjoint")
+    ]
     lines = []
     for key in dict.fromkeys((r["gpu"], r["D"], r["dtype"], r["d"], r["kind"], r.get("odd", "")) for r in found):
         gpu, D, dtype, d, kind, odd = key
@@ -46,7 +39,7 @@ def bandwidth(markdown: Markdown) -> str:
 
 def steps(markdown: Markdown) -> str:
     """Whole steps over those of fused AdamW, and bytes per parameter beyond activations."""
-    found = [row for row in _rows("steps") if row.get("of_adamw") or row["design"] == "floor"]
+    found = [row for row in read_rows("gpu-steps") if row.get("of_adamw") or row["design"] == "floor"]
     lines = []
     for key in dict.fromkeys((r["gpu"], r["case"], r["batch"]) for r in found):
         mine = {r["design"]: r for r in found if (r["gpu"], r["case"], r["batch"]) == key}
@@ -68,12 +61,12 @@ def launch(markdown: Markdown) -> str:
 
 def many(markdown: Markdown) -> str:
     """Models·steps per second."""
-    found = [{**row, "case": f"{row['task']}, K = {row['K']}"} for row in _rows("many")]
+    found = [{**row, "case": f"{row['task']}, K = {row['K']}"} for row in read_rows("gpu-many")]
     return _grid(markdown, found, "case", "way", "rate", "models·steps per second")
 
 
 def _grid(markdown: Markdown, name: str | Rows, down: str, across: str, value: str, title: str) -> str:
-    found = _rows(name) if isinstance(name, str) else name
+    found = read_rows(f"gpu-{name}") if isinstance(name, str) else name
     columns = list(dict.fromkeys(row[across] for row in found))
     lines = []
     for gpu, case in dict.fromkeys((row["gpu"], row[down]) for row in found):
@@ -85,13 +78,13 @@ def _grid(markdown: Markdown, name: str | Rows, down: str, across: str, value: s
 def checks(markdown: Markdown) -> str:
     """What was checked, and what failed or was not run, with its reason."""
     lines = []
-    for row in _rows("checks"):
+    for row in read_rows("gpu-checks"):
         said = row.get("check") or row.get("call") or row.get("case") or ""
         if row["part"] == "environment" or (row["status"] == "ok" and row.get("right") != "False"):
             continue
         lines.append([row["gpu"], row["part"], said, row["status"], row.get("reason") or row.get("found") or ""])
-    right = sum(row.get("right") == "True" for row in _rows("checks"))
-    if not _rows("checks"):
+    right = sum(row.get("right") == "True" for row in read_rows("gpu-checks"))
+    if not read_rows("gpu-checks"):
         return _NOTHING
     head = f"{right} checks were right.\n"
     return head + ("\n" + markdown(["GPU", "part", "", "", "reason"], lines) if lines else "")

@@ -5,7 +5,6 @@
 Nothing between `<!-- table: NAME -->` and `<!-- /table -->` is typed by hand.
 """
 
-import csv
 import functools
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import adapter_tables
 import gpu_tables
 import search_tables
-from common import RESULTS, ROOT
+from common import RESULTS, ROOT, read_rows
 
 _PAGES = ("performance", "decision-rule", "language-models")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in _PAGES)]
@@ -29,15 +28,6 @@ CASES = {
 }
 
 
-def rows(name: str) -> list[dict[str, str]]:
-    """Result rows, or none where they were not measured."""
-    path = RESULTS / f"{name}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def markdown(head: list[str], lines: list[list[str]]) -> str:
     text = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     return "\n".join([*text, *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
@@ -47,7 +37,7 @@ def dimensions() -> str:
     """d_int90 of every series that has one, published beside measured."""
     lines = []
     for path in sorted(RESULTS.glob("*.csv")):
-        for row in rows(path.stem):
+        for row in read_rows(path.stem):
             if row.get("quantity", "").startswith("d_int") and row.get("measured"):
                 interval = f"{_whole(row['low'])} – {_whole(row['high'])}"
                 cells = [
@@ -81,7 +71,7 @@ def memory() -> str:
 
 
 def _by_case(name: str, column: str, title: str, form: str, without: tuple[str, ...]) -> str:
-    found = rows(name)
+    found = read_rows(name)
     cases = list(dict.fromkeys(row["case"] for row in found))
     designs = [d for d in dict.fromkeys(row["design"] for row in found) if d not in without]
     table = {(row["case"], row["design"]): form.format(float(row[column])) for row in found}
@@ -92,7 +82,7 @@ def _by_case(name: str, column: str, title: str, form: str, without: tuple[str, 
 
 def ways() -> str:
     """Ways to hold w: a whole step over direct training, and what each gets wrong."""
-    found = rows("step-ways")
+    found = read_rows("step-ways")
     cases = list(dict.fromkeys(row["case"] for row in found))
     table = {(row["case"], row["way"]): f"{float(row['of_direct']):.3f}" for row in found}
     wrong = {row["way"]: row["wrong"] or "–" for row in found if row["way"] != "direct"}
@@ -104,14 +94,14 @@ def imports() -> str:
     """What imports cost over that of torch."""
     lines = [
         [row["import"], *(f"{float(row[key]):.2f}" for key in ("cpu_s", "time_of_torch", "memory_of_torch"))]
-        for row in rows("import-time")
+        for row in read_rows("import-time")
     ]
     return markdown(["import", "processor seconds", "time of torch's", "memory of torch's"], lines) if lines else ""
 
 
 def fsdp() -> str:
     """Peak memory of a process under FSDP2, over that with AdamW."""
-    found = rows("fsdp-memory")
+    found = read_rows("fsdp-memory")
     columns = ("rest_MB", "peak_MB", "gathered", "reduce_scattered", "all_reduced")
     lines = [
         [row["case"], *(f"{float(row[key]):,.0f}" for key in columns), f"{float(row['peak_over_AdamW']):.2f}"]
@@ -131,7 +121,7 @@ def fsdp() -> str:
 
 def projection(name: str = "projection-times") -> str:
     """Time of lift and adjoint of one thread, in ns per parameter and over the floor of memory."""
-    found = [row for row in rows(name) if row["threads"] == "1"]
+    found = [row for row in read_rows(name) if row["threads"] == "1"]
     sizes = list(dict.fromkeys((row["D"], row["d"]) for row in found))
     table = {(r["D"], r["kind"], r["part"]): f"{float(r['ns']):.2g} ({float(r['times_floor']):.2g}×)" for r in found}
     isa = found[0]["kernels"] if found else ""
@@ -154,7 +144,7 @@ def chosen() -> str:
 def scale() -> str:
     """Lift, adjoint and peak memory at a billion rows, and of one shard of a 7 B transformer, beside optimisers."""
     lines = []
-    for row in [*rows("scale"), *rows("scale-shard")]:
+    for row in [*read_rows("scale"), *read_rows("scale-shard")]:
         cells = [_seconds(row[name]) for name in ("lift_s", "adjoint_s", "step_s")]
         lines.append(
             [f"{int(row['rows']):,} of {int(row['D']):,}", row["case"], *cells, f"{float(row['peak_GB']):.2f}"]

@@ -1,25 +1,16 @@
 """The tables of the search over d: simulated study, repeated real searches, times, two comparisons."""
 
-import csv
 import math
 import statistics
 from collections.abc import Callable
 from typing import Any
 
-from common import RESULTS
+from common import read_rows
 from repeated_searches import agreement
 
 Rows = list[dict[str, str]]
 Markdown = Callable[[list[str], list[list[str]]], str]
 _NOTHING = "Not measured yet.\n"
-
-
-def _rows(name: str) -> Rows:
-    path = RESULTS / f"{name}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _groups(rows: Rows, *columns: str) -> dict[tuple[str, ...], Rows]:
@@ -36,7 +27,7 @@ def _percent(text: str) -> str:
 def study(markdown: Markdown) -> str:
     """Simulated searches: the intervals that hold, and the runs they took."""
     lines = []
-    for row in _rows("search_study"):
+    for row in read_rows("search_study"):
         held = f"{float(row['coverage']):.3f}"
         weak = float(row["coverage"]) < 0.93
         ratio = "–" if row["ratio_median"] in ("nan", "inf") else f"{float(row['ratio_median']):.2f}"
@@ -62,7 +53,7 @@ def _spread(rows: Rows, name: str) -> str:
 def speed(markdown: Markdown, parts: tuple[str, ...] = ()) -> str:
     """Whole searches from the command to the report, over first seeds; with the shares of some parts of the time."""
     lines = []
-    for (task,), rows in _groups(_rows("search-time"), "task").items():
+    for (task,), rows in _groups(read_rows("search-time"), "task").items():
         found = sum(row["outcome"] == "found" for row in rows)
         shares = [f"{_middle(rows, f'{part}_percent'):.0f} %" for part in parts]
         lines.append([
@@ -81,7 +72,7 @@ def times(markdown: Markdown) -> str:
 def repeated(markdown: Markdown) -> str:
     """Real searches from other first seeds: their spread against the intervals that they claim."""
     lines = []
-    for (task, length, workers), rows in _groups(_rows("repeated-searches"), "task", "length", "workers").items():
+    for (task, length, workers), rows in _groups(read_rows("repeated-searches"), "task", "length", "workers").items():
         numbers: list[dict[str, Any]] = [
             {**row, **{k: float(row[k]) if row[k] else None for k in ("d_int", "low", "high", "by_test", "runs")}}
             for row in rows
@@ -104,7 +95,7 @@ def repeated(markdown: Markdown) -> str:
 def compared(markdown: Markdown, name: str) -> str:
     """Pairs of searches of a task: one kind beside the other."""
     lines = []
-    for (task, number), rows in _groups(_rows(name), "task", "number").items():
+    for (task, number), rows in _groups(read_rows(name), "task", "number").items():
         first = float(rows[0]["work"])
         for row in rows:
             interval = f" [{row['low'] or '?'}, {row['high'] or '?'}]" if row["d_int"] else ""

@@ -19,7 +19,6 @@ per search, and prints the median and the 90 % quantile per task; searches that 
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import RESULTS, print_table, write_rows
+from common import print_table, read_rows, write_rows
 
 APART = 1000
 """First seeds of one search and the next."""
@@ -175,16 +174,8 @@ def main() -> None:
     _measure_all(arguments, options.split())
 
 
-def _kept() -> dict[str, dict[str, Any]]:
-    path = RESULTS / "search-time.csv"
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {row["search"]: row for row in csv.DictReader(file)}
-
-
 def _measure_all(arguments: argparse.Namespace, options: list[str]) -> None:
-    kept = _kept()
+    kept: dict[str, dict[str, Any]] = {row["search"]: row for row in read_rows("search-time")}
     for task in arguments.tasks:
         rows = []
         for number in range(arguments.searches):

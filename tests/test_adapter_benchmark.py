@@ -132,10 +132,10 @@ def test_examples_to_choose_by_are_not_trained_on(adapters):
 
 
 def test_tables_are_made_of_the_rows(adapters, tmp_path, monkeypatch):
-    import adapter_tables
+    import common
     import readme
 
-    monkeypatch.setattr(adapter_tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
     assert readme.TABLES["adapters"]() == readme.TABLES["adapter_allocation"]() == "Not measured yet.\n"
     rows = [
         {"cell": f"{name}{size}{seed}", "task": "mrpc", "protocol": "300 steps", "method": name, "asked": size,

@@ -122,11 +122,11 @@ def test_the_commit_of_rows_must_be_of_a_clean_tree(scripts):
 
 
 def test_rows_become_tables_of_results_and_of_the_page(scripts, tmp_path, monkeypatch):
+    import common
     import gpu_import
-    import gpu_tables
     import readme
 
-    monkeypatch.setattr(gpu_tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
     assert readme.TABLES["gpu_bandwidth"]() == "Not measured yet: no GPU has been there.\n"
     for name, rows in gpu_import.tables(MACHINE, ROWS, "abc").items():
         gpu_import.merge(tmp_path / f"gpu-{name}.csv", rows, "H100")
