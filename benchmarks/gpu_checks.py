@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from common import commit, source_hash
-from gpu_common import Bench, main
+from gpu_common import Bench, captured, main, warm_up
 from torch import nn
 
 from subspaces import Subspace
@@ -198,20 +198,15 @@ def _graph(bench: Bench) -> bool:
     P, w = make_projection("hadamard", 100, 50_000, 2), torch.randn(100, device=bench.device)
     theta, origin = torch.zeros(50_000, device=bench.device), torch.zeros(50_000, device=bench.device)
     out, origins = torch.zeros(100, device=bench.device), [origin]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            P.write_([theta], [0], w, origins)
-            P.fold_(out, [theta], [0])
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+
+    def step() -> None:
         out.zero_()
         P.write_([theta], [0], w, origins)
         P.fold_(out, [theta], [0])
+
+    replay = captured(step)
     w.copy_(torch.randn(100))
-    graph.replay()
+    replay()
     torch.cuda.synchronize()
     return torch.allclose(out, w, atol=1e-4)
 
@@ -229,18 +224,11 @@ def _captured(bench: Bench) -> bool:
             subspace.model(x).square().mean().backward()
             optimizer.step()
 
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        again: Callable[[], object] = step
         if graphed:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                step()
-            again = graph.replay
+            again = captured(step)
+        else:
+            warm_up(step)
+            again = step
         for _ in range(6):
             again()
         found.append(subspace.coordinates.detach().cpu())

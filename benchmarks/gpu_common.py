@@ -18,6 +18,25 @@ sys.path.insert(0, str(ROOT / "tests"))  # the cases of the kernels
 _STARTED = time.monotonic()
 
 
+def warm_up(step: Callable[[], object]) -> None:
+    """Three calls on a stream of their own, which a capture must not be the first of."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+def captured(step: Callable[[], object]) -> Callable[[], object]:
+    """A call as a CUDA graph, warmed up: what replays it."""
+    warm_up(step)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
 class Bench:
     """A part of the benchmark: where its rows go, and the device it works on.
 

@@ -7,7 +7,7 @@ side by side; AdamW is measured again at the end, so that a drift is seen.
 from collections.abc import Callable
 
 import torch
-from gpu_common import Bench, main
+from gpu_common import Bench, captured, main
 from gpu_models import CASES, TINY, Case
 from torch import nn
 from torch.nn import functional as F
@@ -130,17 +130,7 @@ def _graphed(task: str) -> Callable[[], object]:
     """A whole step of one model captured and replayed."""
     from many import step_of
 
-    step = step_of(task, "cuda", capturable=True)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
+    return captured(step_of(task, "cuda", capturable=True))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Rule:
     max_runs: int = 60
     """Budget of runs in subspaces."""
     minutes: float | None = None
-    """Budget of time; nothing is started after it."""
+    """Budget of time; nothing starts after it."""
     d_min: int = 1
     """Smallest d to consider."""
     d_max: int | None = None
@@ -50,7 +50,7 @@ class Rule:
     start: int | None = None
     """First d to run; √(d_min·d_max) without it."""
     stop_early: bool = False
-    """While the crossing is not bracketed, give hopeless runs up; for long runs (docs/decision-rule.md)."""
+    """Give hopeless runs up while bracketing; for long runs (docs/decision-rule.md)."""
     tune_lr: bool = False
     """Search the native learning rate at a few d (a factor of 4 apart) by successive halving, and interpolate it."""
     rates: tuple[float, ...] = ()
@@ -60,7 +60,7 @@ class Rule:
     check_convergence: bool = False
     """Do some six runs (and a local baseline) once more with twice the epochs, and say what d_int would become."""
     one_split: bool = False
-    """Judge all runs by the split of --seed-split; without it each run has its own below 20,000 examples."""
+    """All runs are judged by the split of --seed-split, not each by its own below 20,000 examples."""
     first_seed: int = 0
     """The runs have the seeds first_seed, first_seed + 1, …; each sets projection, model and data order."""
 

@@ -35,7 +35,7 @@ class SubspaceSettings:
     only: tuple[str, ...] = ()
     """Patterns of the parameter names that move (all of them without a pattern); the others stay at θ₀."""
     exclude: tuple[str, ...] = ()
-    """Patterns of the parameter names that stay at θ₀."""
+    """Patterns of parameter names that stay at θ₀."""
     blocks: Literal["layer", "tensor", "type"] | None = None
     """Compartments: every layer, tensor or type of tensor gets a projection of its own and its share of d."""
     allocation: Literal["size", "sqrt", "even"] = "size"
@@ -207,9 +207,9 @@ class DataSettings:
     """Which examples it sees, and what is done to them."""
 
     subset: int | None = None
-    """Number of training examples to keep; all of them without it."""
+    """Training examples to keep; all without it."""
     validation: int | None = None
-    """Number of training examples set aside to choose by."""
+    """Training examples set aside to choose by."""
     shuffle_pixels: bool = False
     """Permute the pixels of every image by one fixed permutation."""
     shuffle_labels: float = 0.0

@@ -13,9 +13,8 @@ from subspaces.projections import Projection
 from subspaces.projections.backends import Ready
 from subspaces.subspace.compiled import know
 from subspaces.subspace.groups import Groups, Scales, layers_of
-from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import Pins
-from subspaces.subspace.rows import MovedRows, Rows, flat, real
+from subspaces.subspace.rows import MovedRows, Rows, flat, nearest_coordinates, real
 from subspaces.subspace.wrappers import check_no_reentrant_checkpoint, is_distributed
 
 MODES = ("auto", "fused", "stream")

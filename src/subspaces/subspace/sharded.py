@@ -19,11 +19,10 @@ from subspaces.layout import COORDINATES, digest_of
 from subspaces.spread import here, is_spread, part
 from subspaces.subspace.fsdp import check_sharding, managed_of, numbers_before, pins_here, replicated, spread_like
 from subspaces.subspace.groups import Scales
-from subspaces.subspace.nearest import nearest_coordinates
 from subspaces.subspace.pins import Pins, pins_of
 from subspaces.subspace.point import Point
 from subspaces.subspace.reading import Slot
-from subspaces.subspace.rows import MovedRows
+from subspaces.subspace.rows import MovedRows, nearest_coordinates
 
 if TYPE_CHECKING:
     from subspaces.subspace.laid import Laid as Subspace

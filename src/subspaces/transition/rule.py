@@ -48,7 +48,7 @@ class TransitionRule:
     ahead: int = 2
     """Runs decided before the first has ended; up to so many workers find the same answer."""
     minutes: float | None = None
-    """Budget of time; nothing is started after it."""
+    """Budget of time; nothing starts after it."""
     predict: bool = True
     """Put predicted thresholds beside the measured ones (training loss only)."""
     predict_examples: int = 1000

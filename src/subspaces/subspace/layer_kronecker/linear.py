@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subspaces.layout import COORDINATES
-from subspaces.subspace.dense_state import dense_weight_of
+from subspaces.subspace.frozen import dense_weight_of
 
 _ROUNDINGS = 8  # loaded weights are in the span of the factors if they are so to so many roundings
 

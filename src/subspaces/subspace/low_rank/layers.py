@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from subspaces.errors import needs_package
 from subspaces.layout import SLOTS
-from subspaces.subspace.dense_state import dense_weight_of
+from subspaces.subspace.frozen import dense_weight_of
 
 FACTORS = ("left", "core", "right")
 
