@@ -9,7 +9,8 @@ import torch
 from tiny_texts import examples, save_bert, save_gpt2, write_glue
 
 from subspaces.cli import main
-from subspaces.datasets import Data
+from subspaces.datasets import Data, DataOptions
+from subspaces.dimension.splits import splits_of_their_own
 from subspaces.runs.extract import recorded_config
 from subspaces.runs.fingerprint import fingerprint, row_is_of_today
 from subspaces.runs.records import encode_row
@@ -150,8 +151,11 @@ def test_a_folder_of_tables_brings_its_own_validation(root, tmp_path):
     table(tmp_path / "validation.tsv", examples(10, seed=1))
     task = text_task(str(tmp_path), model="bert")
     assert len(task.load_data().val_y) == 10
-    with pytest.raises(ValueError, match="`validation` must be left out"):
-        train(Run.of(f"text-{tmp_path},model=bert", validation=5, **SHORT))
+    first, second = (task.load_data(DataOptions(validation=15, seed=seed)) for seed in (0, 1))
+    assert (len(first.train_y), len(first.val_y)) == (25, 15)  # drawn from both parts
+    assert not first.val_x["input_ids"].equal(second.val_x["input_ids"])
+    assert splits_of_their_own(Run.of(f"text-{tmp_path},model=bert", validation=15, **SHORT))
+    assert not splits_of_their_own(Run.of(f"text-{tmp_path},model=bert", **SHORT))
 
 
 @pytest.mark.parquet

@@ -61,19 +61,17 @@ class Texts:
     def load(self, options: DataOptions, root: str | Path | None) -> Data:
         """The data in memory, with these changes; token ids int64 (n, length), class numbers int64 (n,) as targets.
 
-        In language modelling the targets are the next tokens, (n, length), −100 behind the last one.
+        In language modelling the targets are the next tokens, (n, length), −100 behind the last one. A validation part
+        that the files bring is used as it is; with `options.validation` it joins the training part, and as many
+        examples are drawn from both, others for another seed.
 
         Raises:
             FileNotFoundError: files that are not there.
-            ValueError: columns that are not there, labels that are no classes, a validation part where there is one.
+            ValueError: columns that are not there, labels that are no classes.
         """
         found = self.files.find(root)
-        data = _encoded(self, str(root) if root is not None else None, stamp(found))
-        if len(data.val_y) and options.validation is not None:
-            raise ValueError(
-                f"`validation` must be left out: {self.dataset!r} brings {len(data.val_y)} validation examples; "
-                f"got {options.validation}."
-            )
+        drawn = options.validation is not None
+        data = _encoded(self, str(root) if root is not None else None, stamp(found), drawn)
         return apply_options(split_validation(data, options, 0 if len(data.val_y) else SHARE), options)
 
     def definition(self) -> dict[str, Any]:
@@ -157,14 +155,21 @@ def _tables(files: Files, root: str | None, stamped: str) -> dict[str, Table]:
 
 
 @functools.lru_cache(maxsize=2)
-def _encoded(source: Texts, root: str | None, stamped: str) -> Data:
-    """All parts as ids, kept for the next run of this process."""
-    tokenizer = source.model.tokenizer()
-    parts = {part: _ids(read, tokenizer, source) for part, read in source.read(root).items()}
+def _encoded(source: Texts, root: str | None, stamped: str, joined: bool) -> Data:
+    """All parts as ids, kept for the next run of this process; joined: the validation part behind the training part."""
+    tokenizer, read = source.model.tokenizer(), source.read(root)
+    if joined and (more := read.pop("val", None)) is not None:
+        read["train"] = _both(read["train"], more)
+    parts = {part: _ids(one, tokenizer, source) for part, one in read.items()}
     x, y = parts["train"]
     none = {name: column[:0].clone() for name, column in x.items()}, y[:0].clone()
     pairs = {name: parts.get(name, none) for name in ("train", "val", "test")}
     return Data(**{f"{n}_{side}": pair[i] for n, pair in pairs.items() for i, side in enumerate("xy")}, padded=True)
+
+
+def _both(first: Read, second: Read) -> Read:
+    labels = [one.targets for one in (first, second) if one.targets is not None]
+    return Read([*first.texts, *second.texts], torch.cat(labels) if labels else None)
 
 
 def _ids(read: Read, tokenizer: Any, source: Texts) -> tuple[dict[str, Tensor], Tensor]:
