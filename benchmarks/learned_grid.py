@@ -3,14 +3,16 @@
     OMP_NUM_THREADS=1 python benchmarks/learned_grid.py [--seeds 5]   # about 5 minutes of one core a seed
     python benchmarks/learned_grid.py --summary
 
-2,000 images of CIFAR-10 at 16 × 16, 500 more to choose a damping, the 10,000 of the test; another subset, start
-and order for each seed. Every way has 30 epochs of gradients unless it says otherwise: 20 recorded and 10 in the
-subspace, where steps of P-BFGS and Gauss–Newton count what they cost. Rows go to results/learned-grid.csv seed by seed;
+5,000 images of CIFAR-10 at 16 × 16, flipped and shifted, 500 more to choose a damping, the 10,000 of the test; another
+subset, start and order for each seed; weight decay 5e-4. With 2,000 images as they are every way overfits after some ten
+epochs, and what trains least wins. Every way has 30 epochs of gradients unless it says otherwise: 20 recorded and 10 in
+the subspace, where steps of P-BFGS and Gauss–Newton count what they cost. Rows go to results/learned-grid.csv seed by seed;
 a call goes on with the seeds that are missing. Printed are means over the seeds and their paired differences from the
 EMA of SGD and from SGD with a falling rate, with 95 % intervals (t of the seeds).
 """
 
 import argparse
+import copy
 import csv
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -27,11 +29,11 @@ from subspaces.datasets import DataOptions, load_data
 from subspaces.learned import LearnedBasis, Trajectory, TrajectoryRecorder, dldr, refresh_batchnorm
 
 TABLE = "learned-grid"
-TRAIN, BATCH, FIRST, MORE = 2000, 100, 20, 10
+TRAIN, BATCH, FIRST, MORE = 5000, 100, 20, 10
 EPOCHS, PER_EPOCH = FIRST + MORE, TRAIN // BATCH
 EVERY = PER_EPOCH // 5
 """Steps between samples, five in an epoch."""
-RATE, DECAY = 0.05, 0.98
+RATE, DECAY, L2, SHIFT = 0.05, 0.99, 5e-4, 2
 Rate = Callable[[float], float]
 """Share of the top rate at a share of the training."""
 
@@ -46,6 +48,11 @@ def cosine(share: float) -> float:
 
 def stepped(share: float) -> float:
     return 1.0 if share < FIRST / EPOCHS else 0.1
+
+
+def late(share: float) -> float:
+    """Constant for as long as others record, then along a cosine: what P-SGD does, in all dimensions."""
+    return cosine(max(0.0, (share * EPOCHS - FIRST) / MORE))
 
 
 def cyclic(share: float) -> float:
@@ -76,7 +83,7 @@ class Study:
         generator = torch.Generator().manual_seed(1000 * self.seed + order)
         for _ in range(epochs):
             for chosen in torch.randperm(len(self.y), generator=generator).split(size):
-                yield self.x[chosen], self.y[chosen]
+                yield shaken(self.x[chosen], generator), self.y[chosen]
 
     @torch.no_grad()
     def accuracy(self, model: nn.Module, where: tuple[Tensor, Tensor] | None = None, refresh: bool = True) -> float:
@@ -104,7 +111,7 @@ class Study:
         order: int = 0,
         model: nn.Module | None = None,
         every: int = EVERY,
-        decay: float = 0.0,
+        decay: float = L2,
     ) -> tuple[nn.Module, Trajectory, Trajectory]:
         """A training of all weights; its iterates and their moving averages, every so many steps."""
         model = network(self.seed) if model is None else model
@@ -134,21 +141,32 @@ class Study:
         refresh_batchnorm(model, self.x.split(500))
         return model, subspace
 
-    def psgd(self, basis: LearnedBasis, decay: float = 0.0, policy: str = "re-estimate") -> float:
-        """P-SGD at the measured rate, falling along a cosine, for the epochs that are left."""
+    def psgd(
+        self, basis: LearnedBasis, decay: float = 0.0, policy: str = "re-estimate", sharpness: float = 0.0
+    ) -> float:
+        """P-SGD at the measured rate, falling along a cosine, for the epochs that are left.
+
+        With a sharpness its gradients are those at w + sharpness · g / ‖g‖ (SAM, Foret et al. 2021, eq. 2).
+        """
         model, subspace = self.enter(basis)
         batch = self.x[:500], self.y[:500]
+        w, epochs = subspace.w, MORE // 2 if sharpness else MORE  # SAM takes two gradients a step
         optimizer = ss.PSGD(subspace, lambda: F.cross_entropy(model(batch[0]), batch[1]))
         top = optimizer.param_groups[0]["lr"]
         if policy == "reset":
             refresh_batchnorm(model, policy="reset")
-        for k, (x, y) in enumerate(self.batches(MORE, 7)):
-            optimizer.param_groups[0]["lr"] = top * cosine(k / (MORE * PER_EPOCH))
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            if decay:
-                loss = loss + 0.5 * decay * sum(p.square().sum() for p in weights(model))
-            loss.backward()
+        for k, (x, y) in enumerate(self.batches(epochs, 7)):
+            optimizer.param_groups[0]["lr"] = top * cosine(k / (epochs * PER_EPOCH))
+            here = w.detach().clone()
+            for ascent in (True, False) if sharpness else (False,):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                if decay:
+                    loss = loss + 0.5 * decay * sum(p.square().sum() for p in weights(model))
+                loss.backward()
+                if ascent and w.grad is not None:
+                    w.data.add_(w.grad, alpha=sharpness / float(w.grad.norm()))
+            w.data.copy_(here)
             optimizer.step()
         return self.accuracy(model, refresh=policy == "re-estimate")
 
@@ -184,20 +202,38 @@ class Study:
         self.recordings(plain, averaged)
         self.dimensions(averaged)
         self.methods(averaged)
+        self.branches()
         return self.rows
+
+    def branches(self) -> None:
+        """Four falling courses of 5 epochs from one point after 10: their mean, and the subspace that they span."""
+        trunk = self.sgd(constant, FIRST // 2)[0]
+        ends = []
+        for order in range(1, 5):
+            model = copy.deepcopy(trunk)
+            ends.append(self.sgd(cosine, 5, order, model)[1][-1])
+        self.tell("one of four branches of 5 epochs, cosine, after 10", self.at(ends[-1]), epochs=15)
+        self.tell(
+            "mean of four branches of 5 epochs, cosine, after 10", self.at(Trajectory.from_state_dicts(ends).mean())
+        )
+        self.tell("P-SGD from the last of the four branches", self.psgd(dldr(ends, 3)), 3, EPOCHS + MORE)
 
     def references(self, model: nn.Module, plain: Trajectory, averaged: Trajectory) -> None:
         """SGD at three courses of the rate, and its averages."""
         self.tell("SGD, constant rate, 20 epochs", self.at(plain[-1]), epochs=FIRST)
         self.tell("EMA of it, 20 epochs", self.at(averaged[-1]), epochs=FIRST)
-        for name, rate in (("constant rate", constant), ("cosine", cosine), ("×0.1 after 20", stepped)):
+        courses = {"constant rate": constant, "cosine": cosine, "×0.1 after 20": stepped, "cosine after 20": late}
+        for name, rate in courses.items():
             end, points, means = self.sgd(rate, EPOCHS)
             self.tell(f"SGD, {name}", self.accuracy(end))
             self.tell(f"EMA of SGD, {name}", self.at(means[-1]))
             if rate is constant:
-                self.tell("mean of the last 10 epochs of SGD, constant rate", self.at(points[-50:].mean()))
+                self.tell(
+                    "mean of the last 10 epochs of SGD, constant rate",
+                    self.at(points[-10 * PER_EPOCH // EVERY :].mean()),
+                )
             if rate is cosine:
-                self.tell("SGD, cosine, weight decay 5e-4", self.accuracy(self.sgd(cosine, EPOCHS, decay=5e-4)[0]))
+                self.tell("SGD, cosine, no weight decay", self.accuracy(self.sgd(cosine, EPOCHS, decay=0.0)[0]))
 
     def recordings(self, plain: Trajectory, averaged: Trajectory) -> None:
         """What is recorded, in 15 dimensions, P-SGD."""
@@ -206,11 +242,15 @@ class Study:
             "iterates of each epoch": plain[::epoch], "averages of each epoch": averaged[::epoch],
             "iterates five times an epoch": plain, "averages five times an epoch": averaged,
             "tail, iterates of 10 epochs": plain[-51:], "tail, averages of 10 epochs": averaged[-51:],
+            "tail, iterates of 3 epochs": plain[-16:],
         }  # fmt: skip
         for name, rate in (("cyclic rate", cyclic), ("falling rate", cosine)):
             sources[f"{name}, iterates"] = self.sgd(rate, FIRST)[1]
         two = [self.sgd(constant, FIRST // 2, order) for order in (1, 2)]
         sources["two trajectories, averages"] = [sample for one in two for sample in one[2]]
+        self.tell("one of two trajectories of 10 epochs, EMA", self.at(two[1][2][-1]), epochs=FIRST // 2)
+        ends = Trajectory.from_state_dicts([one[2][-1] for one in two])
+        self.tell("mean of both trajectories' EMA", self.at(ends.mean()), epochs=FIRST)
         for name, samples in sources.items():
             basis = dldr(samples, 15)
             model, _ = self.enter(basis)
@@ -226,14 +266,24 @@ class Study:
         basis = dldr(averaged, 15)
         self.tell("P-BFGS, batches of 500", self.pbfgs(basis, 500), 15)
         self.tell("P-BFGS, all images a step", self.pbfgs(basis, TRAIN), 15)
-        self.tell("P-BFGS, batches of 500, weight decay 5e-4", self.pbfgs(basis, 500, 5e-4), 15)
-        for size, steps in ((1000, 6), (TRAIN, 2)):
+        self.tell("P-BFGS, batches of 500, weight decay 5e-4", self.pbfgs(basis, 500, L2), 15)
+        for size, steps in ((1000, 1), (500, 2)):
             accuracy, cost = self.gauss_newton(basis, size, steps)
-            name = f"Gauss–Newton, {steps} steps of {size:,}, damping by validation"
+            name = f"Gauss–Newton, {steps} × {size:,} images, damping by validation"
             self.tell(name, accuracy, 15, FIRST + cost)
-        self.tell("P-SGD, weight decay 5e-4", self.psgd(basis, decay=5e-4), 15)
+        self.tell("P-SGD, weight decay 5e-4", self.psgd(basis, decay=L2), 15)
+        for sharpness in (0.05, 0.5):
+            self.tell(f"P-SGD, SAM of {sharpness:g}", self.psgd(basis, decay=L2, sharpness=sharpness), 15)
         for policy in ("keep", "reset"):
             self.tell(f"P-SGD, BatchNorm {policy}", self.psgd(basis, policy=policy), 15)
+
+
+def shaken(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Images, half of them flipped, all of a batch shifted alike by up to SHIFT pixels."""
+    flipped = torch.rand(len(x), generator=generator) < 0.5
+    x = torch.where(flipped[:, None, None, None], x.flip(3), x)
+    i, j = torch.randint(0, 2 * SHIFT + 1, (2,), generator=generator).tolist()
+    return F.pad(x, (SHIFT,) * 4)[:, :, i : i + x.shape[2], j : j + x.shape[3]]
 
 
 def weights(model: nn.Module) -> list[Tensor]:
