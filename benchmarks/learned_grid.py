@@ -4,11 +4,11 @@
     python benchmarks/learned_grid.py --summary
 
 5,000 images of CIFAR-10 at 16 × 16, flipped and shifted, 500 more to choose a damping, the 10,000 of the test; another
-subset, start and order for each seed; weight decay 5e-4. With 2,000 images as they are every way overfits after some ten
-epochs, and what trains least wins. Every way has 30 epochs of gradients unless it says otherwise: 20 recorded and 10 in
-the subspace, where steps of P-BFGS and Gauss–Newton count what they cost. Rows go to results/learned-grid.csv seed by seed;
-a call goes on with the seeds that are missing. Printed are means over the seeds and their paired differences from the
-EMA of SGD and from SGD with a falling rate, with 95 % intervals (t of the seeds).
+subset, start and order for each seed; weight decay 5e-4. (With 2,000 images as they are every way overfits after some
+ten epochs, and what trains least wins.) Every way has 30 epochs of gradients unless it says otherwise: 20 recorded and
+10 in the subspace, where steps of P-BFGS and Gauss–Newton count what they cost. Rows go to results/learned-grid.csv,
+seed by seed; a call goes on with the seeds that are missing. Printed are means over the seeds and their paired
+differences from the EMA of SGD and from SGD with a falling rate, with 95 % intervals (t of the seeds).
 """
 
 import argparse
@@ -150,7 +150,7 @@ class Study:
         """
         model, subspace = self.enter(basis)
         batch = self.x[:500], self.y[:500]
-        w, epochs = subspace.w, MORE // 2 if sharpness else MORE  # SAM takes two gradients a step
+        w, epochs = subspace.coordinates, MORE // 2 if sharpness else MORE  # SAM takes two gradients a step
         optimizer = ss.PSGD(subspace, lambda: F.cross_entropy(model(batch[0]), batch[1]))
         top = optimizer.param_groups[0]["lr"]
         if policy == "reset":
