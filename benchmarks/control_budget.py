@@ -12,9 +12,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from subspaces.dimension.estimate import Passes
 from subspaces.dimension.search import ThresholdSearch
 
 Draw = Callable[[int, np.random.Generator], float]
+SEARCHES: tuple[tuple[Passes, int], ...] = (("auto", 14), ("auto", 50), ("mean", 50))
+"""What has to pass, and the budget."""
 D, START, EPISODES = 562, 25, 2.0
 """Of the task; first d of the search; standard error of a score by its own episodes."""
 
@@ -38,10 +41,10 @@ def long(d: int, rng: np.random.Generator) -> float:
     return float(np.clip(along(d, [1, 5, 10, 20, 35], [10, 15, 50, 85, 130]) + 25 * rng.normal(), 9, 194))
 
 
-def searched(draw: Draw, runs: int, seed: int) -> ThresholdSearch:
+def searched(draw: Draw, runs: int, seed: int, passes: Passes) -> ThresholdSearch:
     """One search with so many runs at most, by the rule of `subspaces dimension`."""
     rng = np.random.default_rng(seed)
-    engine = ThresholdSearch(195.0, d_max=D, max_runs=runs, start=START, ahead=2, widest=2.0)
+    engine = ThresholdSearch(195.0, d_max=D, max_runs=runs, start=START, ahead=2, widest=2.0, passes=passes)
     while not engine.done:
         for d, number in engine.ask(2):
             engine.tell(d, number, draw(d, rng), error=EPISODES)
@@ -49,17 +52,18 @@ def searched(draw: Draw, runs: int, seed: int) -> ThresholdSearch:
 
 
 def main(searches: int) -> None:
-    print("runs are of up to   budget   both ends   found   median runs   d_int (quartiles)")
+    print("runs are of up to   passes   budget   both ends   found   median runs   d_int (quartiles)")
     for name, draw in (("10,000 episodes", long), ("1,500 episodes", short)):
-        for runs in (14, 50):
-            found = [searched(draw, runs, seed).estimate() for seed in range(searches)]
+        for passes, runs in SEARCHES:
+            found = [searched(draw, runs, seed, passes).estimate() for seed in range(searches)]
             ends = sum(one.low is not None and one.high is not None for one in found)
             narrow = sum(one.outcome == "found" for one in found)
             count = np.median([len(one.runs) for one in found])
             quartiles = np.quantile([one.d_int for one in found if one.d_int], [0.25, 0.5, 0.75]).round()
             told = " ".join(f"{value:.0f}" for value in quartiles)
             print(
-                f"{name:18s} {runs:7d} {ends:8d}/{searches} {narrow:4d}/{searches} {count:13.0f}   {told}", flush=True
+                f"{name:18s} {passes:6s} {runs:7d} {ends:8d}/{searches} {narrow:4d}/{searches} {count:13.0f}   {told}",
+                flush=True,
             )
 
 

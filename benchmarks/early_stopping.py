@@ -68,8 +68,8 @@ def _seeded(config: Run, d: int, place: int, seed: int) -> Run:
 def search(curves: Curves, threshold: float, start: int, seed: int, stopping: str) -> tuple[Any, float, int]:
     """One simulated search: its estimate, the work in whole runs, and the runs that were wrongly given up."""
     rng, work, wrong = np.random.default_rng(seed), 0.0, 0
-    ends = {"d_min": int(curves.d[0]), "d_max": int(curves.d[-1])}
-    engine = ThresholdSearch(threshold, level=1.0, **ends, start=start, ahead=2)
+    d_min, d_max = int(curves.d[0]), int(curves.d[-1])
+    engine = ThresholdSearch(threshold, level=1.0, d_min=d_min, d_max=d_max, start=start, ahead=2)
     while not engine.done:
         for d, number in engine.ask(2):
             here = stopping == "always" or (stopping == "bracketing" and engine.bracketing(d, number))

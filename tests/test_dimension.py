@@ -9,6 +9,7 @@ from fake_curves import holds, noisy, rising, toy
 
 from subspaces.dimension.estimate import baseline_scores
 from subspaces.dimension.given import estimate_of
+from subspaces.dimension.result import Rule
 from subspaces.dimension.search import search
 
 # ---- known answers
@@ -215,6 +216,50 @@ def test_runs_that_succeed_or_fail_never_end_as_most_runs_failed(bad):
         assert one.by_passing is not None
         assert one.by_mean is not None
         assert (one.by_mean[0] or 300) > (one.d_int or 0)  # a mean near 0.9 wants nearly all runs to be good
+
+
+@pytest.mark.parametrize(("passes", "by", "factor"), [("mean", "mean", 8**0.3), ("half", "passing", 1.0)])
+def test_what_has_to_pass_can_be_the_mean_of_all_runs_or_half_of_them(passes, by, factor):
+    """Runs end at 1 or 0.1: their mean passes 0.9 where 8 of 9 are good, a share of s at a d (s / (1 − s))^0.3 × at."""
+    found = [
+        search(succeeds(at, good=1.0), baseline=1.0, d_max=560, widest=2.0, first_seed=99 * at, passes=passes)
+        for at in (26, 31, 37, 44)
+    ]
+    for at, one in zip((26, 31, 37, 44), found, strict=True):
+        assert one.by == by
+        assert one.d_int == pytest.approx(factor * at, rel=0.35)
+        assert {run.status for run in one.runs} == {"ok"}  # whatever has a score counts
+        shown = [mean for d, mean, _ in one.curve if d >= 3 * at]
+        assert all(0.9 < mean < 1.02 for mean in shown)  # drawn as a score, not as a share
+        assert one.by_passing is not None
+    hold = [
+        (one.low or 1) <= factor * at + 1 and factor * at <= (one.high or math.inf)
+        for at, one in zip((26, 31, 37, 44), found, strict=True)
+    ]
+    assert sum(hold) >= 3  # of intervals of 95 %
+    assert sum(one.high is not None for one in found) >= 3
+
+
+def test_runs_without_two_outcomes_have_one_answer_whatever_has_to_pass():
+    answers = [
+        search(noisy(rising, 0.004), baseline=1.0, d_max=100_000, passes=passes) for passes in ("auto", "mean", "half")
+    ]
+    assert all(holds(one, 691) for one in answers)
+    with pytest.raises(ValueError, match="`passes` must be one of auto, half, mean; got 'most'"):
+        Rule(passes="most")
+
+
+def test_a_run_that_failed_is_low_where_all_count_and_aside_where_not():
+    def collapses(d, seed):
+        return 0.2 if seed % 7 == 3 else rising(d)
+
+    aside, counted = (search(collapses, baseline=1.0, d_max=100_000, passes=p, max_runs=40) for p in ("auto", "mean"))
+    assert holds(aside, 691)
+    assert aside.by_mean is not None
+    assert counted.d_int is None or counted.d_int > 2 * (aside.d_int or 0)  # a seventh of 0.2 leaves at most 0.88
+    lost = search(lambda d, seed: math.nan if seed == 3 else rising(d), baseline=1.0, d_max=100_000, passes="mean")
+    assert [run.seed for run in lost.runs if run.status == "failed"] == [3]  # without a score it cannot count
+    assert holds(lost, 691)
 
 
 def test_a_wider_interval_does_where_one_run_tells_too_little():

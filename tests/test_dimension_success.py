@@ -34,6 +34,16 @@ def test_the_probability_of_passing_is_calibrated():
     assert np.mean(held) >= 0.8
 
 
+def test_another_share_than_a_half_is_passed_further_on():
+    d, passed = drawn(400)
+    high = SuccessCurve(d, passed, level=0.8)
+    at = 500 * 4**0.3  # where 4 of 5 pass
+    assert high.passing([at / 1.5, at * 1.5]) == pytest.approx([0, 1], abs=0.02)
+    assert high.passing([at])[0] == pytest.approx(0.5, abs=0.49)
+    assert high.mean_sd([500])[0] == SuccessCurve(d, passed).mean_sd([500])[0]
+    assert high.noise_sd == pytest.approx(0.4)
+
+
 def test_the_next_run_is_where_it_is_open():
     curve = SuccessCurve(*drawn(20))
     candidates = [60, 400, 500, 600, 4000]

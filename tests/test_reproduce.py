@@ -116,7 +116,8 @@ def test_tasks_kinds_and_options_exist(name, series):
             if "subspaces.models.zoo" not in series.task:  # networks of packages that need not be installed
                 assert config.d <= task.D
             assert config.space.projection in PROJECTIONS
-    kind, options = configs[0].space.projection, configs[0].space.options()
+    first = configs[0] if configs else series.search_config()
+    kind, options = first.space.projection, first.space.options()
     make_projection(kind, 4, 100, **options)  # refuses an option that the kind does not have
     assert series.dimension is None or series.search_config().d is None
 

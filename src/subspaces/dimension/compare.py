@@ -75,8 +75,15 @@ def compare(first: Any, second: Any) -> Comparison:
     if first.level != second.level:
         notes.append(f"one is of level {first.level:g} and the other of {second.level:g}")
     if first.by != second.by:
-        notes.append("one is of the expected score and the other of the share of runs that pass")
+        notes.append(f"one is of {_OF[first.by]} and the other of {_OF[second.by]}")
     return Comparison(first, second, a / b, a / b * math.exp(-down), a / b * math.exp(up), tuple(notes))
+
+
+_OF = {
+    "score": "the expected score of runs that did not fail",
+    "mean": "the expected score of all runs",
+    "passing": "the share of runs that pass",
+}
 
 
 def _log(high: int | None, low: int | None) -> float:

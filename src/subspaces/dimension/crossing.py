@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from functools import cached_property
 from statistics import NormalDist, fmean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -175,8 +175,15 @@ class Crossing(Reading):
             threshold_sd=self.threshold.sd, level=level, baseline=base.mean, baseline_sd=base.sd,
             baseline_runs=base.runs, confidence=self.plan.confidence, d_min=self.plan.d_min, d_max=self.plan.d_max,
             literal=literal_rule(self.runs, self.threshold.value), runs=self._told, fit=self.fit(d_int),
-            curve=self.points(), by="passing" if self.two_outcomes else "score", **self._shares(d_int, base, outcome),
+            curve=self.points(), by=self._by, **self._shares(d_int, base, outcome),
         )  # fmt: skip
+
+    @property
+    def _by(self) -> Literal["score", "mean", "passing"]:
+        """What has to pass."""
+        if self.plan.passes == "mean":
+            return "mean"
+        return "passing" if self.two_outcomes else "score"
 
     @property
     def _told(self) -> tuple[Observation, ...]:
@@ -214,12 +221,14 @@ class Crossing(Reading):
 
     def _other_definitions(self) -> dict[str, Any]:
         """Where runs fail or have two outcomes: d by the mean of all runs, and by the share that passes."""
-        if not self.two_outcomes and not any(run.status == "failed" for run in self.runs):
+        aside = self.plan.passes == "auto" and not self.two_outcomes
+        if aside and not any(run.status == "failed" for run in self.runs):
             return {}
-        (d, score), passing = self.pairs, self.successes
+        (d, score), passing = self.pairs, self.shares(0.5)
         if passing is None:
             return {}
-        mean = Curve(d, score, scale=self.threshold.value)
+        mean = self.shares(self.share_of_mean) if self.two_outcomes else Curve(d, score, scale=self.threshold.value)
+        assert mean is not None
         chances = (mean.passing(self.grid, self.threshold), passing.passing(self.grid))
         return dict(zip(("by_mean", "by_passing"), map(self._first_passing, chances), strict=True))
 
@@ -240,4 +249,7 @@ class Crossing(Reading):
         if self.curve is None:
             return ()
         mean, sd = self.curve.mean_sd(self.grid)
+        if self.two_outcomes:  # a share of runs as the expected score of all
+            bad, good = self.outcomes
+            mean, sd = bad + (good - bad) * mean, (good - bad) * sd
         return tuple((int(d), float(m), float(s)) for d, m, s in zip(self.grid, mean, sd, strict=True))

@@ -20,6 +20,9 @@ Outcome = Literal[
     "running",
 ]
 Status = Literal["ok", "failed", "stopped"]
+Passes = Literal["auto", "mean", "half"]
+"""What has to pass: the expected score of runs that did not fail, or where runs have two outcomes half of them
+("auto"); the expected score of all runs ("mean"); more than half of the runs ("half")."""
 
 UNSTABLE_SD, UNSTABLE_FAILED = 0.05, 0.25  # sd / mean, and share of failed runs, above which a baseline is unstable
 
@@ -128,8 +131,8 @@ class DimensionEstimate:
         fit: noise_sd (of one run), slope (per unit of ln d at d_int), bend (√q), runs (that entered the fit);
             empty without a fit.
         curve: (d, expected score, its standard deviation) of the fit, for drawing.
-        by: what has to pass: ``score``: the expected score of runs that did not fail; ``passing``: the share of runs
-            above the threshold, where runs have two outcomes, has to be more than a half.
+        by: what has to pass: ``score``: the expected score of runs that did not fail; ``mean``: that of all runs;
+            ``passing``: the share of runs above the threshold has to be more than a half.
         share_failed: of the runs around d_int.
         share_passing: share of the runs around d_int (within the fit's window, at d_int and above) that pass, failed
             ones counted as not passing.
@@ -161,7 +164,7 @@ class DimensionEstimate:
     runs: tuple[Observation, ...]
     fit: dict[str, float]
     curve: tuple[tuple[int, float, float], ...]
-    by: Literal["score", "passing"] = "score"
+    by: Literal["score", "mean", "passing"] = "score"
     share_failed: float = 0.0
     share_passing: float | None = None
     baseline_runs_wanted: int | None = None

@@ -5,7 +5,14 @@ from collections.abc import Iterable
 
 from subspaces.dimension.crossing import Crossing
 from subspaces.dimension.curve import Threshold
-from subspaces.dimension.estimate import Baseline, DimensionEstimate, Observation, Outcome, baseline_scores
+from subspaces.dimension.estimate import (
+    Baseline,
+    DimensionEstimate,
+    Observation,
+    Outcome,
+    Passes,
+    baseline_scores,
+)
 from subspaces.dimension.reading import Plan
 
 
@@ -19,12 +26,13 @@ def estimate_of(
     ratio: float | int = 1.25,
     confidence: float = 0.95,
     noise: float | None = None,
+    passes: Passes = "auto",
 ) -> DimensionEstimate:
     """What runs that were chosen beforehand say, such as a grid's: nothing is paid for looking after every run.
 
     Args:
         runs: pairs (d, score); None or NaN for a run that failed.
-        baseline, d_min, d_max, level, ratio, confidence, noise: see `ThresholdSearch`.
+        baseline, d_min, d_max, level, ratio, confidence, noise, passes: see `ThresholdSearch`.
 
     Returns:
         DimensionEstimate: whose outcome is ``budget spent`` where the interval is wider than wanted.
@@ -34,7 +42,7 @@ def estimate_of(
         91
     """
     base, threshold = threshold_of(scores_of(baseline), float(level))
-    plan = Plan(d_min, d_max, d_min, float(ratio), confidence, looks=False, noise=noise)
+    plan = Plan(d_min, d_max, d_min, float(ratio), confidence, looks=False, noise=noise, passes=passes)
     given = [Observation(int(d), k, math.nan if score is None else float(score)) for k, (d, score) in enumerate(runs)]
     view = Crossing(given, threshold, plan)
     outcome: Outcome = view.outcome if base.stable else "baseline unstable"

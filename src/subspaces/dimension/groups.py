@@ -56,6 +56,15 @@ def judge(runs: Iterable[Observation], threshold: float) -> tuple[Observation, .
     return tuple(replace(run, status=settled(run)) for run in ordered)
 
 
+def counted(runs: Iterable[Observation]) -> tuple[Observation, ...]:
+    """The same runs, sorted by (d, seed): ``failed`` are only those without a score; whatever has one counts."""
+    ordered = sorted(runs, key=lambda run: (run.d, run.seed))
+    return tuple(
+        run if run.status == "stopped" else replace(run, status="ok" if math.isfinite(run.score) else "failed")
+        for run in ordered
+    )
+
+
 def low_outliers(runs: Sequence[Observation], scale: float, noise: float | None = None, floor: float = 0.0) -> set[int]:
     """Which of the runs lie too low to be explained by noise and curve: positions in ``runs``.
 

@@ -179,6 +179,7 @@ class _Search(Measurement):
             noise=sampling_noise(self.config, rule.level, baseline),
             ahead=ahead,
             shared=None if self.own_splits else shared_examples(self.config),
+            passes=rule.passes_in(get_task(self.config.task)),
         )
 
     def _go_on(self, engine: ThresholdSearch) -> None:

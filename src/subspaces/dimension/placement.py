@@ -54,7 +54,7 @@ def _outward(now: Crossing, waiting: list[int]) -> int | None:
     factor = 4 if len(seen) > 3 else 2  # further away with every step
     up = high is None and (low is not None or len(seen) % 2 == 1 or seen[0] <= plan.d_min)
     if up and seen[-1] < plan.d_max:
-        far = now.means.get(seen[-1], math.inf) < 0.5 * now.threshold.value
+        far = now.means.get(seen[-1], math.inf) < 0.5 * now.target
         return min(plan.d_max, seen[-1] * (4 if far else factor))
     if low is None and seen[0] > plan.d_min:
         return max(plan.d_min, seen[0] // factor)

@@ -9,10 +9,10 @@ from statistics import fmean
 import numpy as np
 
 from subspaces.dimension.curve import Array, Curve, Threshold
-from subspaces.dimension.estimate import Observation
-from subspaces.dimension.groups import COLLAPSE, are_real, judge, low_outliers, two_outcomes
+from subspaces.dimension.estimate import Observation, Passes
+from subspaces.dimension.groups import COLLAPSE, are_real, counted, judge, low_outliers, two_outcomes
 from subspaces.dimension.split_error import split_errors
-from subspaces.dimension.success import SuccessCurve
+from subspaces.dimension.success import LAPSE, SuccessCurve
 from subspaces.dimension.witness import DOUBTED, SEEN, Bounds, bounds, clamped
 
 WINDOW = 4.0  # runs within this factor of the crossing enter the fit
@@ -35,6 +35,7 @@ class Plan:
     noise: float | None = None  # standard deviation of a score near the threshold, where it is known beforehand
     widest: float | None = None  # width that will do where one run tells too little for ``ratio``; None: only ``ratio``
     shared: int | None = None  # examples by which all runs are judged, where a score is the share of them that is right
+    passes: Passes = "auto"  # what has to pass the threshold
 
 
 class Reading:
@@ -51,8 +52,9 @@ class Reading:
     def __init__(self, runs: Iterable[Observation], threshold: Threshold, plan: Plan) -> None:
         self.threshold, self.plan = threshold, plan
         self.suspects: list[int] = []
-        self._sort(judge(runs, threshold.value))
-        if self.by_d:
+        aside = plan.passes == "auto"
+        self._sort(judge(runs, threshold.value) if aside else counted(runs))
+        if self.by_d and aside:
             self._set_outliers_aside()
 
     def _sort(self, runs: Iterable[Observation]) -> None:
@@ -61,7 +63,7 @@ class Reading:
         self.by_d: dict[int, list[float]] = {}
         for run in self.runs:
             if run.status == "ok":
-                self.by_d.setdefault(run.d, []).append(run.score)
+                self.by_d.setdefault(run.d, []).append(self._value(run))
         self.means = {d: fmean(scores) for d, scores in self.by_d.items()}
         lost: dict[int, list[Observation]] = {}
         for run in self.runs:
@@ -69,7 +71,7 @@ class Reading:
                 lost.setdefault(run.d, []).append(run)
         self.suspects = [d for d, all_ in lost.items() if len(all_) == 1 and all_[0].status == "failed"]
         # Stopped early, or failed twice over: counts as not passing while bracketing, never enters the fit.
-        worst = min([self.threshold.value, *self.means.values()])
+        worst = min([self.target, *self.means.values()])
         self.means.update({d: worst for d in lost if d not in self.suspects})
         for name in ("bracket", "centre", "window", "floor"):
             self.__dict__.pop(name, None)
@@ -85,6 +87,14 @@ class Reading:
             self._sort(replace(run, status="failed") if run in lost else run for run in self.runs)
             self.suspects = sorted({*self.suspects, *(inside[i].d for i in alone)})
 
+    @property
+    def target(self) -> float:
+        """What the mean at a d has to pass: the threshold; a half, where runs are counted that pass it."""
+        return 0.5 if self.plan.passes == "half" else self.threshold.value
+
+    def _value(self, run: Observation) -> float:
+        return float(run.score > self.threshold.value) if self.plan.passes == "half" else run.score
+
     # ---- where to look
 
     @cached_property
@@ -98,11 +108,11 @@ class Reading:
             return None, None
         means = [self.means[k] for k in d]
         best = int(np.argmax(means))
-        if means[best] <= self.threshold.value:
+        if means[best] <= self.target:
             return d[-1], None
         weights = [len(self.by_d.get(k, [1])) for k in d[: best + 1]]
         rising = rising_means(means[: best + 1], weights)
-        first = next(i for i, value in enumerate(rising) if value > self.threshold.value)
+        first = next(i for i, value in enumerate(rising) if value > self.target)
         return (d[first - 1] if first else None), d[first]
 
     @cached_property
@@ -140,20 +150,44 @@ class Reading:
     @cached_property
     def two_outcomes(self) -> bool:
         """Whether runs near the crossing succeed or fail: then the share that passes is fitted, not the score."""
+        if self.plan.passes == "half":
+            return True
         return bool(self.by_d) and two_outcomes(*self.pairs, self.threshold.value)
 
     @cached_property
-    def successes(self) -> SuccessCurve | None:
+    def wanted_share(self) -> float:
+        """The share of the runs that has to pass, where shares are fitted: a half, or what brings the mean there."""
+        return self.share_of_mean if self.plan.passes == "mean" else 0.5
+
+    @cached_property
+    def outcomes(self) -> tuple[float, float]:
+        """Mean scores of runs that do not pass and of those that do, near the crossing; the threshold without any."""
+        (d, score), value = self.pairs, self.threshold.value
+        near = (d >= self.centre / REACH) & (d <= self.centre * REACH)
+        found = []
+        for kind in (score <= value, score > value):
+            chosen = kind & near if (kind & near).any() else kind
+            found.append(float(score[chosen].mean()) if chosen.any() else value)
+        return found[0], found[1]
+
+    @cached_property
+    def share_of_mean(self) -> float:
+        """The share of the runs that has to pass so that the mean of all does."""
+        bad, good = self.outcomes
+        share = (self.threshold.value - bad) / (good - bad) if good > bad else 0.5
+        return min(max(share, 2 * LAPSE), 1 - 2 * LAPSE)
+
+    def shares(self, level: float) -> SuccessCurve | None:
         """The share of the runs around the crossing that pass, failed ones counted; None without runs."""
         d, score = self.pairs
-        return SuccessCurve(d, (score > self.threshold.value).astype(float)) if d.size else None
+        return SuccessCurve(d, (score > self.threshold.value).astype(float), level) if d.size else None
 
     @cached_property
     def curve(self) -> Curve | SuccessCurve | None:
         if not math.isfinite(self.threshold.value):  # a baseline without a single score
             return None
         if self.two_outcomes:
-            return self.successes
+            return self.shares(self.wanted_share)
         pairs = [(d, score) for d in self.window for score in self.by_d[d]]
         if not pairs:
             return None
@@ -161,9 +195,9 @@ class Reading:
 
     @cached_property
     def fitted_threshold(self) -> Threshold:
-        """What the fitted quantity has to pass: the threshold, as uncertain as the split makes it, or half the runs."""
+        """What the fitted quantity has to pass: the threshold, as uncertain as the split makes it, or a share."""
         if self.two_outcomes:
-            return Threshold(0.5)
+            return Threshold(self.wanted_share)
         return self.threshold.blurred(self.split_sds)
 
     @cached_property
@@ -248,9 +282,18 @@ class Reading:
         a, b = self.bracket
         if a not in self.by_d or b not in self.by_d or self.two_outcomes:
             return None
-        if self.means[b] - self.means[a] <= COLLAPSE * self.threshold.value:
+        if self.means[b] - self.means[a] <= COLLAPSE * self.threshold.value or (
+            self._mixed and self.plan.passes == "mean"
+        ):
             return None
         return (a, b)
+
+    @cached_property
+    def _mixed(self) -> bool:
+        """Whether a run that does not pass lies above one that does."""
+        d, score = self.pairs
+        above = score > self.threshold.value
+        return bool(above.any() and (~above).any() and d[~above].max() >= d[above].min())
 
     def _clear(self, d: int) -> bool:
         """Whether the mean of enough runs at d is 4 standard errors away from the threshold.

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from subspaces.dimension.convergence import in_words
-from subspaces.dimension.estimate import DimensionEstimate
+from subspaces.dimension.estimate import DimensionEstimate, Passes
 from subspaces.dimension.given import estimate_of
 from subspaces.dimension.result import RATIO
 from subspaces.runs.build import judging_examples
@@ -39,6 +39,7 @@ def by_test(found: "IntrinsicDimension") -> DimensionEstimate | None:
     return estimate_of(
         runs, baseline, d_max=estimate.d_max, d_min=estimate.d_min, level=estimate.level,
         ratio=found.rule.ratio or RATIO, confidence=estimate.confidence,
+        passes=found.rule.passes_in(get_task(found.config.task)),
     )  # fmt: skip
 
 
@@ -59,7 +60,11 @@ def gain(results: Iterable[Result]) -> tuple[float, float] | None:
 
 def rests_on(found: "IntrinsicDimension") -> list[tuple[str, str]]:
     """Pairs (what, words) for the box beside the answer."""
-    lines = [("passes", _definition(found.estimate)), ("baseline", _baseline(found)), ("judged by", _judge(found))]
+    lines = [
+        ("passes", _definition(found.estimate, found.rule.passes)),
+        ("baseline", _baseline(found)),
+        ("judged by", _judge(found)),
+    ]
     lines += [
         ("curve", _shape(found.estimate)),
         ("training", _training(found)),
@@ -69,10 +74,14 @@ def rests_on(found: "IntrinsicDimension") -> list[tuple[str, str]]:
     return [(name, text) for name, text in lines if text]
 
 
-def _definition(found: DimensionEstimate) -> str:
+def _definition(found: DimensionEstimate, asked: Passes) -> str:
     mean, passing = _dimension(found.by_mean), _dimension(found.by_passing)
+    if found.by == "mean":
+        text = "the expected score of all runs, whatever they reached, at d_int and without a dip up to 2 d_int"
+        return f"{text}; more than half of the runs pass from {passing}" if passing else text
     if found.by == "passing":
-        text = "more than half of the runs: here runs succeed or fail, with nothing in between"
+        text = "more than half of the runs"
+        text += ": here runs succeed or fail, with nothing in between" if asked == "auto" else ""
         return f"{text}; by the expected score of all runs d_int would be {mean}" if mean else text
     text = "the expected score of runs that did not fail, at d_int and without a dip up to 2 d_int"
     if found.share_passing is not None:

@@ -5,15 +5,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from subspaces.dimension.convergence import Longer
-from subspaces.dimension.estimate import DimensionEstimate
+from subspaces.dimension.estimate import DimensionEstimate, Passes
 from subspaces.dimension.fidelity import TUNING_SEED, RateChoice
 from subspaces.errors import at_least, checked, shown, within
 from subspaces.runs.listing import listed
 from subspaces.runs.records import Result, environment
 from subspaces.runs.run import Run
+
+if TYPE_CHECKING:
+    from subspaces.tasks import Objective, Task
 
 FILE = "measurement.json"
 """Name of the record of a measurement in its folder."""
@@ -59,6 +62,8 @@ class Rule:
     """Runs decided before the first has ended; up to so many workers find the same answer."""
     check_convergence: bool = False
     """Do some six runs (and a local baseline) once more with twice the epochs, and say what d_int would become."""
+    passes: Passes = "auto"
+    """What has to pass: mean of all runs, half of them, or auto: the mean without failed runs (in control of all)."""
     one_split: bool = False
     """All runs are judged by the split of --seed-split, not each by its own below 20,000 examples."""
     first_seed: int = 0
@@ -106,6 +111,12 @@ class Rule:
             raise ValueError(f"`rates` must go with `tune_lr`; got {self.rates} without. Add `tune_lr`.")
         if not all(0 < rate < float("inf") for rate in self.rates):
             raise ValueError(f"`rates` must be positive and finite; got {self.rates}. Such as 1e-3.")
+
+    def passes_in(self, task: "Task | Objective") -> Passes:
+        """What has to pass: what the rule says, else what the task does."""
+        from subspaces.tasks import Objective  # torch is needed only where something is measured
+
+        return task.passes if self.passes == "auto" and isinstance(task, Objective) else self.passes
 
 
 def check_level(level: float) -> None:

@@ -8,12 +8,12 @@ The rule is written down in docs/decision-rule.md.
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from subspaces.dimension.crossing import Crossing
-from subspaces.dimension.estimate import DimensionEstimate, Observation, Outcome
+from subspaces.dimension.estimate import DimensionEstimate, Observation, Outcome, Passes
 from subspaces.dimension.given import scores_of, threshold_of
 from subspaces.dimension.placement import next_d
 from subspaces.dimension.reading import Plan
@@ -45,6 +45,9 @@ class ThresholdSearch:
         first_seed: seeds are first_seed, first_seed + 1, …: never the same one twice.
         noise: standard deviation of one score near the threshold, > 0, where it is known beforehand to about 30 %, such
             as √(p (1 − p) / n) of a share p of n examples. Without it, it is learned from the runs.
+        passes: what has to pass the threshold: "auto": the expected score of runs that did not fail, or where runs
+            have two outcomes half of them; "mean": the expected score of all runs that have one; "half": more than half
+            of the runs.
         ahead: runs that are decided before the result of the first of them is known, ≥ 1: as many may be done at once.
 
     Raises:
@@ -75,17 +78,26 @@ class ThresholdSearch:
         ahead: int = 1,
         widest: float | int | None = None,
         shared: int | None = None,
+        passes: Passes = "auto",
     ) -> None:
         settings = {"d_max": d_max, "level": level, "d_min": d_min, "ratio": ratio, "confidence": confidence}
         settings |= {"max_runs": max_runs, "start": start, "first_seed": first_seed, "noise": noise, "ahead": ahead}
-        settings |= {"widest": widest, "shared": shared}
+        settings |= {"widest": widest, "shared": shared, "passes": passes}
         _check_settings(settings)
         scores = scores_of(baseline)
         stored = [s if math.isfinite(s) else None for s in scores] if isinstance(scores, list) else scores
         self.settings: dict[str, Any] = {"baseline": stored, **{k: _plain(v) for k, v in settings.items()}}
         middle = max(d_min, min(d_max, round(math.sqrt(d_min * d_max))))
         self.plan = Plan(
-            d_min, d_max, start or middle, float(ratio), confidence, noise=noise, widest=widest, shared=shared
+            d_min,
+            d_max,
+            start or middle,
+            float(ratio),
+            confidence,
+            noise=noise,
+            widest=widest,
+            shared=shared,
+            passes=passes,
         )
         self.max_runs, self.first_seed, self.ahead = max_runs, first_seed, ahead
         self.baseline, self.threshold = threshold_of(scores, float(level))
@@ -235,6 +247,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
         "noise": (settings["noise"] is None or settings["noise"] > 0, "above 0, or left out"),
         "ahead": (settings["ahead"] >= 1, "at least 1"),
         "shared": (settings["shared"] is None or settings["shared"] >= 1, "at least 1, or left out"),
+        "passes": (settings["passes"] in get_args(Passes), f"one of {', '.join(get_args(Passes))}"),
         "widest": (settings["widest"] is None or settings["widest"] >= settings["ratio"], "at least `ratio`"),
         "start": (start is None or (d_min <= start <= d_max), f"in [d_min, d_max] = [{d_min}, {d_max}]"),
     }
@@ -262,7 +275,7 @@ def search(
         batch: runs asked for at once; they are then placed without knowing each other's scores (`ahead`).
         on_result: called with the search after every result, to show progress or to store ``state()``.
         **settings: level, d_min, ratio, confidence, max_runs, start, first_seed, noise, widest,
-            shared of `ThresholdSearch`.
+            shared, passes of `ThresholdSearch`.
 
     Returns:
         DimensionEstimate: whose ``outcome`` says how it ended; what cannot be found is an outcome, not an exception.

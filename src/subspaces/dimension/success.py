@@ -3,14 +3,15 @@
     P(a run at d passes) = LAPSE + (1 − 2 LAPSE) / (1 + exp(−(ln d − m) / w))
 
 m and w are averaged over a grid, m with a flat prior, w with a log-normal one; a lapse at either end keeps a single odd
-run from deciding. The dimension is exp(m), where half of the runs pass.
+run from deciding. The dimension is exp(m), where half of the runs pass, or where another share does: if runs that pass
+end at g on average and the others at b, the mean of all passes T where more than (T − b) / (g − b) do.
 """
 
 import math
 from functools import cached_property
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from subspaces.dimension.curve import Array, Numbers, Threshold
 
@@ -29,6 +30,7 @@ class SuccessCurve:
     Args:
         d: dimensions of the runs, (n,), n ≥ 1.
         passed: whether each passed, (n,), 0 or 1.
+        level: share that has to pass, in (LAPSE, 1 − LAPSE).
 
     Example:
         >>> curve = SuccessCurve([100, 200, 300, 400], [0, 0, 1, 1])
@@ -39,7 +41,8 @@ class SuccessCurve:
     bend = 0.0
     """A logistic function has no scale of its bends."""
 
-    def __init__(self, d: Numbers, passed: Numbers) -> None:
+    def __init__(self, d: Numbers, passed: Numbers, level: float = 0.5) -> None:
+        self.level = level
         x = np.log(np.asarray(d, dtype=np.float64))
         order = np.lexsort((np.asarray(passed, dtype=np.float64), x))
         self.x, self.y = x[order], np.asarray(passed, dtype=np.float64)[order]
@@ -52,15 +55,26 @@ class SuccessCurve:
         weights = np.exp(log_weights - log_weights.max())
         self.weights = weights / weights.sum()
 
+    @cached_property
+    def _crossing(self) -> Array:
+        """ln d at which the share is ``level``, for every (m, w)."""
+        if self.level == 0.5:
+            return self._m
+        return self._m + self._w * logit((self.level - LAPSE) / (1 - 2 * LAPSE))
+
     def _shares(self, x: Array) -> Array:
         """Share that passes at x (k,), for every (m, w): (grid, k)."""
         return LAPSE + (1 - 2 * LAPSE) * expit((x - self._m[:, None]) / self._w[:, None])
 
     def passing(self, d: Numbers, threshold: Threshold | None = None) -> Array:
-        """Probability that more than half of the runs pass at each d, (m,); there is no other threshold."""
+        """Probability that a larger share than ``level`` passes at each d, (m,); there is no other threshold."""
         step = self.places[1] - self.places[0]
-        below = np.cumsum(self.weights.reshape(_PLACES, -1).sum(axis=1))
-        return np.interp(np.log(np.asarray(d, dtype=np.float64)), self.places + step / 2, below, left=0.0, right=1.0)
+        at = self._crossing.reshape(_PLACES, -1) + step / 2
+        x, weights = np.log(np.asarray(d, dtype=np.float64)), self.weights.reshape(_PLACES, -1)
+        chance = np.zeros(x.shape)
+        for column, weight in zip(at.T, weights.T, strict=True):  # a width each
+            chance += np.interp(x, column, np.cumsum(weight), left=0.0)
+        return chance
 
     def mean_sd(self, d: Numbers) -> tuple[Array, Array]:
         """Mean and standard deviation of the share that passes at each d, (m,) and (m,)."""
@@ -70,8 +84,8 @@ class SuccessCurve:
 
     @cached_property
     def noise_sd(self) -> float:
-        """Standard deviation of one success or failure where half of the runs pass."""
-        return 0.5
+        """Standard deviation of one success or failure where the share passes."""
+        return math.sqrt(self.level * (1 - self.level))
 
     def slope(self, d: float | int) -> float:
         """Rise of the share per unit of ln d at d."""
@@ -79,14 +93,14 @@ class SuccessCurve:
         return float((mean[1] - mean[0]) / (-2 * np.log(0.98)))
 
     def most_telling(self, targets: Numbers, candidates: Numbers, pending: Numbers = ()) -> int:
-        """Index of the candidate d whose run lowers the variance of m most, given those still running.
+        """Index of the candidate d whose run lowers the variance of the crossing most, given those still running.
 
-        As `curve.Curve.most_telling`, to first order: cov(m, share)² / variance of one outcome. ``targets`` are not
-        needed: what is wanted is m.
+        As `curve.Curve.most_telling`, to first order: cov(ln d there, share)² / variance of one outcome. ``targets``
+        are not needed: what is wanted is the crossing.
         """
         d = np.concatenate([np.atleast_1d(np.asarray(part, dtype=np.float64)) for part in (candidates, pending)])
         share = self._shares(np.log(d))
-        values = np.concatenate([self._m[:, None], share], axis=1)
+        values = np.concatenate([self._crossing[:, None], share], axis=1)
         values = values - self.weights @ values
         covariance = (values * self.weights[:, None]).T @ values
         scatter = self.weights @ (share * (1 - share))

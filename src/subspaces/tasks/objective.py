@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from subspaces.errors import at_least, checked, within
 from subspaces.tasks.code import code_digest
@@ -53,6 +53,9 @@ class Objective:
 
     takes: ClassVar[tuple[str, ...]] = ()
     """Words of a run that a subclass heeds in `answer`; all others are refused, since they would have no effect."""
+
+    passes: ClassVar[Literal["auto", "mean", "half"]] = "auto"
+    """What has to pass a threshold, unless the search is told (`subspaces.dimension.estimate.Passes`)."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

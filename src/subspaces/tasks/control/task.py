@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -29,6 +29,8 @@ class Control(Objective):
     """
 
     takes: ClassVar[tuple[str, ...]] = ("optimizer", "lr", "epochs", "batch_size", "projection", "projection_options")
+    passes: ClassVar[Literal["auto", "mean", "half"]] = "mean"
+    """As published: a mean of returns, in which runs that end unsolved count."""
 
     @property
     def play(self) -> Play:
