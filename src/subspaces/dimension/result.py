@@ -32,8 +32,7 @@ class Rule:
     level: float = 0.9
     """Share of the baseline to pass."""
     baseline: str = "auto"
-    """A score, `global` (the published one of the task), `local` (direct runs by the same code), or `auto`: global
-    where the task has one."""
+    """A score, `global` (published), `local` (direct runs), or `auto`: global where the task has one."""
     baseline_scores: tuple[float, ...] = ()
     """Scores of direct runs that were done already, in place of a baseline; their spread enters the interval."""
     baseline_runs: int = 3
@@ -55,7 +54,7 @@ class Rule:
     stop_early: bool = False
     """Give hopeless runs up while bracketing; for long runs (docs/decision-rule.md)."""
     tune_lr: bool = False
-    """Search the native learning rate at a few d (a factor of 4 apart) by successive halving, and interpolate it."""
+    """Search the native learning rate at a few d, a factor of 4 apart, and interpolate it."""
     rates: tuple[float, ...] = ()
     """Native rates that --tune-lr tries; six from 1/8 to 4 times the run's own without it."""
     ahead: int = 2
@@ -63,7 +62,7 @@ class Rule:
     check_convergence: bool = False
     """Do some six runs (and a local baseline) once more with twice the epochs, and say what d_int would become."""
     passes: Passes = "auto"
-    """What has to pass: mean of all runs, half of them, or auto: the mean without failed runs (in control of all)."""
+    """What has to pass: the mean (auto: without failed runs), or half of all."""
     one_split: bool = False
     """All runs are judged by the split of --seed-split, not each by its own below 20,000 examples."""
     first_seed: int = 0
