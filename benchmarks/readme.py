@@ -11,10 +11,11 @@ from pathlib import Path
 
 import adapter_tables
 import gpu_tables
+import learned_tables
 import search_tables
 from common import RESULTS, ROOT, read_rows
 
-_PAGES = ("performance", "decision-rule", "language-models")
+_PAGES = ("performance", "decision-rule", "language-models", "learned-subspaces")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in _PAGES)]
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 CASES = {
@@ -168,7 +169,9 @@ TABLES = {
     "scale": scale,
     **{
         name: functools.partial(make, markdown)
-        for name, make in (gpu_tables.TABLES | search_tables.TABLES | adapter_tables.TABLES).items()
+        for name, make in (
+            gpu_tables.TABLES | search_tables.TABLES | adapter_tables.TABLES | learned_tables.TABLES
+        ).items()
     },
 }
 
