@@ -15,12 +15,12 @@ import argparse
 import copy
 import csv
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from common import RESULTS, print_table, write_rows
-from scipy.stats import t as student
+from learned_tables import TABLE, summary
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +28,6 @@ import subspaces as ss
 from subspaces.datasets import DataOptions, load_data
 from subspaces.learned import LearnedBasis, Trajectory, TrajectoryRecorder, dldr, refresh_batchnorm
 
-TABLE = "learned-grid"
 TRAIN, BATCH, FIRST, MORE = 5000, 100, 20, 10
 EPOCHS, PER_EPOCH = FIRST + MORE, TRAIN // BATCH
 EVERY = PER_EPOCH // 5
@@ -290,33 +289,6 @@ def weights(model: nn.Module) -> list[Tensor]:
     """θ₀ + P w, tensor by tensor, as the modules read it."""
     found = (getattr(module, name, None) for module in model.modules() for name in ("weight", "bias"))
     return [tensor for tensor in found if isinstance(tensor, Tensor)]
-
-
-def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line per way: mean, standard error, and the paired differences from the references with 95 % intervals."""
-    by_way: dict[tuple[str, str], dict[str, float]] = {}
-    for row in rows:
-        by_way.setdefault((row["way"], str(row["d"])), {})[str(row["seed"])] = float(row["accuracy"])
-    epochs = {(row["way"], str(row["d"])): row["epochs"] for row in rows}
-    lines = []
-    for key, found in by_way.items():
-        values = torch.tensor(list(found.values()), dtype=torch.float64)
-        line = {"way": key[0], "d": key[1], "epochs": epochs[key], "mean": f"{float(values.mean()):.2f}"}
-        for name in ("EMA of SGD, constant rate", "SGD, cosine"):
-            base = by_way.get((name, ""), {})
-            line[f"– {name}"] = difference([value - base[seed] for seed, value in found.items() if seed in base])
-        lines.append(line)
-    return lines
-
-
-def difference(values: Sequence[float]) -> str:
-    """Mean with its 95 % interval."""
-    n = len(values)
-    if n < 2:
-        return ""
-    drawn = torch.tensor(values, dtype=torch.float64)
-    half = float(student.ppf(0.975, n - 1)) * float(drawn.std()) / math.sqrt(n)
-    return f"{float(drawn.mean()):+.2f} ± {half:.2f}"
 
 
 def stored() -> list[dict[str, Any]]:

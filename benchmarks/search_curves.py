@@ -9,7 +9,8 @@ from scipy.interpolate import PchipInterpolator
 from scipy.special import ndtr, ndtri
 
 from subspaces.dimension.estimate import DimensionEstimate
-from subspaces.dimension.reading import DIP, REACH, rising_means
+from subspaces.dimension.interval import DIP
+from subspaces.dimension.reading import REACH, rising_means
 
 D_MAX = 200_000
 T = 0.9  # the threshold of all curves but those with a measured baseline; they pass it near 500

@@ -10,6 +10,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import common
 import learned_grid
+import learned_tables
 import readme
 
 
@@ -23,10 +24,10 @@ def rows(**ways):
 
 
 def test_differences_are_paired_and_have_the_interval_of_t():
-    assert learned_grid.difference([1.0, 2.0, 3.0]) == "+2.00 ± 2.48"  # 4.303 · 1 / √3
-    assert learned_grid.difference([1.0]) == ""
+    assert learned_tables.difference([1.0, 2.0, 3.0]) == "+2.00 ± 2.48"  # 4.303 · 1 / √3
+    assert learned_tables.difference([1.0]) == ""
     known = rows(**{"EMA of SGD, constant rate": [50, 60], "SGD, cosine": [40, 50], "other": [51, 61]})
-    lines = {line["way"]: line for line in learned_grid.summary(known)}
+    lines = {line["way"]: line for line in learned_tables.summary(known)}
     assert lines["other"]["mean"] == "56.00"
     assert lines["other"]["– EMA of SGD, constant rate"] == "+1.00 ± 0.00"  # the seeds differ by 10, the pairs do not
     assert lines["other"]["– SGD, cosine"] == "+11.00 ± 0.00"

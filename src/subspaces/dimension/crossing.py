@@ -11,7 +11,8 @@ import numpy as np
 from subspaces.dimension.curve import Array, Curve
 from subspaces.dimension.estimate import Baseline, DimensionEstimate, Observation, Outcome, literal_rule
 from subspaces.dimension.groups import FEWEST_TO_TELL
-from subspaces.dimension.reading import WINDOW, Reading
+from subspaces.dimension.interval import Interval
+from subspaces.dimension.reading import WINDOW
 
 FEWEST = 10  # runs in the fit below which nothing is called found
 EXACT_SPAN, EXACT_RUNS = 3, 3  # an interval of at most 3 integers is settled by up to 3 runs at each
@@ -22,7 +23,7 @@ HIDES = 0.15  # ln d to which one run there tells it at best: what is sharper do
 BASELINE_SHARE = 0.6  # of the wanted interval's standard deviation that may be the baseline's
 
 
-class Crossing(Reading):
+class Crossing(Interval):
     """What the runs so far say, how the search would end on them, and which d are wanted before it may."""
 
     # ---- the end
