@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from subspaces.dimension.curve import Curve
+from subspaces.dimension.result import Rule
 from subspaces.dimension.search import ThresholdSearch
 from subspaces.optim.evolution import CMA_MOST, Cma, EvolutionStrategy, centred_ranks
 from subspaces.runs.run import Run
 from subspaces.runs.train import train
+from subspaces.tasks import get_task
 from subspaces.tasks.control import Course, Evolution, RayWorkers, Rollouts, Workers, named
 from subspaces.tasks.control import evolve as evolve_module
 from subspaces.tasks.control.evolve import LOG, chunks, evolve, here
@@ -219,6 +221,12 @@ def test_a_search_of_runs_that_are_solved_or_not_ends_with_an_interval(seed):
     found = engine.estimate()
     assert found.outcome == "found"
     assert 20 <= found.low <= found.d_int <= found.high <= 30
+
+
+def test_control_counts_unsolved_runs_unless_the_rule_says_otherwise():
+    assert Rule().passes_in(named("cartpole")) == "mean"
+    assert Rule(passes="auto").passes_in(named("cartpole")) == "auto"
+    assert Rule().passes_in(get_task("digits-fc")) == "auto"
 
 
 def test_runs_are_taken_to_be_no_less_noisy_than_their_own_evaluation():

@@ -61,7 +61,7 @@ def gain(results: Iterable[Result]) -> tuple[float, float] | None:
 def rests_on(found: "IntrinsicDimension") -> list[tuple[str, str]]:
     """Pairs (what, words) for the box beside the answer."""
     lines = [
-        ("passes", _definition(found.estimate, found.rule.passes)),
+        ("passes", _definition(found.estimate, found.rule.passes_in(get_task(found.config.task)))),
         ("baseline", _baseline(found)),
         ("judged by", _judge(found)),
     ]
