@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +20,7 @@ from torch.utils import backend_registration  # noqa: E402
 
 from subspaces.kernels import native_library  # noqa: E402
 from subspaces.runs import pools  # noqa: E402
+from subspaces.tasks import find  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,6 +62,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _seeded() -> None:
     """Tests draw from a known state, so that a failure can be repeated."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _session_tasks() -> Iterator[None]:
+    """Tasks that a file registers for the session are gone after it: another file may use the name."""
+    before = dict(find._SESSION)
+    yield
+    find._SESSION.clear()
+    find._SESSION.update(before)
 
 
 @pytest.fixture(autouse=True)
