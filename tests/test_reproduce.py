@@ -405,6 +405,10 @@ def test_a_recipe_may_want_the_interval_that_the_command_wants(monkeypatch, tmp_
     with pytest.raises(Asked) as asked:
         grid._measure(work, work.recipe.named("cartpole-dqn"), Wanted(published=25, baseline="195", ratio=ratio))
     (given,) = asked.value.args
+    assert given.one_split  # that of the runs at single d, which are part of the search
+    with pytest.raises(Asked) as asked:
+        grid._measure(work, work.recipe.named("cartpole-dqn"), Wanted(published=25, baseline="195", own_splits=True))
+    assert not asked.value.args[0].one_split
     assert (given.ratio, given.start, given.baseline) == (rule, 25, "195")
 
 

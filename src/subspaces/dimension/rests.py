@@ -13,6 +13,7 @@ from subspaces.dimension.result import RATIO
 from subspaces.runs.build import judging_examples
 from subspaces.runs.records import Result
 from subspaces.tasks import TASKS, Objective, get_task
+from subspaces.text_words import is_text_task
 
 if TYPE_CHECKING:
     from subspaces.dimension.result import IntrinsicDimension
@@ -138,9 +139,11 @@ def _split(found: "IntrinsicDimension") -> str:
     """Whether the choice of the examples is part of the interval."""
     if found.own_splits:
         return "another split for every run: in the interval"
+    drawn = found.config.data.validation is None and is_text_task(found.config.task)
+    hint = " (--validation 800 draws others for each run)" if drawn and not found.rule.one_split else ""
     if found.estimate.split_sd:
-        return f"one split for all runs: ± {found.estimate.split_sd:.2g} of the score, in the interval"
-    return "one split for all runs, whose choice is not in the interval"
+        return f"one split for all runs: ± {found.estimate.split_sd:.2g} of the score, in the interval{hint}"
+    return f"one split for all runs, whose choice is not in the interval{hint}"
 
 
 def _training(found: "IntrinsicDimension") -> str:

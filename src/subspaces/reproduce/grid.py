@@ -68,10 +68,10 @@ def _rows(work: Work, series: Series, configs: Grid, done: dict[str, Result]) ->
 
 
 def _measure(work: Work, series: Series, wanted: Wanted) -> Row:
-    """The search goes on from the series' own runs, which lie in the same folder."""
+    """The search goes on from the series' own runs, which lie in the same folder, where it is judged by their split."""
     rule = Rule(
         level=wanted.level, baseline=wanted.baseline, max_runs=wanted.max_runs, ratio=wanted.ratio or None,
-        start=wanted.published, one_split=True,
+        start=wanted.published, one_split=not wanted.own_splits,
         baseline_runs=series.seeds if wanted.baseline in ("auto", "local") else Rule.baseline_runs,
     )  # fmt: skip
 
