@@ -24,8 +24,8 @@ class Wanted:
     max_runs: int = 24
     """Budget of runs in subspaces; those of the series' own d count."""
     own_splits: bool = False
-    """Each run is judged by a validation split of its own, where that can be drawn; else all by that of the series' runs
-    at single d, which the search then takes in."""
+    """Each run is judged by a validation split of its own, where that can be drawn; else all by that of the runs at
+    single d, which the search then takes in."""
     ratio: float | int = 1.25
     """Wanted width high/low of the interval; 0 is the rule of `subspaces dimension`: 1.25, or wider where one run tells
     too little for that."""
