@@ -227,7 +227,7 @@ def test_what_has_to_pass_can_be_the_mean_of_all_runs_or_half_of_them(passes, by
     ]
     for at, one in zip((26, 31, 37, 44), found, strict=True):
         assert one.by == by
-        assert one.d_int == pytest.approx(factor * at, rel=0.35)
+        assert one.d_int == pytest.approx(factor * at, rel=0.5)
         assert {run.status for run in one.runs} == {"ok"}  # whatever has a score counts
         shown = [mean for d, mean, _ in one.curve if d >= 3 * at]
         assert all(0.9 < mean < 1.02 for mean in shown)  # drawn as a score, not as a share
@@ -237,6 +237,8 @@ def test_what_has_to_pass_can_be_the_mean_of_all_runs_or_half_of_them(passes, by
         for at, one in zip((26, 31, 37, 44), found, strict=True)
     ]
     assert sum(hold) >= 3  # of intervals of 95 %
+    off = [math.log((one.d_int or 1) / (factor * at)) for at, one in zip((26, 31, 37, 44), found, strict=True)]
+    assert np.mean(off) == pytest.approx(0, abs=0.15)  # a spline through both outcomes is 0.5 to 1 too high
     assert sum(one.high is not None for one in found) >= 3
 
 

@@ -75,9 +75,9 @@ def _most_telling(now: Crossing, waiting: list[int]) -> int:
     assert now.curve is not None
     plan, (low, middle, high) = now.plan, now.interval
     below, above = now.bracket
-    if above is None or middle is None:  # nothing passes: the best d so far decides
-        a = b = now.centre
-        targets = np.array([now.centre])
+    if above is None or middle is None:  # nothing passes by the fit: the d that passed, or the best so far, decides
+        a = b = now.centre if above is None else float(above)
+        targets = np.array([a])
     else:
         a, b = (below or middle) / REACH, above * REACH  # a doubtful end is settled from near the bracket
         half = math.sqrt(plan.ratio)
