@@ -49,13 +49,14 @@ def _inverted_pendulum() -> Control:
     MuJoCo policies of the code that ES comes from (openai/evolution-strategies-starter, `humanoid.json`). Both matter
     here: ReLU has its kinks at the point where the pole stands, and without the scale the biases that P w moves drown
     angles of a few hundredths; then d = 4 and 8 end at about 100 of 1,000, with the cart at the end of its rail.
+    CMA-ES has twice the usual candidates: with 12, a third of the starts stay at 100 of 1,000 at d = 4 to 8.
     """
     environment = Environment("InvertedPendulum-v5", (4,), 1, False, 1000, best=1000.0, solved=950.0, normalise=2000)
-    evolution = Evolution(epochs=100, sigma=0.1, cma_sigma=0.1, lr=0.05, pairs=10, stop=950.0, sure=10)
+    evolution = Evolution(epochs=100, sigma=0.1, cma_sigma=0.2, least=24, lr=0.05, pairs=10, stop=950.0, sure=10)
     algorithms = {"evolution": evolution}
     algorithms |= {name: dataclasses.replace(evolution, method=name) for name in ("cma", "es")}
     policy = Policy((4,), (20, 20), 2, activation="tanh", head="opposed")
-    return control_task("inverted-pendulum", environment, policy, algorithms, source=LI, episodes=20, revision=2)
+    return control_task("inverted-pendulum", environment, policy, algorithms, source=LI, episodes=20, revision=3)
 
 
 def _humanoid() -> Control:
