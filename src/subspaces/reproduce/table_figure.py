@@ -178,15 +178,19 @@ def _error_axis(axes: Axes, rows: Sequence[Row]) -> None:
 def _d_axis(axes: Axes, values: Sequence[int]) -> None:
     """A logarithmic axis with whole numbers at the values themselves, as far as they have room."""
     axes.set_xscale("log")
-    ticks: list[int] = []
-    room = (max(values) / min(values)) ** 0.14
-    for value in values:
-        if not ticks or value >= ticks[-1] * room:
-            ticks.append(value)
-    axes.set_xticks(ticks)
+    axes.set_xticks(_with_room(values, max(values) / min(values)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _with_room(values: Sequence[float], span: float) -> list[float]:
+    """Of rising values those that have room for their numbers on a logarithmic axis of this span."""
+    ticks: list[float] = []
+    for value in values:
+        if not ticks or value >= ticks[-1] * span**0.14:
+            ticks.append(value)
+    return ticks
 
 
 def _points(axes: Axes, named: Named) -> None:
@@ -208,6 +212,8 @@ def _points(axes: Axes, named: Named) -> None:
     if lines[0][1]["quantity"].startswith("d_int"):
         axes.set_xscale("log")
         integer_ticks(axes)
+        low, high = axes.get_xlim()
+        axes.set_xticks(_with_room([tick for tick in axes.get_xticks() if low <= tick <= high], high / low))
     axes.set_xlabel(_label(lines[0][1]))
     axes.legend(fontsize=8)
 
