@@ -184,9 +184,9 @@ def _d_axis(axes: Axes, values: Sequence[int]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _with_room(values: Sequence[float], span: float) -> list[float]:
+def _with_room(values: Sequence[int | float], span: float) -> list[int | float]:
     """Of rising values those that have room for their numbers on a logarithmic axis of this span."""
-    ticks: list[float] = []
+    ticks: list[int | float] = []
     for value in values:
         if not ticks or value >= ticks[-1] * span**0.14:
             ticks.append(value)
@@ -213,7 +213,7 @@ def _points(axes: Axes, named: Named) -> None:
         axes.set_xscale("log")
         integer_ticks(axes)
         low, high = axes.get_xlim()
-        axes.set_xticks(_with_room([tick for tick in axes.get_xticks() if low <= tick <= high], high / low))
+        axes.set_xticks(_with_room([tick for tick in axes.get_xticks().tolist() if low <= tick <= high], high / low))
     axes.set_xlabel(_label(lines[0][1]))
     axes.legend(fontsize=8)
 
