@@ -196,7 +196,7 @@ def _runs(found: "IntrinsicDimension") -> str:
     if found.ahead > rule.ahead:
         text += " (as many as workers: fewer would do fewer runs)"
     text += (
-        f"; {failed} failed and set aside" if failed and estimate.by == "score" else "" if failed else "; none failed"
+        f"; {failed} failed and set aside" if failed and estimate.by != "passing" else "" if failed else "; none failed"
     )
     asked = rule.ratio or RATIO
     if estimate.ratio_wanted and estimate.ratio_wanted > asked and estimate.outcome == "found":
