@@ -10,7 +10,7 @@ from fake_curves import holds, noisy, rising, toy
 from subspaces.dimension.estimate import baseline_scores
 from subspaces.dimension.given import estimate_of
 from subspaces.dimension.result import Rule
-from subspaces.dimension.search import search
+from subspaces.dimension.search import ThresholdSearch, search
 
 # ---- known answers
 
@@ -249,6 +249,17 @@ def test_runs_without_two_outcomes_have_one_answer_whatever_has_to_pass():
     assert all(holds(one, 691) for one in answers)
     with pytest.raises(ValueError, match="`passes` must be one of auto, half, mean; got 'most'"):
         Rule(passes="most")
+
+
+@pytest.mark.parametrize("passes", ["auto", "mean", "half"])
+def test_a_search_without_a_score_yet_has_an_estimate(passes):
+    engine = ThresholdSearch(1.0, d_max=100, max_runs=3, ahead=1, passes=passes)
+    assert engine.estimate().d_int is None
+    while not engine.done:
+        for d, seed in engine.ask(1):
+            engine.tell(d, seed, math.nan)
+    assert engine.estimate().d_int is None
+    assert {run.status for run in engine.estimate().runs} == {"failed"}
 
 
 def test_a_run_that_failed_is_low_where_all_count_and_aside_where_not():

@@ -146,9 +146,9 @@ class Reading:
     @cached_property
     def two_outcomes(self) -> bool:
         """Whether runs near the crossing succeed or fail: then the share that passes is fitted, not the score."""
-        if self.plan.passes == "half":
-            return True
-        return bool(self.by_d) and two_outcomes(*self.pairs, self.threshold.value)
+        if not self.by_d:
+            return False
+        return self.plan.passes == "half" or two_outcomes(*self.pairs, self.threshold.value)
 
     @cached_property
     def wanted_share(self) -> float:
